@@ -1,0 +1,49 @@
+# Every target prepares what it needs. A second call installs nothing.
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+# Spark finds its JVM by JAVA_HOME, Airflow finds spark-submit on PATH.
+RUN = home=$$(.ci/java) && JAVA_HOME="$$home" PATH="$(CURDIR)/$(BIN):$$PATH"
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## create .venv with the exact environment of constraints.txt
+
+demo: $(INSTALLED) ## run the whole way of the data once, on this machine
+	@$(RUN) $(BIN)/python -m demo
+
+test: $(INSTALLED) ## run the tests; ARGS="-k lock" passes options to pytest
+	@$(RUN) $(BIN)/python -m pytest $(ARGS)
+
+check: $(INSTALLED) ## lint, format, types, import contracts
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(INSTALLED) ## run the benchmarks
+	@$(RUN) $(BIN)/python -m tests.benchmarks
+
+clean: ## remove .venv, caches and build output
+	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info metastore_db spark-warehouse derby.log
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The Spark provider of Airflow depends on pyspark-client, which installs other versions of the
+# same files over those of pyspark. It goes last and without its dependencies: what spark-submit
+# needs of them came with Airflow.
+$(INSTALLED): pyproject.toml constraints.txt
+	@python=$$(.ci/python) && echo "venv: $$($$python --version)" && $$python -m venv .venv
+	@echo "pip: $$(sed -n 's/^pip==//p' constraints.txt)"
+	@$(PIP) install -qq --upgrade -c constraints.txt pip
+	@echo "packages: Airflow, Spark and tools; some minutes the first time"
+	@$(PIP) install -qq -c constraints.txt -e '.[airflow,spark,cli,embedded,hiredis]' --group dev
+	@echo "packages: Airflow's Spark provider"
+	@$(PIP) install -qq --no-deps -c constraints.txt apache-airflow-providers-apache-spark
+	@touch $@
