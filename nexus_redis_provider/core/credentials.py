@@ -1,0 +1,89 @@
+"""Passwords, and references to where a password can be found.
+
+A reference (environment variable, file) travels to other processes; the password behind it is
+looked up there. A literal never leaves the process it was given to.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from nexus_redis_provider.core.errors import ConfigurationError
+
+
+class SecretSource(StrEnum):
+    """Where the secret is."""
+
+    LITERAL = "literal"
+    ENV = "env"
+    ENV_URL = "env_url"
+    FILE = "file"
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A password or a reference to one; its repr never shows a password.
+
+    Args:
+        source: how to read `value`.
+        value: the password itself (`literal`), the name of an environment variable that holds the
+            password (`env`) or a Redis URL with the password in it (`env_url`), or the path of a
+            file whose first line it is (`file`).
+    """
+
+    source: SecretSource
+    value: str = field(repr=False)
+
+    def reveal(self) -> str:
+        """The password.
+
+        Raises:
+            ConfigurationError: the environment variable or the file is not there.
+        """
+        match self.source:
+            case SecretSource.LITERAL:
+                return self.value
+            case SecretSource.FILE:
+                return self._read_file()
+            case SecretSource.ENV:
+                return self._read_env()
+            case SecretSource.ENV_URL:
+                return unquote(urlsplit(self._read_env()).password or "")
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it may travel to another process."""
+        return self.source is not SecretSource.LITERAL
+
+    def _read_env(self) -> str:
+        try:
+            return os.environ[self.value]
+        except KeyError:
+            raise ConfigurationError(
+                f"The Redis password is to come from the environment variable {self.value}, which "
+                "is not set in this process. Set it here too (Spark executors: "
+                f"spark.executorEnv.{self.value})."
+            ) from None
+
+    def _read_file(self) -> str:
+        try:
+            return Path(self.value).read_text(encoding="utf-8").splitlines()[0]
+        except (OSError, IndexError) as error:
+            raise ConfigurationError(
+                f"The Redis password is to come from the file {self.value}, which cannot be read "
+                f"or is empty: {error}."
+            ) from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if not self.is_reference:
+            raise ConfigurationError(
+                "A literal Redis password does not travel to other processes. Give a reference: "
+                "the environment variable NEXUS_REDIS_URL, or ?password_env=NAME or "
+                "?password_file=PATH in the URL."
+            )
+        return type(self), (self.source, self.value)

@@ -1,0 +1,181 @@
+"""Every error this package raises on purpose.
+
+A message says what happened, names the thing, gives the number and the next step. What code needs
+to act on is an attribute. All of them survive pickling, since they cross from Spark executors to
+the driver and from worker processes to their parents.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class NexusRedisError(Exception):
+    """Base of all errors of this package."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default calls cls(*args), which fails for subclasses that build their own message.
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(
+    cls: type[NexusRedisError], args: tuple[Any, ...], state: dict[str, Any]
+) -> NexusRedisError:
+    error = cls.__new__(cls, *args)
+    error.__dict__.update(state)
+    return error
+
+
+class ConfigurationError(NexusRedisError, ValueError):
+    """An option is missing, unknown or contradicts another; fix it and call again."""
+
+
+class ServerError(NexusRedisError):
+    """The server cannot be used as asked."""
+
+
+class UnreachableError(ServerError):
+    """Nothing usable answered at the endpoint within its timeouts; safe to retry later."""
+
+    def __init__(self, endpoint: str, cause: object) -> None:
+        super().__init__(
+            f"Redis at {endpoint} cannot be reached: {str(cause).rstrip('.')}. "
+            "Check host, port, TLS and that the server is running."
+        )
+        self.endpoint = endpoint
+
+
+class AccessDeniedError(ServerError):
+    """The server refused the credentials or the command; retrying does not help."""
+
+    def __init__(self, endpoint: str, cause: object) -> None:
+        super().__init__(
+            f"Redis at {endpoint} denied access: {str(cause).rstrip('.')}. "
+            "Check user, password and the user's ACL (ACL WHOAMI, ACL GETUSER)."
+        )
+        self.endpoint = endpoint
+
+
+class LockError(NexusRedisError):
+    """Base of lock errors."""
+
+    def __init__(self, message: str, name: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
+class LockHeldError(LockError):
+    """Another owner holds the lock; wait for it, or give up."""
+
+    def __init__(self, name: str, owner: str, expires_in: float, waited: float = 0.0) -> None:
+        waited_for = f" after waiting {waited:.1f} s" if waited else ""
+        super().__init__(
+            f"Lock {name!r} is held by {owner!r}{waited_for}; "
+            f"its lease ends in {expires_in:.1f} s unless renewed.",
+            name,
+        )
+        self.owner = owner
+        self.expires_in = expires_in
+
+
+class LockLostError(LockError):
+    """The lock is no longer ours: stop the protected work, its fencing token is stale."""
+
+    def __init__(self, name: str, owner: str, holder: str | None) -> None:
+        now = f"it is now held by {holder!r}" if holder else "its lease ran out"
+        super().__init__(f"Lock {name!r} is no longer held by {owner!r}: {now}.", name)
+        self.owner = owner
+        self.holder = holder
+
+
+class GoldError(NexusRedisError):
+    """Base of Gold dataset errors."""
+
+    def __init__(self, message: str, dataset: str) -> None:
+        super().__init__(message)
+        self.dataset = dataset
+
+
+class NotPublishedError(GoldError):
+    """The dataset, or the version asked for, is not there to be read."""
+
+    def __init__(self, dataset: str, version: str | None = None) -> None:
+        what = f"has no version {version!r}" if version else "has no live version"
+        super().__init__(
+            f"Gold dataset {dataset!r} {what}: it was never published, has expired, or was removed.",
+            dataset,
+        )
+        self.version = version
+
+
+class PublishError(GoldError):
+    """A publish was refused or failed; the version that readers see is unchanged."""
+
+
+class SchemaError(PublishError):
+    """A column is missing, or has a type that the layout or a key cannot hold."""
+
+    def __init__(self, message: str, dataset: str, column: str) -> None:
+        super().__init__(message, dataset)
+        self.column = column
+
+
+class NullKeyError(PublishError):
+    """A row has null in a key column."""
+
+    def __init__(self, dataset: str, columns: tuple[str, ...], rows: int) -> None:
+        names = ", ".join(columns)
+        super().__init__(
+            f"Gold dataset {dataset!r}: {rows} row(s) have null in key column(s) {names}. "
+            "Filter them out, or fill the null, before publishing.",
+            dataset,
+        )
+        self.columns = columns
+        self.rows = rows
+
+
+class DuplicateKeyError(PublishError):
+    """Two rows have the same key."""
+
+    def __init__(self, dataset: str, key: str, rows: int) -> None:
+        super().__init__(
+            f"Gold dataset {dataset!r}: {rows} row(s) repeat a key, such as {key!r}. Aggregate "
+            "to one row per key, or df.dropDuplicates([...]) on the key columns.",
+            dataset,
+        )
+        self.key = key
+        self.rows = rows
+
+
+class WriteError(PublishError):
+    """The server refused a write."""
+
+    def __init__(self, dataset: str, reply: str, failed: int) -> None:
+        super().__init__(
+            f"Gold dataset {dataset!r}: the server refused {failed} write(s), first with {reply!r}.",
+            dataset,
+        )
+        self.reply = reply
+        self.failed = failed
+
+
+class StaleFenceError(PublishError):
+    """A newer holder of the lock has published: this publisher must stop."""
+
+    def __init__(self, dataset: str, fence: int | None, recorded: int) -> None:
+        given = "no fencing token" if fence is None else f"fencing token {fence}"
+        super().__init__(
+            f"Gold dataset {dataset!r}: {given} is older than {recorded}, the newest one that "
+            "published. Another run holds the lock now; take the lock and publish anew.",
+            dataset,
+        )
+        self.fence = fence
+        self.recorded = recorded
+
+
+class SupersededError(PublishError):
+    """A version begun later is already published, or the staging area was taken away."""
+
+
+class FillError(NexusRedisError):
+    """What was to fill a cache could not be written; keys written before it stay."""

@@ -1,0 +1,90 @@
+"""What a version of a dataset says of itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Self
+
+from nexus_redis_provider.core.gold.schemas import Column
+
+
+class Mode(StrEnum):
+    """How a publish changes what readers see."""
+
+    SNAPSHOT = "snapshot"
+    """A complete new version; readers move to it in one step."""
+    UPSERT = "upsert"
+    """Rows are replaced in place, each row atomically, under stable keys."""
+
+
+class Layout(StrEnum):
+    """How a row stands in Redis."""
+
+    JSON = "json"
+    """A string per row: a JSON object of all columns."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The facts of one version; immutable once published.
+
+    Attributes:
+        dataset, version: what it describes.
+        mode, layout: how it was written.
+        columns: names and types of all columns, in order.
+        key: the key template over the key columns.
+        rows, bytes: rows written, and bytes of their keys and values.
+        checksum: sum of the CRC-32 of every `key NUL value`: the same in any order.
+        partitions: task attempts whose rows these are.
+        created_ms, published_ms, expires_ms: server clock, milliseconds since 1970; `expires_ms`
+            is None where rows do not expire.
+        fence: fencing token of the publisher, or None.
+        lineage: where the rows came from: DAG, run, Spark application.
+    """
+
+    dataset: str
+    version: str
+    mode: Mode
+    layout: Layout
+    columns: tuple[Column, ...]
+    key: str
+    rows: int
+    bytes: int
+    checksum: int
+    partitions: int
+    created_ms: int
+    published_ms: int = 0
+    expires_ms: int | None = None
+    fence: int | None = None
+    lineage: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def published_at(self) -> datetime:
+        """When readers first saw it."""
+        return datetime.fromtimestamp(self.published_ms / 1000, tz=UTC)
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When its rows vanish, or None."""
+        if self.expires_ms is None:
+            return None
+        return datetime.fromtimestamp(self.expires_ms / 1000, tz=UTC)
+
+    def to_json(self) -> str:
+        """As text, without the publish time, which only the server knows."""
+        body = asdict(self)
+        del body["published_ms"]
+        return json.dumps(body, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | bytes, *, published_ms: int = 0) -> Self:
+        """The manifest that `to_json` wrote. Fields of later releases are ignored."""
+        body: dict[str, Any] = json.loads(text)
+        known = {name: body[name] for name in cls.__dataclass_fields__ if name in body}
+        known["columns"] = tuple(Column(**column) for column in body["columns"])
+        known["mode"], known["layout"] = Mode(body["mode"]), Layout(body["layout"])
+        return cls(**known | {"published_ms": published_ms})

@@ -1,0 +1,361 @@
+"""The life of a version: begin, stage, commit or abort, and the removal of what is left.
+
+`begin` opens a staging area, task attempts fill it through `writers.PartitionWriter`, `commit`
+verifies and then moves readers to it in one step. Nothing but `commit` (and, in upsert mode, the
+rows themselves) changes what readers see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import redis
+
+from nexus_redis_provider.core.durations import Duration, to_ms
+from nexus_redis_provider.core.endpoint import Endpoint, translated_errors
+from nexus_redis_provider.core.errors import (
+    ConfigurationError,
+    PublishError,
+    StaleFenceError,
+    SupersededError,
+)
+from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
+from nexus_redis_provider.core.gold.pages import decode_page
+from nexus_redis_provider.core.gold.schemas import Column
+from nexus_redis_provider.core.gold.templates import KeyTemplate
+from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE, GoldKeys
+from nexus_redis_provider.core.scripts import Call, run
+
+STAGING_LEASE = 600.0
+_UNLINK_BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """What to publish and how; checked when it is made. Picklable, with no password in it.
+
+    Args:
+        dataset: name; `A-Z a-z 0-9 _ . : / -`.
+        columns: of every row.
+        key: over the key columns; in upsert mode its text is the row's whole Redis key.
+        mode, layout: see `manifests`.
+        ttl: seconds until rows vanish, counted from `begin`; None keeps them.
+        keep: previous versions that stay readable.
+        fence: fencing token of the lock that guards this publish, or None.
+        lineage: free text facts for the manifest.
+        staging_lease: seconds after its last sign of life at which a staging area is given up.
+    """
+
+    dataset: str
+    columns: tuple[Column, ...]
+    key: KeyTemplate
+    mode: Mode = Mode.SNAPSHOT
+    layout: Layout = Layout.JSON
+    ttl: Duration | None = None
+    keep: int = 1
+    fence: int | None = None
+    lineage: Mapping[str, str] = field(default_factory=dict)
+    namespace: str = DEFAULT_NAMESPACE
+    staging_lease: Duration = STAGING_LEASE
+
+    def __post_init__(self) -> None:
+        GoldKeys(self.dataset, self.namespace)
+        if self.keep < 0:
+            raise ConfigurationError(f"keep is a number of previous versions, not {self.keep}.")
+        if self.fence is not None and self.fence <= 0:
+            raise ConfigurationError(f"A fencing token is a positive number, not {self.fence}.")
+        if self.ttl is not None:
+            to_ms(self.ttl, "ttl")
+        to_ms(self.staging_lease, "staging_lease")
+
+    @property
+    def keys(self) -> GoldKeys:
+        """The dataset's keys."""
+        return GoldKeys(self.dataset, self.namespace)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What one task attempt wrote.
+
+    Attributes:
+        partition: index of the partition.
+        attempt: unique name of the attempt.
+        rows, bytes: acknowledged rows, and bytes of their keys and values.
+        checksum: sum of their CRC-32.
+        pages: index pages written.
+        error: why the attempt gave up, or None.
+    """
+
+    partition: int
+    attempt: str
+    rows: int = 0
+    bytes: int = 0
+    checksum: int = 0
+    pages: int = 0
+    error: PublishError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """A version being published. Picklable: it travels to every task."""
+
+    endpoint: Endpoint
+    spec: Spec
+    version: str
+    created_ms: int
+    expires_ms: int | None
+    server: tuple[str, int]
+
+    @classmethod
+    def begin(cls, endpoint: Endpoint, spec: Spec) -> Self:
+        """Open a staging area, and remove what earlier publishers left behind.
+
+        Raises:
+            StaleFenceError: a newer fencing token has published, or `fence` is missing although
+                earlier publishes had one.
+            UnreachableError, AccessDeniedError: nothing was written.
+        """
+        keys = spec.keys
+        with endpoint.client() as client:
+            found, *rest = run(
+                client,
+                Call(
+                    "begin_publish",
+                    (keys.head, keys.fence, keys.staging),
+                    (
+                        _argument(spec.fence),
+                        to_ms(spec.staging_lease, "staging_lease"),
+                        int(spec.mode is Mode.UPSERT),
+                    ),
+                    list,
+                ),
+            )
+            if not found:
+                raise StaleFenceError(spec.dataset, spec.fence, int(rest[0]))
+            now_ms = int(rest[1])
+            expires_ms = now_ms + to_ms(spec.ttl, "ttl") if spec.ttl is not None else None
+            sweep(client, keys)
+            return cls(
+                endpoint=endpoint,
+                spec=spec,
+                version=rest[0].decode(),
+                created_ms=now_ms,
+                expires_ms=expires_ms,
+                server=_server_state(client),
+            )
+
+    def heartbeat(self) -> int:
+        """Renew the staging lease; returns rows staged so far, or -1 when it was taken away."""
+        with self.endpoint.client() as client:
+            return run(client, self._renewal(to_ms(self.spec.staging_lease, "staging_lease")))
+
+    def commit(self, reports: Sequence[Report]) -> Manifest:
+        """Verify the reports and make the version live, in one atomic step.
+
+        Args:
+            reports: exactly one of each partition.
+
+        Raises:
+            PublishError: an attempt failed, or what was staged is not what was reported. Readers
+                still see the previous version; call `abort`.
+        """
+        self._raise_first_error(reports)
+        manifest = self._manifest(reports)
+        with self.endpoint.client() as client:
+            self._verify_server(client)
+            self._drop_unreported_attempts(client, reports)
+            published_ms = self._flip(client, manifest)
+            sweep(client, self.spec.keys)
+        return replace(manifest, published_ms=published_ms)
+
+    def abandon(self) -> None:
+        """End the staging area: writers stop, and the next sweep removes its rows."""
+        with self.endpoint.client() as client:
+            run(client, self._renewal(0))
+
+    def abort(self) -> None:
+        """`abandon`, and sweep now. Never touches a published version."""
+        self.abandon()
+        with self.endpoint.client() as client:
+            sweep(client, self.spec.keys)
+
+    def _renewal(self, lease_ms: int) -> Call[int]:
+        keys = self.spec.keys
+        return Call(
+            "renew_staging",
+            (keys.staging, keys.attempts(self.version)),
+            (self.version, lease_ms),
+            int,
+        )
+
+    def _raise_first_error(self, reports: Sequence[Report]) -> None:
+        errors = [report.error for report in reports if report.error is not None]
+        # The first failing attempt ends the staging area, which makes others fail as superseded.
+        errors.sort(key=lambda error: isinstance(error, SupersededError))
+        if errors:
+            raise errors[0]
+        partitions = [report.partition for report in reports]
+        if len(set(partitions)) < len(partitions):
+            raise PublishError(
+                f"Gold dataset {self.spec.dataset!r}: a partition was reported twice, by "
+                f"{sorted(report.attempt for report in reports)}.",
+                self.spec.dataset,
+            )
+
+    def _manifest(self, reports: Sequence[Report]) -> Manifest:
+        return Manifest(
+            dataset=self.spec.dataset,
+            version=self.version,
+            mode=self.spec.mode,
+            layout=self.spec.layout,
+            columns=self.spec.columns,
+            key=self.spec.key.text,
+            rows=sum(report.rows for report in reports),
+            bytes=sum(report.bytes for report in reports),
+            checksum=sum(report.checksum for report in reports),
+            partitions=len(reports),
+            created_ms=self.created_ms,
+            expires_ms=self.expires_ms,
+            fence=self.spec.fence,
+            lineage=self.spec.lineage,
+        )
+
+    def _verify_server(self, client: redis.Redis) -> None:
+        run_id, evicted = _server_state(client)
+        if run_id != self.server[0]:
+            raise PublishError(
+                f"Gold dataset {self.spec.dataset!r}: the server restarted or failed over during "
+                "the load, so staged rows may be lost. Publish again.",
+                self.spec.dataset,
+            )
+        if evicted != self.server[1]:
+            raise PublishError(
+                f"Gold dataset {self.spec.dataset!r}: the server evicted "
+                f"{evicted - self.server[1]} key(s) during the load. Raise maxmemory, keep fewer "
+                "versions, or use a server with maxmemory-policy noeviction.",
+                self.spec.dataset,
+            )
+
+    def _drop_unreported_attempts(self, client: redis.Redis, reports: Sequence[Report]) -> None:
+        # The rows of a failed or losing attempt are those of the one that is reported for the same
+        # partition (writers see to that); only its index pages are surplus.
+        keys, pages = self.spec.keys, {report.attempt: report.pages for report in reports}
+        staged = staged_attempts(client, keys, self.version)
+        for attempt, count in staged.items():
+            if attempt not in pages:
+                unlink(client, [keys.page(self.version, attempt, n) for n in range(count)])
+                with translated_errors(client):
+                    client.hdel(keys.attempts(self.version), attempt)
+        missing = {attempt: n for attempt, n in pages.items() if n != staged.get(attempt, 0)}
+        if missing:
+            raise PublishError(
+                f"Gold dataset {self.spec.dataset!r}: index pages of attempts {missing} are not "
+                "all on the server. Publish again.",
+                self.spec.dataset,
+            )
+
+    def _flip(self, client: redis.Redis, manifest: Manifest) -> int:
+        keys, spec = self.spec.keys, self.spec
+        outcome, *rest = run(
+            client,
+            Call(
+                "commit_publish",
+                (keys.head, keys.fence, keys.staging, keys.versions, keys.manifest(self.version)),
+                (
+                    *(self.version, _argument(spec.fence), manifest.to_json()),
+                    *(_argument(self.expires_ms), spec.keep),
+                ),
+                list,
+            ),
+        )
+        match outcome:
+            case b"published":
+                return int(rest[0])
+            case b"stale":
+                raise StaleFenceError(spec.dataset, spec.fence, int(rest[0]))
+            case b"superseded":
+                raise SupersededError(
+                    f"Gold dataset {spec.dataset!r}: version {rest[0].decode()!r}, begun after "
+                    f"{self.version!r}, is already published.",
+                    spec.dataset,
+                )
+            case _:
+                raise staging_gone(spec.dataset, self.version)
+
+
+def staging_gone(dataset: str, version: str) -> SupersededError:
+    """The error of a writer whose staging area was ended."""
+    return SupersededError(
+        f"Gold dataset {dataset!r}: the staging area of version {version!r} is gone: aborted, or "
+        "its publisher showed no sign of life for longer than the staging lease. Publish again.",
+        dataset,
+    )
+
+
+def staged_attempts(client: redis.Redis, keys: GoldKeys, version: str) -> dict[str, int]:
+    """Number of index pages of each task attempt of a version."""
+    with translated_errors(client):
+        found: Any = client.hgetall(keys.attempts(version))
+    return {name.decode(): int(count) for name, count in found.items() if name != b"rows"}
+
+
+def page_keys(
+    client: redis.Redis, keys: GoldKeys, version: str, attempt: str, count: int
+) -> Iterator[list[bytes]]:
+    """The row keys (without prefix) on each index page of an attempt."""
+    for number in range(count):
+        with translated_errors(client):
+            page: Any = client.get(keys.page(version, attempt, number))
+        if page is not None:
+            yield decode_page(page)
+
+
+def sweep(client: redis.Redis, keys: GoldKeys) -> list[str]:
+    """Remove retired, aborted and orphaned versions; returns them.
+
+    Cost: one command to look; per version, one read for each index page and one UNLINK for each
+    thousand rows. Safe to run at any time and by several at once.
+    """
+    abandoned = run(
+        client,
+        Call(
+            "abandoned_versions",
+            (keys.staging,),
+            (),
+            lambda reply: [version.decode() for version in reply],
+        ),
+    )
+    for version in abandoned:
+        _remove(client, keys, version)
+    return abandoned
+
+
+def _remove(client: redis.Redis, keys: GoldKeys, version: str) -> None:
+    prefix = keys.row_prefix(version).encode()
+    for attempt, count in staged_attempts(client, keys, version).items():
+        for rows in page_keys(client, keys, version, attempt, count):
+            unlink(client, [prefix + row for row in rows])
+        unlink(client, [keys.page(version, attempt, number) for number in range(count)])
+    unlink(client, [keys.attempts(version), keys.manifest(version)])
+    with translated_errors(client):
+        client.zrem(keys.staging, version)
+
+
+def unlink(client: redis.Redis, names: Sequence[str | bytes]) -> None:
+    """Remove keys in batches, their memory freed in the background."""
+    with translated_errors(client):
+        for start in range(0, len(names), _UNLINK_BATCH):
+            client.unlink(*names[start : start + _UNLINK_BATCH])
+
+
+def _server_state(client: redis.Redis) -> tuple[str, int]:
+    with translated_errors(client):
+        server, stats = client.info("server"), client.info("stats")
+    return server["run_id"], stats["evicted_keys"]
+
+
+def _argument(value: int | None) -> str:
+    return "" if value is None else str(value)

@@ -1,0 +1,108 @@
+"""How a row's key columns become its Redis key, so that two different keys never meet."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any, Self
+
+from nexus_redis_provider.core.errors import ConfigurationError
+
+KeyPart = str | int | bool | date
+SEPARATOR = "|"
+_FIELD = re.compile(r"\{([^{}]*)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyTemplate:
+    """Literal text around columns, such as `analytics:{metric_name}:{date}`.
+
+    Where two or more columns make a key, every character of the text between them, and `%`, is
+    percent-encoded inside a column's value: `("a|b", "c")` and `("a", "b|c")` stay apart.
+    """
+
+    text: str
+    columns: tuple[str, ...]
+
+    @classmethod
+    def of_columns(cls, columns: Sequence[str]) -> Self:
+        """Columns joined by `|`."""
+        return cls.parse(SEPARATOR.join(f"{{{column}}}" for column in columns))
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """A template written as text.
+
+        Raises:
+            ConfigurationError: no column, a column twice, or two columns with no text between.
+        """
+        columns = _FIELD.findall(text)
+        if not columns or not all(columns) or len(set(columns)) < len(columns):
+            raise ConfigurationError(
+                f"A key template names each key column once, as in 'sales:{{shop}}:{{day}}': {text!r}."
+            )
+        if "}{" in text:
+            raise ConfigurationError(
+                f"Two columns of a key template need text between them, or keys could meet: {text!r}."
+            )
+        return cls(text, tuple(columns))
+
+    @property
+    def literals(self) -> tuple[str, ...]:
+        """The text before, between and after the columns: one more than there are columns."""
+        return tuple(_FIELD.split(self.text)[::2])
+
+    @property
+    def escapes(self) -> tuple[tuple[str, str], ...]:
+        """Replacements to make in a string column, in this order."""
+        if len(self.columns) < 2:
+            return ()
+        reserved = sorted(set("".join(self.literals[1:-1])) - {"%"})
+        return tuple((char, _percent(char)) for char in ("%", *reserved))
+
+    def render(self, key: KeyPart | Sequence[KeyPart] | Mapping[str, KeyPart]) -> str:
+        """The key of one row.
+
+        Args:
+            key: a value for a single column, values in the order of the columns, or by name.
+
+        Raises:
+            ConfigurationError: not the right columns, or a value that no key column can have.
+        """
+        values = self._values(key)
+        texts = [self._text(column, value) for column, value in zip(self.columns, values, strict=True)]
+        literals = self.literals
+        return literals[0] + "".join(
+            text + literal for text, literal in zip(texts, literals[1:], strict=True)
+        )
+
+    def _values(self, key: KeyPart | Sequence[KeyPart] | Mapping[str, KeyPart]) -> Sequence[Any]:
+        if isinstance(key, Mapping):
+            if set(key) != set(self.columns):
+                raise ConfigurationError(f"A key has the columns {self.columns}, not {tuple(key)}.")
+            return [key[column] for column in self.columns]
+        values = key if isinstance(key, tuple | list) else (key,)
+        if len(values) != len(self.columns):
+            raise ConfigurationError(f"A key has the columns {self.columns}, not {values!r}.")
+        return values
+
+    def _text(self, column: str, value: object) -> str:
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        if isinstance(value, date) and not isinstance(value, datetime):
+            return value.isoformat()
+        if isinstance(value, int):
+            return str(value)
+        if not isinstance(value, str):
+            raise ConfigurationError(
+                f"Key column {column!r} is a string, whole number, boolean or date, not {value!r}."
+            )
+        for char, escaped in self.escapes:
+            value = value.replace(char, escaped)
+        return value
+
+
+def _percent(char: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in char.encode())

@@ -1,0 +1,101 @@
+"""Arrow batches as Redis commands, and the replies to them.
+
+A whole batch becomes one byte stream in a few vectorised steps: the data buffer of the joined
+string array *is* the stream. Replies of known form are counted, not parsed; only what differs is
+looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+if TYPE_CHECKING:
+    import redis
+
+OK = b"+OK\r\n"
+NULL = b"$-1\r\n"
+QUEUED = b"+QUEUED\r\n"
+
+
+def command(*arguments: bytes | str | int) -> bytes:
+    """One command in RESP."""
+    parts = [b"*%d\r\n" % len(arguments)]
+    for argument in arguments:
+        data = argument if isinstance(argument, bytes) else str(argument).encode()
+        parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
+    return b"".join(parts)
+
+
+def set_commands(
+    prefix: str, keys: pa.StringArray, values: pa.StringArray, options: Iterable[str | int] = ()
+) -> memoryview:
+    """`SET prefix+key value [options]` for every row, as one byte stream.
+
+    Args:
+        prefix: stands before every key.
+        keys, values: string arrays of equal length, without nulls.
+        options: further words of each command, such as `NX` or `PXAT`, 1795435200000.
+    """
+    words = [str(word) for word in options]
+    tail = "\r\n" + "".join(f"${len(word)}\r\n{word}\r\n" for word in words)
+    prefix_bytes = len(prefix.encode())
+    frames = pc.binary_join_element_wise(
+        f"*{3 + len(words)}\r\n$3\r\nSET\r\n$",
+        pc.cast(pc.add(pc.binary_length(keys), prefix_bytes), pa.string()),
+        f"\r\n{prefix}",
+        keys,
+        "\r\n$",
+        pc.cast(pc.binary_length(values), pa.string()),
+        "\r\n",
+        values,
+        tail,
+        "",
+    )
+    _, offsets, data = frames.buffers()
+    end = int.from_bytes(memoryview(offsets)[4 * len(frames) : 4 * len(frames) + 4], "little")
+    return memoryview(data)[:end]
+
+
+class ReplyStream:
+    """The replies on a RESP2 connection, read in bulk from its socket."""
+
+    def __init__(self, connection: redis.Connection) -> None:
+        """Read from a connected connection that has no unread replies."""
+        # redis-py has no public way to read raw replies.
+        self._socket = connection._sock  # noqa: SLF001
+        self._buffer = bytearray()
+
+    def line(self) -> bytes:
+        """The next line, without its end."""
+        while (end := self._buffer.find(b"\r\n")) < 0:
+            self._receive()
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 2]
+        return line
+
+    def bulk(self) -> bytes | None:
+        """The next reply, a bulk string or null."""
+        header = self.line()
+        return None if header == NULL[:-2] else self.line()
+
+    def unexpected(self, count: int, expected: bytes) -> list[tuple[int, bytes]]:
+        """Read `count` one-line replies; return position and line of each that is not `expected`."""
+        size = count * len(expected)
+        while len(self._buffer) < size and b"-" not in self._buffer:
+            self._receive()
+        if self._buffer[:size] == expected * count:
+            del self._buffer[:size]
+            return []
+        lines = ((position, self.line()) for position in range(count))
+        usual = expected[:-2]
+        return [(position, line) for position, line in lines if line != usual]
+
+    def _receive(self) -> None:
+        chunk = self._socket.recv(1 << 16)
+        if not chunk:
+            raise ConnectionError("the server closed the connection")
+        self._buffer += chunk

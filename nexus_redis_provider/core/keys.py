@@ -1,0 +1,100 @@
+"""Every key pattern of this package, in one place.
+
+All keys of one lock, and all bookkeeping keys of one dataset, share a hash tag `{...}` and thus a
+Cluster slot, so that one script can act on them. Rows carry no tag and spread over the slots.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from nexus_redis_provider.core.errors import ConfigurationError
+
+DEFAULT_NAMESPACE = "nexus"
+_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,200}")
+
+
+def checked_name(name: str, what: str) -> str:
+    """The name itself, where it is fit to be part of a key.
+
+    Raises:
+        ConfigurationError: empty, too long, or with characters outside `A-Z a-z 0-9 _ . : / -`.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigurationError(
+            f"{what} must be 1 to 200 of the characters A-Z a-z 0-9 _ . : / -, not {name!r}."
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class LockKeys:
+    """Keys of one lock. Names are free text: what could break the hash tag is percent-encoded."""
+
+    name: str
+    namespace: str = DEFAULT_NAMESPACE
+
+    @property
+    def holder(self) -> str:
+        """Hash: who holds the lock. TTL: the lease plus a net against leaks."""
+        return f"{self.namespace}:lock:{{{quote(self.name, safe='/:@+=,. ')}}}"
+
+    @property
+    def fence(self) -> str:
+        """String: the newest fencing token. TTL: 30 days after the last acquisition."""
+        return f"{self.holder}:fence"
+
+
+@dataclass(frozen=True, slots=True)
+class GoldKeys:
+    """Keys of one Gold dataset."""
+
+    dataset: str
+    namespace: str = DEFAULT_NAMESPACE
+
+    def __post_init__(self) -> None:
+        checked_name(self.dataset, "A dataset's name")
+        checked_name(self.namespace, "A namespace")
+
+    @property
+    def root(self) -> str:
+        """Common beginning of the bookkeeping keys."""
+        return f"{self.namespace}:gold:{{{self.dataset}}}"
+
+    @property
+    def head(self) -> str:
+        """Hash `live`, `newest`: the versions that readers see and that was published last."""
+        return f"{self.root}:head"
+
+    @property
+    def fence(self) -> str:
+        """String: the newest fencing token that published. Permanent."""
+        return f"{self.root}:fence"
+
+    @property
+    def versions(self) -> str:
+        """Sorted set of published versions that are kept; score: publish time, ms."""
+        return f"{self.root}:versions"
+
+    @property
+    def staging(self) -> str:
+        """Sorted set of versions being written; score: end of their lease, ms."""
+        return f"{self.root}:staging"
+
+    def manifest(self, version: str) -> str:
+        """String: the manifest of a version, JSON."""
+        return f"{self.root}:manifest:{version}"
+
+    def attempts(self, version: str) -> str:
+        """Hash: per task attempt that wrote rows of the version, its number of index pages."""
+        return f"{self.root}:attempts:{version}"
+
+    def page(self, version: str, attempt: str, number: int) -> str:
+        """String: the keys of one batch of rows (see gold/pages.py)."""
+        return f"{self.root}:page:{version}:{attempt}:{number}"
+
+    def row_prefix(self, version: str) -> str:
+        """What stands before a row's key in a version."""
+        return f"{self.namespace}:gold:{self.dataset}:{version}:"

@@ -1,0 +1,48 @@
+-- Makes a staged version the one that readers see.
+-- KEYS[1] head hash   KEYS[2] fence string   KEYS[3] staging sorted set
+-- KEYS[4] versions sorted set   KEYS[5] manifest hash of the version
+-- ARGV[1] version   ARGV[2] fencing token or ''   ARGV[3] manifest, JSON
+-- ARGV[4] expiry of the rows, ms since 1970, or ''   ARGV[5] previous versions to keep
+-- Returns {'published', publish time ms, retired version ...} or {'stale', newest fencing token}
+--   or {'superseded', newest version} or {'gone'} when the staging area was taken away.
+-- Clock: server TIME.
+-- Atomic: readers see all of the old version or all of the new one, and no older fencing token or
+-- older version ever replaces a newer one.
+-- Idempotent: committing the newest version again says 'published' again.
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local newest = redis.call('HGET', KEYS[1], 'newest')
+if newest == ARGV[1] then
+  return {'published', redis.call('HGET', KEYS[5], 'published_ms')}
+end
+local stored = redis.call('GET', KEYS[2])
+if stored and (ARGV[2] == '' or tonumber(ARGV[2]) < tonumber(stored)) then
+  return {'stale', stored}
+end
+-- Versions are as long as each other until the year 2059, and sort by age.
+if newest and (#newest > #ARGV[1] or (#newest == #ARGV[1] and newest > ARGV[1])) then
+  return {'superseded', newest}
+end
+if tonumber(redis.call('ZSCORE', KEYS[3], ARGV[1]) or '0') <= now_ms then
+  return {'gone'}
+end
+
+local published_ms = string.format('%.0f', now_ms)
+redis.call('HSET', KEYS[5], 'body', ARGV[3], 'published_ms', published_ms)
+if ARGV[4] ~= '' then
+  redis.call('PEXPIREAT', KEYS[5], ARGV[4])
+end
+if ARGV[2] ~= '' and stored ~= ARGV[2] then
+  redis.call('SET', KEYS[2], ARGV[2])
+end
+redis.call('ZREM', KEYS[3], ARGV[1])
+redis.call('ZADD', KEYS[4], published_ms, ARGV[1])
+redis.call('HSET', KEYS[1], 'live', ARGV[1], 'newest', ARGV[1])
+
+-- Retired versions become staging areas whose lease is over: whoever sweeps next removes them.
+local retired = redis.call('ZRANGE', KEYS[4], 0, -2 - tonumber(ARGV[5]))
+for _, version in ipairs(retired) do
+  redis.call('ZREM', KEYS[4], version)
+  redis.call('ZADD', KEYS[3], 0, version)
+end
+return {'published', published_ms, unpack(retired)}

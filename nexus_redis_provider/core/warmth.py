@@ -1,0 +1,360 @@
+"""Whether a cache is warm: what must be there, and what is found missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Generator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Self
+
+from nexus_redis_provider.core.durations import Duration, in_words, to_ms
+from nexus_redis_provider.core.endpoint import translated_errors
+from nexus_redis_provider.core.errors import ConfigurationError
+from nexus_redis_provider.core.gold.readers import live_manifest
+from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE
+from nexus_redis_provider.core.scripts import arun, run
+
+if TYPE_CHECKING:
+    import redis.asyncio
+
+    from nexus_redis_provider.core.gold.manifests import Manifest
+
+_BATCH = 1000
+_NAMED = 5
+_CONDITIONS = ("min_rows", "min_coverage", "max_age", "min_ttl", "newer_than")
+_FITTING = {
+    "dataset": {"min_rows", "max_age", "min_ttl", "newer_than"},
+    "keys": {"min_rows", "min_coverage", "min_ttl"},
+    "pattern": {"min_rows", "min_ttl"},
+}
+_WHY_NOT = {
+    "min_coverage": "only of `keys` it is known how many there should be; use min_rows",
+    "max_age": "Redis does not keep when a plain key was written; use min_ttl",
+    "newer_than": "Redis does not keep when a plain key was written; use min_ttl",
+}
+
+
+def check_combination(given: Collection[str]) -> str:
+    """The one target among the names of the given arguments.
+
+    Raises:
+        ConfigurationError: there is no target or several, or a condition that does not fit it.
+    """
+    targets = [name for name in _FITTING if name in given]
+    if len(targets) != 1:
+        found = " and ".join(targets) or "none"
+        raise ConfigurationError(f"Give one of dataset, keys and pattern, not {found}.")
+    for name in _CONDITIONS:
+        if name in given and name not in _FITTING[targets[0]]:
+            raise ConfigurationError(f"{name} does not go with {targets[0]}: {_WHY_NOT[name]}.")
+    if {"min_rows", "min_coverage"} <= set(given):
+        raise ConfigurationError("Give min_rows or min_coverage, not both.")
+    return targets[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requirement:
+    """What must be there for a cache to be warm: exactly one target, and how much of it.
+
+    Args:
+        dataset: a published Gold dataset.
+        keys: these keys; all of them, unless `min_rows` or `min_coverage` asks for fewer.
+        pattern: keys that match a glob, such as `analytics:delay:*`; at least `min_rows`, else one.
+        min_rows: rows of the dataset, or keys.
+        min_coverage: share of `keys`, above 0 up to 1.
+        max_age: seconds since the dataset was published, at most.
+        min_ttl: seconds that what is counted must still live, at least. What never expires does.
+        newer_than: when the dataset must have been published after; with a time zone.
+        namespace: first part of the dataset's keys.
+
+    Raises:
+        ConfigurationError: no target or several, or a condition that does not fit the target.
+    """
+
+    dataset: str | None = None
+    keys: tuple[str, ...] | None = None
+    pattern: str | None = None
+    min_rows: int | None = None
+    min_coverage: float | None = None
+    max_age: Duration | None = None
+    min_ttl: Duration | None = None
+    newer_than: datetime | None = None
+    namespace: str = DEFAULT_NAMESPACE
+
+    def __post_init__(self) -> None:
+        given = {field.name for field in fields(self) if getattr(self, field.name) is not None}
+        target = check_combination(given)
+        if not getattr(self, target):
+            raise ConfigurationError(f"{target} must not be empty.")
+        if isinstance(self.keys, str):
+            raise ConfigurationError("keys must be a list of keys, not one text.")
+        self._check_amounts()
+
+    def _check_amounts(self) -> None:
+        if self.min_rows is not None and self.min_rows < 1:
+            raise ConfigurationError(f"min_rows must be at least 1, not {self.min_rows}.")
+        if self.keys is not None and self.min_rows is not None and self.min_rows > len(self.keys):
+            raise ConfigurationError(
+                f"min_rows is {self.min_rows}, more than the {len(self.keys)} keys."
+            )
+        if self.min_coverage is not None and not 0 < self.min_coverage <= 1:
+            raise ConfigurationError(
+                f"min_coverage must be above 0 and at most 1, not {self.min_coverage!r}."
+            )
+        for name in ("max_age", "min_ttl"):
+            if (duration := getattr(self, name)) is not None:
+                to_ms(duration, name)
+        if self.newer_than is not None and self.newer_than.tzinfo is None:
+            raise ConfigurationError("newer_than must have a time zone.")
+
+    @classmethod
+    def from_dict(cls, arguments: Mapping[str, Any]) -> Self:
+        """The requirement of these arguments; `newer_than` may be ISO 8601 text, `keys` a list."""
+        plain = {name: value for name, value in arguments.items() if value is not None}
+        if isinstance(plain.get("newer_than"), str):
+            try:
+                plain["newer_than"] = datetime.fromisoformat(plain["newer_than"])
+            except ValueError as error:
+                raise ConfigurationError(f"newer_than is not ISO 8601: {error}.") from None
+        if "keys" in plain and not isinstance(plain["keys"], str):
+            plain["keys"] = tuple(plain["keys"])
+        return cls(**plain)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `from_dict` reads, of JSON types alone."""
+        plain: dict[str, Any] = {
+            field.name: value
+            for field in fields(self)
+            if (value := getattr(self, field.name)) is not None
+        }
+        for name in ("max_age", "min_ttl"):
+            if name in plain:
+                plain[name] = to_ms(plain[name], name) / 1000
+        if self.newer_than is not None:
+            plain["newer_than"] = self.newer_than.isoformat()
+        if self.keys is not None:
+            plain["keys"] = list(self.keys)
+        return plain
+
+    def __str__(self) -> str:
+        if self.keys is not None:
+            return f"{len(self.keys)} keys ({_sample(self.keys)})"
+        return f"dataset {self.dataset!r}" if self.dataset else f"keys like {self.pattern!r}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warmth:
+    """What a look at the server found.
+
+    Attributes:
+        reasons: why the cache is not warm, as sentences; empty when it is.
+        missing: the asked keys that are absent or live too short, all of them, in their order.
+        rows: rows of the live version, or keys found to live long enough; of a pattern no more
+            than were needed.
+        version: of the dataset.
+        published_at: of the dataset.
+        age: seconds since then, by the server's clock.
+        ttl: seconds that the shortest-lived of what was found still lives, None for ever or
+            unknown.
+    """
+
+    reasons: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    rows: int = 0
+    version: str | None = None
+    published_at: datetime | None = None
+    age: float | None = None
+    ttl: float | None = None
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether everything required is there."""
+        return not self.reasons
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was found, of JSON types alone; without the missing keys, which may be many."""
+        published_at = self.published_at.isoformat() if self.published_at else None
+        found = {
+            "rows": self.rows,
+            "version": self.version,
+            "published_at": published_at,
+            "age": self.age,
+            "ttl": self.ttl,
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+    def __str__(self) -> str:
+        return "warm" if self.is_warm else "; ".join(self.reasons)
+
+
+def probe(client: redis.Redis, requirement: Requirement) -> Warmth:
+    """Look once, changing nothing.
+
+    Raises:
+        UnreachableError: no answer within the client's timeouts and retries.
+        AccessDeniedError: bad credentials, or the ACL forbids it.
+
+    Cost: two round trips for a dataset, one per 1,000 keys; for a pattern one per 1,000 keys of
+    the whole database, until enough are found. Clock: server.
+    """
+    if requirement.dataset is not None:
+        manifest = run(client, live_manifest(requirement.dataset, namespace=requirement.namespace))
+        return _judge_dataset(requirement, manifest, _send(client, [("TIME",)])[0])
+    looking = _look_at_keys(requirement)
+    commands = next(looking)
+    while True:
+        try:
+            commands = looking.send(_send(client, commands))
+        except StopIteration as done:
+            return _result(done)
+
+
+async def aprobe(client: redis.asyncio.Redis, requirement: Requirement) -> Warmth:
+    """The asyncio twin of `probe`."""
+    if requirement.dataset is not None:
+        call = live_manifest(requirement.dataset, namespace=requirement.namespace)
+        manifest = await arun(client, call)
+        return _judge_dataset(requirement, manifest, (await _asend(client, [("TIME",)]))[0])
+    looking = _look_at_keys(requirement)
+    commands = next(looking)
+    while True:
+        try:
+            commands = looking.send(await _asend(client, commands))
+        except StopIteration as done:
+            return _result(done)
+
+
+_Commands = list[tuple[str | bytes | int, ...]]
+_Looking = Generator[_Commands, list[Any], Warmth]
+
+
+def _result(done: StopIteration) -> Warmth:
+    warmth: Warmth = done.value
+    return warmth
+
+
+def _send(client: redis.Redis, commands: _Commands) -> list[Any]:
+    with translated_errors(client), client.pipeline(transaction=False) as pipe:
+        for command in commands:
+            pipe.execute_command(*command)  # type: ignore[no-untyped-call]
+        return pipe.execute()
+
+
+async def _asend(client: redis.asyncio.Redis, commands: _Commands) -> list[Any]:
+    with translated_errors(client):
+        async with client.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)
+            return await pipe.execute()
+
+
+def _look_at_keys(requirement: Requirement) -> _Looking:
+    """Yields commands, is sent their replies, and returns the judgement: sync and async alike."""
+    if requirement.keys is not None:
+        return _look_at_given(requirement, requirement.keys)
+    return _look_for_matches(requirement, requirement.pattern or "")
+
+
+def _look_at_given(requirement: Requirement, keys: Sequence[str]) -> _Looking:
+    lives: list[int] = []
+    for start in range(0, len(keys), _BATCH):
+        lives += yield [("PTTL", key) for key in keys[start : start + _BATCH]]
+    ttl_by_key = dict(zip(keys, lives, strict=True))
+    absent = [key for key, ttl in ttl_by_key.items() if ttl == -2]
+    short = {key: ttl for key, ttl in ttl_by_key.items() if _is_short(ttl, requirement)}
+    good = len(ttl_by_key) - len(absent) - len(short)
+    reasons = []
+    if not _is_enough(good, len(ttl_by_key), requirement):
+        if absent:
+            reasons.append(f"{len(absent)} of {len(ttl_by_key)} keys missing: {_sample(absent)}")
+        reasons += _short_reasons(short, len(ttl_by_key), requirement)
+    missing = tuple(key for key in ttl_by_key if key in short or ttl_by_key[key] == -2)
+    return Warmth(reasons=tuple(reasons), missing=missing, rows=good, ttl=_least(lives))
+
+
+def _look_for_matches(requirement: Requirement, pattern: str) -> _Looking:
+    wanted = requirement.min_rows or 1
+    good: set[bytes] = set()
+    short: dict[str, int] = {}
+    lives: list[int] = []
+    cursor = -1
+    while cursor != 0 and len(good) < wanted:
+        scan = ("SCAN", max(cursor, 0), "MATCH", pattern, "COUNT", _BATCH)
+        cursor, found = (yield [scan])[0]
+        # SCAN may name a key twice.
+        fresh = [key for key in found if key not in good]
+        ttls = (yield [("PTTL", key) for key in fresh]) if fresh else []
+        for key, ttl in zip(fresh, ttls, strict=True):
+            if _is_short(ttl, requirement):
+                short[key.decode(errors="replace")] = ttl
+            elif ttl != -2:
+                good.add(key)
+                lives.append(ttl)
+    reasons = []
+    if len(good) < wanted:
+        reasons.append(f"{len(good)} keys like {pattern!r}, fewer than {wanted}")
+        reasons += _short_reasons(short, len(good) + len(short), requirement)
+    return Warmth(reasons=tuple(reasons), rows=len(good), ttl=_least([*lives, *short.values()]))
+
+
+def _judge_dataset(
+    requirement: Requirement, manifest: Manifest | None, time: tuple[int, int]
+) -> Warmth:
+    now = datetime.fromtimestamp(time[0], UTC) + timedelta(microseconds=time[1])
+    if manifest is None:
+        return Warmth(reasons=(f"dataset {requirement.dataset!r} has no live version",))
+    age = (now - manifest.published_at).total_seconds()
+    ttl = (manifest.expires_at - now).total_seconds() if manifest.expires_at else None
+    reasons = []
+    if requirement.min_rows is not None and manifest.rows < requirement.min_rows:
+        reasons.append(f"{manifest.rows} rows, fewer than {requirement.min_rows}")
+    max_age = _seconds(requirement.max_age, math.inf)
+    if age > max_age:
+        reasons.append(f"published {in_words(age)} ago, more than {in_words(max_age)}")
+    newer_than = requirement.newer_than
+    if newer_than is not None and manifest.published_at <= newer_than:
+        reasons.append(f"published at {manifest.published_at}, not after {newer_than}")
+    min_ttl = _seconds(requirement.min_ttl, 0)
+    if ttl is not None and ttl < min_ttl:
+        reasons.append(f"lives for {in_words(max(ttl, 0))}, less than {in_words(min_ttl)}")
+    return Warmth(
+        reasons=tuple(reasons),
+        rows=manifest.rows,
+        version=manifest.version,
+        published_at=manifest.published_at,
+        age=age,
+        ttl=ttl,
+    )
+
+
+def _is_enough(good: int, asked: int, requirement: Requirement) -> bool:
+    if requirement.min_rows is not None:
+        return good >= requirement.min_rows
+    # As a share: 0.07 * 100 is more than 7 in floating point, 7 / 100 is not less than 0.07.
+    return good / asked >= (requirement.min_coverage or 1)
+
+
+def _is_short(ttl_ms: int, requirement: Requirement) -> bool:
+    return 0 <= ttl_ms < _seconds(requirement.min_ttl, 0) * 1000
+
+
+def _short_reasons(short: Mapping[str, int], asked: int, requirement: Requirement) -> list[str]:
+    if not short:
+        return []
+    least, wanted = in_words(min(short.values()) / 1000), _seconds(requirement.min_ttl, 0)
+    what = f"{len(short)} of {asked} keys live for {least} or more, less than {in_words(wanted)}"
+    return [f"{what}: {_sample(list(short))}"]
+
+
+def _seconds(duration: Duration | None, default: float) -> float:
+    return default if duration is None else to_ms(duration, "duration") / 1000
+
+
+def _least(ttls_ms: Sequence[int]) -> float | None:
+    return min((ttl / 1000 for ttl in ttls_ms if ttl >= 0), default=None)
+
+
+def _sample(keys: Sequence[str]) -> str:
+    more = f", and {len(keys) - _NAMED:,} more" if len(keys) > _NAMED else ""
+    return ", ".join(keys[:_NAMED]) + more
