@@ -1,0 +1,248 @@
+"""From an Airflow connection to Redis clients, sync and async."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+from airflow.providers.redis.hooks.redis import RedisHook
+
+from nexus_redis_provider.core.credentials import Secret, SecretSource
+from nexus_redis_provider.core.endpoint import (
+    DEFAULT_PORT,
+    Endpoint,
+    Node,
+    Tls,
+    address_of,
+    translated_errors,
+)
+from nexus_redis_provider.core.errors import ConfigurationError, NexusRedisError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+    import redis.asyncio
+    from airflow.sdk import Connection
+
+CONNECTION_TYPE = "nexus_redis"
+_TYPES = (CONNECTION_TYPE, "redis", "rediss")
+_TLS_EXTRAS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
+_CLIENT_EXTRAS: dict[str, type[int | float | str]] = {
+    "connect_timeout": float,
+    "read_timeout": float,
+    "retries": int,
+    "max_connections": int,
+    "client_name": str,
+}
+
+
+def endpoint_of(connection: Connection, extra: Mapping[str, Any] | None = None) -> Endpoint:
+    """The endpoint that a connection of type `nexus_redis` or `redis` describes.
+
+    Args:
+        connection: host, port, login and password; the database is its schema or the extra `db`.
+        extra: its extras, where they were already read (as a trigger must, without blocking);
+            by default `connection.extra_dejson`.
+
+    Raises:
+        ConfigurationError: an extra is unknown or bad, or the host is missing. The message names
+            connection and extra and never a password.
+    """
+    if connection.conn_type not in _TYPES:
+        raise _wrong(connection, f"has the type {connection.conn_type!r}, not {CONNECTION_TYPE!r}")
+    if not connection.host:
+        raise _wrong(connection, "has no host")
+    given = connection.extra_dejson if extra is None else extra
+    # A form sends what was left empty as null or as an empty text.
+    extras = {name: value for name, value in given.items() if value not in (None, "")}
+    _refuse_cluster(connection, extras)
+    tls = _tls_of(connection, extras)
+    settings = {
+        name: _converted(connection, name, kind, extras.pop(name))
+        for name, kind in _CLIENT_EXTRAS.items()
+        if name in extras
+    }
+    db = _database_of(connection, extras)
+    if extras:
+        raise _wrong(connection, f"has unknown extra(s): {', '.join(sorted(extras))}")
+    return Endpoint(
+        nodes=(Node(connection.host, connection.port or DEFAULT_PORT),),
+        db=db,
+        username=connection.login or None,
+        password=_password_of(connection),
+        tls=tls,
+        **settings,
+    )
+
+
+class NexusRedisHook(RedisHook):
+    """Clients of the Redis that a connection describes, with bounded timeouts and retries.
+
+    Takes the place of the official `RedisHook`, whose connections it also reads. One hook keeps one
+    sync client; close it, or use the hook as a context manager.
+
+    Example:
+        with NexusRedisHook("my_redis") as hook:
+            hook.get_conn().ping()
+    """
+
+    conn_name_attr = "redis_conn_id"
+    default_conn_name = "nexus_redis_default"
+    conn_type = CONNECTION_TYPE
+    hook_name = "Nexus Redis"
+
+    def __init__(self, redis_conn_id: str = default_conn_name, **kwargs: Any) -> None:
+        """Remember the connection's id; it is looked up on first use.
+
+        Args:
+            redis_conn_id: connection of type `nexus_redis` or `redis`.
+        """
+        super().__init__(redis_conn_id, **kwargs)
+        self._client: redis.Redis | None = None
+        self._endpoint: Endpoint | None = None
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the server is.
+
+        Raises:
+            AirflowNotFoundException: there is no such connection.
+            ConfigurationError: the connection is wrong.
+        """
+        if self._endpoint is None:
+            self._endpoint = endpoint_of(self.get_connection(self.redis_conn_id))
+        return self._endpoint
+
+    async def get_endpoint(self) -> Endpoint:
+        """The asyncio twin of `endpoint`, which never blocks the event loop of a triggerer."""
+        if self._endpoint is None:
+            connection = await self.aget_connection(self.redis_conn_id)
+            self._endpoint = endpoint_of(connection, await _extra_of(connection))
+        return self._endpoint
+
+    def get_conn(self) -> redis.Redis:
+        """This hook's one client, which connects on first use; replies are bytes."""
+        if self._client is None:
+            self._client = self.endpoint.client()
+        return self._client
+
+    async def get_async_conn(self) -> redis.asyncio.Redis:
+        """A new asyncio client, which the caller closes.
+
+        Example:
+            async with await hook.get_async_conn() as client:
+                await client.ping()
+        """
+        return (await self.get_endpoint()).async_client()
+
+    def close(self) -> None:
+        """Close this hook's sync client; harmless when it has none."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Whether the server answers, and what it says of itself or what is wrong."""
+        try:
+            with self:
+                return True, _introduction(self.get_conn())
+        except NexusRedisError as error:
+            return False, str(error)
+
+
+async def _extra_of(connection: Connection) -> Mapping[str, Any]:
+    # Airflow before 3.3.2 can only mask the secrets in extras by a blocking call.
+    read = getattr(connection, "aextra_dejson", None)
+    return await read() if read else connection.extra_dejson
+
+
+def _introduction(client: redis.Redis) -> str:
+    with translated_errors(client):
+        client.ping()
+        began_at = time.perf_counter()
+        client.ping()
+        latency_ms = (time.perf_counter() - began_at) * 1000
+        with client.pipeline(transaction=False) as pipe:
+            pipe.info()
+            pipe.acl_whoami()
+            info, user = pipe.execute(raise_on_error=False)
+    where = f"{address_of(client)} answers in {latency_ms:.1f} ms"
+    if isinstance(user, Exception):
+        user = b"unknown"
+    if isinstance(info, Exception):
+        return f"{where} to user {user.decode()}, who may not see INFO: {info}"
+    name = info.get("server_name", "redis")
+    version = info.get(f"{name}_version", info["redis_version"])
+    return (
+        f"{name} {version} at {where}; role {info['role']}, user {user.decode()}, "
+        f"eviction policy {info['maxmemory_policy']}"
+    )
+
+
+def _wrong(connection: Connection, what: str) -> ConfigurationError:
+    return ConfigurationError(f"Airflow connection {connection.conn_id!r} {what}.")
+
+
+def _refuse_cluster(connection: Connection, extras: dict[str, Any]) -> None:
+    cluster = "cluster" in extras and _flag(connection, "cluster", extras.pop("cluster"))
+    if cluster or extras.pop("startup_nodes", None):
+        raise _wrong(connection, "asks by the extra `cluster` for Redis Cluster, not yet supported")
+
+
+def _tls_of(connection: Connection, extras: dict[str, Any]) -> Tls | None:
+    settings = {name: extras.pop(name) for name in _TLS_EXTRAS if name in extras}
+    wanted = connection.conn_type == "rediss"
+    if "ssl" in extras:
+        wanted = _flag(connection, "ssl", extras.pop("ssl"))
+    # The official form stores its defaults of the other fields even where `ssl` is off.
+    if not wanted:
+        return None
+    hostname = settings.pop("ssl_check_hostname", True)
+    return Tls(
+        check_hostname=_flag(connection, "ssl_check_hostname", hostname),
+        **{name.removeprefix("ssl_"): str(value) for name, value in settings.items()},
+    )
+
+
+def _database_of(connection: Connection, extras: dict[str, Any]) -> int:
+    found = {
+        _converted(connection, name, int, value)
+        for name, value in (("schema", connection.schema), ("db", extras.pop("db", None)))
+        if value not in (None, "")
+    }
+    if len(found) > 1:
+        raise _wrong(connection, "names two databases, one as schema and one as extra `db`")
+    return int(found.pop()) if found else 0
+
+
+def _password_of(connection: Connection) -> Secret | None:
+    # As the official hook: the texts "None" and "False" are what some deployments store for none.
+    if str(connection.password).lower() in ("none", "false", ""):
+        return None
+    return Secret(SecretSource.LITERAL, str(connection.password))
+
+
+def _flag(connection: Connection, name: str, value: Any) -> bool:
+    text = str(value).lower()
+    if text not in ("true", "false"):
+        raise _wrong(connection, f"has {name}={value!r}, which must be true or false")
+    return text == "true"
+
+
+def _converted(connection: Connection, name: str, kind: type, value: Any) -> Any:
+    try:
+        return kind(value)
+    except (TypeError, ValueError):
+        raise _wrong(connection, f"has {name}={value!r}, which must be a number") from None
