@@ -92,7 +92,7 @@ def write(
         before_batch()
         with translated_errors(client), client.pipeline(transaction=False) as pipe:
             for key, value in batch:
-                pipe.execute_command("SET", key, value, *expiry)  # type: ignore[no-untyped-call]
+                pipe.execute_command("SET", key, value, *expiry)
             replies = pipe.execute(raise_on_error=False)
         _check(batch, replies)
         written += len(batch)

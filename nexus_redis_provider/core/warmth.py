@@ -237,7 +237,7 @@ def _result(done: StopIteration) -> Warmth:
 def _send(client: redis.Redis, commands: _Commands) -> list[Any]:
     with translated_errors(client), client.pipeline(transaction=False) as pipe:
         for command in commands:
-            pipe.execute_command(*command)  # type: ignore[no-untyped-call]
+            pipe.execute_command(*command)
         return pipe.execute()
 
 
