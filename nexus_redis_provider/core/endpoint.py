@@ -170,6 +170,13 @@ class Endpoint:
             return replace(endpoint, password=Secret(SecretSource.ENV_URL, variable))
         return endpoint
 
+    @classmethod
+    def of(cls, source: Endpoint | str | None) -> Endpoint:
+        """The endpoint itself, that of a URL, or (None) that of the environment."""
+        if isinstance(source, Endpoint):
+            return source
+        return cls.from_env() if source is None else cls.from_url(source)
+
     def client(self, **overrides: Any) -> redis.Redis:
         """A client with a pool of its own; replies are bytes. Connects on first use.
 

@@ -16,6 +16,7 @@ from array import array
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    # A reader decodes pages without pyarrow.
     import pyarrow as pa
 
 
@@ -37,3 +38,14 @@ def decode_page(page: bytes) -> list[bytes]:
     if sys.byteorder == "big":
         offsets.byteswap()
     return [page[start + a : start + b] for a, b in zip(offsets, offsets[1:], strict=False)]
+
+
+def page_array(page: bytes) -> pa.StringArray:
+    """The keys of a page as an Arrow string array over the same memory."""
+    import pyarrow as pa  # noqa: PLC0415 - readers do without it
+
+    count = int.from_bytes(page[:4], "little")
+    whole = pa.py_buffer(page)
+    offsets_bytes = 4 * (count + 1)
+    offsets, data = whole.slice(4, offsets_bytes), whole.slice(4 + offsets_bytes)
+    return pa.StringArray.from_buffers(count, offsets, data)

@@ -7,9 +7,9 @@ rows themselves) changes what readers see.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Self
 
 import redis
 
@@ -22,14 +22,13 @@ from nexus_redis_provider.core.errors import (
     SupersededError,
 )
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
-from nexus_redis_provider.core.gold.pages import decode_page
 from nexus_redis_provider.core.gold.schemas import Column
+from nexus_redis_provider.core.gold.sweeping import staged_attempts, sweep, unlink
 from nexus_redis_provider.core.gold.templates import KeyTemplate
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE, GoldKeys
 from nexus_redis_provider.core.scripts import Call, run
 
 STAGING_LEASE = 600.0
-_UNLINK_BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,62 +292,6 @@ def staging_gone(dataset: str, version: str) -> SupersededError:
         "its publisher showed no sign of life for longer than the staging lease. Publish again.",
         dataset,
     )
-
-
-def staged_attempts(client: redis.Redis, keys: GoldKeys, version: str) -> dict[str, int]:
-    """Number of index pages of each task attempt of a version."""
-    with translated_errors(client):
-        found: Any = client.hgetall(keys.attempts(version))
-    return {name.decode(): int(count) for name, count in found.items() if name != b"rows"}
-
-
-def page_keys(
-    client: redis.Redis, keys: GoldKeys, version: str, attempt: str, count: int
-) -> Iterator[list[bytes]]:
-    """The row keys (without prefix) on each index page of an attempt."""
-    for number in range(count):
-        with translated_errors(client):
-            page: Any = client.get(keys.page(version, attempt, number))
-        if page is not None:
-            yield decode_page(page)
-
-
-def sweep(client: redis.Redis, keys: GoldKeys) -> list[str]:
-    """Remove retired, aborted and orphaned versions; returns them.
-
-    Cost: one command to look; per version, one read for each index page and one UNLINK for each
-    thousand rows. Safe to run at any time and by several at once.
-    """
-    abandoned = run(
-        client,
-        Call(
-            "abandoned_versions",
-            (keys.staging,),
-            (),
-            lambda reply: [version.decode() for version in reply],
-        ),
-    )
-    for version in abandoned:
-        _remove(client, keys, version)
-    return abandoned
-
-
-def _remove(client: redis.Redis, keys: GoldKeys, version: str) -> None:
-    prefix = keys.row_prefix(version).encode()
-    for attempt, count in staged_attempts(client, keys, version).items():
-        for rows in page_keys(client, keys, version, attempt, count):
-            unlink(client, [prefix + row for row in rows])
-        unlink(client, [keys.page(version, attempt, number) for number in range(count)])
-    unlink(client, [keys.attempts(version), keys.manifest(version)])
-    with translated_errors(client):
-        client.zrem(keys.staging, version)
-
-
-def unlink(client: redis.Redis, names: Sequence[str | bytes]) -> None:
-    """Remove keys in batches, their memory freed in the background."""
-    with translated_errors(client):
-        for start in range(0, len(names), _UNLINK_BATCH):
-            client.unlink(*names[start : start + _UNLINK_BATCH])
 
 
 def _server_state(client: redis.Redis) -> tuple[str, int]:

@@ -55,9 +55,33 @@ def set_commands(
         tail,
         "",
     )
+    return _stream(frames, 0, len(frames))
+
+
+def unlink_commands(
+    prefix: str, keys: pa.StringArray, per_command: int
+) -> list[bytes | memoryview]:
+    """`UNLINK prefix+key ...`: the head and the keys of each command in turn."""
+    frames = pc.binary_join_element_wise(
+        "$",
+        pc.cast(pc.add(pc.binary_length(keys), len(prefix.encode())), pa.string()),
+        f"\r\n{prefix}",
+        keys,
+        "\r\n",
+        "",
+    )
+    parts: list[bytes | memoryview] = []
+    for start in range(0, len(keys), per_command):
+        end = min(start + per_command, len(keys))
+        parts += [b"*%d\r\n$6\r\nUNLINK\r\n" % (1 + end - start), _stream(frames, start, end)]
+    return parts
+
+
+def _stream(frames: pa.StringArray, start: int, end: int) -> memoryview:
+    """The memory of some elements of a fresh string array, which lie end to end."""
     _, offsets, data = frames.buffers()
-    end = int.from_bytes(memoryview(offsets)[4 * len(frames) : 4 * len(frames) + 4], "little")
-    return memoryview(data)[:end]
+    bounds = memoryview(offsets).cast("i")
+    return memoryview(data)[bounds[start] : bounds[end]] if data else memoryview(b"")
 
 
 class ReplyStream:

@@ -25,11 +25,9 @@ from nexus_redis_provider.core.gold.pages import encode_page
 from nexus_redis_provider.core.gold.publications import (
     Publication,
     Report,
-    page_keys,
-    staged_attempts,
     staging_gone,
-    unlink,
 )
+from nexus_redis_provider.core.gold.sweeping import page_keys, staged_attempts, unlink
 from nexus_redis_provider.core.gold.wire import (
     NULL,
     OK,

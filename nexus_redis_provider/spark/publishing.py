@@ -1,0 +1,254 @@
+"""`publish(df, ...)`: a DataFrame becomes the live version of a Gold dataset.
+
+Spark's JVM makes a key, a JSON value and a checksum of every row; Arrow carries them; each
+partition writes one pipelined stream. Only one small report per partition comes back.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import pickle
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.errors import PySparkException
+from pyspark.sql import Column as SparkColumn
+from pyspark.sql import DataFrame, Row
+from pyspark.sql import functions as F  # noqa: N812 - the name every Spark user knows
+
+from nexus_redis_provider.core.durations import Duration
+from nexus_redis_provider.core.endpoint import Endpoint
+from nexus_redis_provider.core.errors import (
+    DuplicateKeyError,
+    NullKeyError,
+    PublishError,
+    ServerError,
+)
+from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
+from nexus_redis_provider.core.gold.publications import Publication, Report, Spec
+from nexus_redis_provider.core.gold.templates import KeyTemplate
+from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE
+from nexus_redis_provider.spark.schemas import checked_columns, key_template
+from nexus_redis_provider.spark.tasks import write_partition
+
+log = logging.getLogger(__name__)
+Progress = Callable[[int, float], None]
+"""Called about once a second with rows staged so far and seconds since the beginning."""
+
+_REPORT_SCHEMA = (
+    "partition int, attempt string, rows long, bytes long, checksum long, pages int, error binary"
+)
+_JSON_OPTIONS = {
+    "ignoreNullFields": "false",
+    "timeZone": "UTC",
+    "timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX",
+    "timestampNTZFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSS",
+    "dateFormat": "yyyy-MM-dd",
+}
+
+
+def publish(
+    df: DataFrame,
+    dataset: str,
+    *,
+    key: str | Sequence[str],
+    endpoint: Endpoint | str | None = None,
+    mode: Mode | str = Mode.SNAPSHOT,
+    layout: Layout | str = Layout.JSON,
+    ttl: Duration | None = None,
+    keep: int = 1,
+    fence: int | None = None,
+    lineage: Mapping[str, str] | None = None,
+    namespace: str = DEFAULT_NAMESPACE,
+    on_progress: Progress | None = None,
+) -> Manifest:
+    """Readers see all rows of the frame, or what they saw before; never anything between.
+
+    In `upsert` mode that holds for each row.
+
+    Args:
+        df: the rows, with exactly one of each key.
+        dataset: name of the dataset.
+        key: key columns, or a template such as `analytics:{metric_name}:{date}`; in `upsert` mode
+            a template is the row's whole Redis key.
+        endpoint: an `Endpoint`, a Redis URL, or None for the environment's `NEXUS_REDIS_URL`. It
+            travels to the executors, hence no literal password: see `Secret`.
+        mode: `snapshot` (a new version) or `upsert` (rows replaced in place).
+        layout: `json`, a JSON string per row.
+        ttl: seconds until the rows vanish, all at once; None keeps them.
+        keep: previous versions that stay readable.
+        fence: fencing token of the lock that guards this publish (the XCom of `DagLockOperator`).
+        lineage: facts for the manifest; the Spark application is added.
+        on_progress: see `Progress`; by default rows and rows/s are logged.
+
+    Returns:
+        The manifest of the published version.
+
+    Raises:
+        ConfigurationError, SchemaError: refused before anything was sent.
+        NullKeyError, DuplicateKeyError, WriteError: refused; readers see what they saw before.
+        StaleFenceError: another run has taken the lock over and published.
+        UnreachableError, AccessDeniedError: the server cannot be used.
+
+    Cost: one pass over the frame; in `upsert` mode it is persisted and its keys are counted first.
+    Clock: server.
+    """
+    template = key_template(key, dataset)
+    spec = Spec(
+        dataset=dataset,
+        columns=checked_columns(df.schema, template, dataset),
+        key=template,
+        mode=Mode(mode),
+        layout=Layout(layout),
+        ttl=ttl,
+        keep=keep,
+        fence=fence,
+        lineage={**(lineage or {}), **_application(df)},
+        namespace=namespace,
+    )
+    where = Endpoint.of(endpoint)
+    pickle.dumps(where)  # A literal password is refused here, not in the middle of the job.
+    rows = _prepared(df, template)
+    if spec.mode is Mode.UPSERT:
+        rows = rows.persist()
+    try:
+        publication = Publication.begin(where, spec)
+        with _aborted_on_error(publication):
+            if spec.mode is Mode.UPSERT:
+                _refuse_bad_keys(rows, spec)
+            with _progress(publication, on_progress or _log_progress(dataset, publication.version)):
+                reports = _write(rows, publication)
+            return publication.commit(reports)
+    finally:
+        if spec.mode is Mode.UPSERT:
+            rows.unpersist()
+
+
+def _prepared(df: DataFrame, template: KeyTemplate) -> DataFrame:
+    """Columns `key`, `value` and `checksum` (CRC-32 of `key NUL value`), made in the JVM."""
+    columns = [F.col(_quoted(name)) for name in df.columns]
+    key = _key_column(df, template)
+    value = F.to_json(F.struct(*columns), _JSON_OPTIONS)
+    named = df.select(key.alias("key"), value.alias("value"))
+    return named.select("key", "value", F.crc32(F.concat("key", F.lit("\0"), "value")))
+
+
+def _key_column(df: DataFrame, template: KeyTemplate) -> SparkColumn:
+    types = dict(df.dtypes)
+    literals = template.literals
+    parts = [F.lit(literals[0])]
+    for column, literal in zip(template.columns, literals[1:], strict=True):
+        part = F.col(_quoted(column))
+        if types[column] == "string":
+            for char, escaped in template.escapes:
+                part = F.replace(part, F.lit(char), F.lit(escaped))
+        parts += [part.cast("string"), F.lit(literal)]
+    # Unlike concat_ws, concat gives null as soon as one part is null.
+    return F.concat(*parts)
+
+
+def _write(rows: DataFrame, publication: Publication) -> list[Report]:
+    write = functools.partial(_write_partition, publication)
+    try:
+        collected = rows.mapInArrow(write, _REPORT_SCHEMA).collect()
+    except PySparkException as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise PublishError(
+            f"Gold dataset {publication.spec.dataset!r}: the Spark job failed: {reason}",
+            publication.spec.dataset,
+        ) from error
+    return [_report(row) for row in collected]
+
+
+def _write_partition(
+    publication: Publication, batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """Runs in a Spark task: writes one partition, yields its report as a batch of one row."""
+    parts = ((keys, values, pc.sum(crc).as_py() or 0) for keys, values, crc in batches)
+    yield _report_batch(write_partition(publication, parts))
+
+
+def _report_batch(report: Report) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pydict(
+        {
+            "partition": pa.array([report.partition], pa.int32()),
+            "attempt": pa.array([report.attempt], pa.string()),
+            "rows": pa.array([report.rows], pa.int64()),
+            "bytes": pa.array([report.bytes], pa.int64()),
+            "checksum": pa.array([report.checksum], pa.int64()),
+            "pages": pa.array([report.pages], pa.int32()),
+            "error": pa.array([report.error and pickle.dumps(report.error)], pa.binary()),
+        }
+    )
+
+
+def _report(row: Row) -> Report:
+    fields: dict[str, Any] = row.asDict()
+    error = fields.pop("error")
+    return Report(**fields, error=pickle.loads(error) if error else None)  # noqa: S301 - our own task's
+
+
+def _refuse_bad_keys(rows: DataFrame, spec: Spec) -> None:
+    # Rows of an upsert are visible at once, so that what a snapshot finds while it writes must be
+    # known before.
+    counted = rows.groupBy("key").count()
+    for bad in counted.where("key is null or count > 1").limit(1).collect():
+        if bad["key"] is None:
+            raise NullKeyError(spec.dataset, spec.key.columns, bad["count"])
+        raise DuplicateKeyError(spec.dataset, bad["key"], bad["count"])
+
+
+@contextmanager
+def _aborted_on_error(publication: Publication) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        # The lease on the staging area ends by itself where the server cannot be reached.
+        with suppress(ServerError):
+            publication.abort()
+        raise
+
+
+@contextmanager
+def _progress(publication: Publication, report: Progress) -> Iterator[None]:
+    """Renews the lease on the staging area while the job runs, and tells how far it is."""
+    done, began_at = threading.Event(), time.monotonic()
+
+    def watch() -> None:
+        while not done.wait(1):
+            with suppress(ServerError):
+                report(max(publication.heartbeat(), 0), time.monotonic() - began_at)
+
+    watcher = threading.Thread(target=watch, name="nexus-redis progress", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _log_progress(dataset: str, version: str) -> Progress:
+    def report(rows: int, seconds: float) -> None:
+        log.info(
+            "%s version %s: %s rows staged, %s rows/s",
+            *(dataset, version, f"{rows:,}", f"{rows / seconds:,.0f}"),
+        )
+
+    return report
+
+
+def _application(df: DataFrame) -> dict[str, str]:
+    # Not there on Spark Connect.
+    context = getattr(df.sparkSession, "_sc", None)
+    return {"spark_application_id": context.applicationId} if context else {}
+
+
+def _quoted(name: str) -> str:
+    return f"`{name.replace('`', '``')}`"

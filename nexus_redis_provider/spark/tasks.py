@@ -1,0 +1,38 @@
+"""What runs in a Spark task: one attempt at one partition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+from pyspark import TaskContext
+
+from nexus_redis_provider.core.errors import PublishError
+from nexus_redis_provider.core.gold.publications import Publication, Report
+from nexus_redis_provider.core.gold.writers import PartitionWriter
+
+Batch = tuple[pa.StringArray, pa.StringArray, int]
+"""Keys, values, and the sum of their CRC-32."""
+
+
+def write_partition(publication: Publication, batches: Iterable[Batch]) -> Report:
+    """Write every batch and say what was written, or why not.
+
+    Raises:
+        UnreachableError: the connection broke; Spark tries the task again.
+    """
+    context = TaskContext.get()
+    if context is None:
+        raise RuntimeError("write_partition runs inside a Spark task.")
+    with PartitionWriter(
+        publication,
+        context.partitionId(),
+        str(context.taskAttemptId()),
+        retry=context.attemptNumber() > 0,
+    ) as writer:
+        try:
+            for keys, values, checksum in batches:
+                writer.write(keys, values, checksum)
+            return writer.finish()
+        except PublishError as error:
+            return writer.refused(error)
