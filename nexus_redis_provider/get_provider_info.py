@@ -8,7 +8,7 @@ from typing import Any
 def get_provider_info() -> dict[str, Any]:
     """The provider's description, as Airflow's `provider_info.schema.json` wants it."""
     return {
-        "package-name": "nexus_redis_provider",
+        "package-name": "nexus-redis-provider",
         "name": "Nexus Redis",
         "description": (
             "Redis as the serving edge of an Airflow + Spark platform: "

@@ -1,4 +1,4 @@
-"""Where a Redis server is and how to talk to it: one description, sync and async clients from it."""
+"""Where a Redis server is and how to talk to it: one description, clients of both kinds from it."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ def translated_errors(client: redis.Redis | redis.asyncio.Redis) -> Iterator[Non
         raise UnreachableError(address_of(client), error) from error
 
 
-_NUMBERS: dict[str, type[int] | type[float]] = {
+_NUMBERS: dict[str, type[int | float]] = {
     "connect_timeout": float,
     "read_timeout": float,
     "retries": int,

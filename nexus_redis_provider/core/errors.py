@@ -102,7 +102,7 @@ class NotPublishedError(GoldError):
     def __init__(self, dataset: str, version: str | None = None) -> None:
         what = f"has no version {version!r}" if version else "has no live version"
         super().__init__(
-            f"Gold dataset {dataset!r} {what}: it was never published, has expired, or was removed.",
+            f"Gold dataset {dataset!r} {what}: never published, expired, or removed.",
             dataset,
         )
         self.version = version
@@ -152,7 +152,7 @@ class WriteError(PublishError):
 
     def __init__(self, dataset: str, reply: str, failed: int) -> None:
         super().__init__(
-            f"Gold dataset {dataset!r}: the server refused {failed} write(s), first with {reply!r}.",
+            f"Gold dataset {dataset!r}: the server refused {failed} write(s), first: {reply}.",
             dataset,
         )
         self.reply = reply

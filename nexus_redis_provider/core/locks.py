@@ -92,9 +92,7 @@ def acquire(
 
     def decode(reply: Any) -> Acquisition:
         acquired, token, held_by, left_ms, since_ms, text = reply
-        return Acquisition(
-            acquired == 1, _holder(name, [held_by, token, left_ms, since_ms, text])
-        )
+        return Acquisition(acquired == 1, _holder(name, [held_by, token, left_ms, since_ms, text]))
 
     return Call("acquire_lock", (keys.holder, keys.fence), args, decode)
 
@@ -225,7 +223,7 @@ class _Lease:
             raise LockHeldError(self.name, holder.owner, holder.expires_in, waited)
         return min(self._poll_s, self._wait_s - waited)
 
-    def _next_renewal(self, failed: bool) -> float:
+    def _next_renewal(self, *, failed: bool) -> float:
         # After a failure the rest of the lease is for further tries.
         return self._lease_s / (10 if failed else 3)
 
@@ -267,7 +265,7 @@ class Lock(_Lease):
     ) -> None:
         self._done.set()
         self._renewer.join()
-        # An unreachable server must not hide the error of the protected work; the lease ends anyway.
+        # An unreachable server must not hide the error of the work; the lease ends anyway.
         with self._endpoint.client() as client, contextlib.suppress(ServerError):
             run(client, self._release_call())
         self._deadline = 0.0
@@ -284,7 +282,7 @@ class Lock(_Lease):
     def _keep_renewing(self) -> None:
         failed = False
         with self._renewal_endpoint().client() as client:
-            while not self._done.wait(self._next_renewal(failed)):
+            while not self._done.wait(self._next_renewal(failed=failed)):
                 asked_at = time.monotonic()
                 try:
                     alive = self._renewed(asked_at, run(client, self._renew_call()))
@@ -333,7 +331,7 @@ class AsyncLock(_Lease):
         failed = False
         async with self._renewal_endpoint().async_client() as client:
             while True:
-                await asyncio.sleep(self._next_renewal(failed))
+                await asyncio.sleep(self._next_renewal(failed=failed))
                 asked_at = time.monotonic()
                 try:
                     alive = self._renewed(asked_at, await arun(client, self._renew_call()))

@@ -49,7 +49,7 @@ def owner_of(context: Context) -> str:
     return f"{deployment}/{run_of_dag.dag_id}/{run_of_dag.run_id}"
 
 
-class DagLockOperator(SkipMixin, BaseOperator):
+class DagLockOperator(BaseOperator, SkipMixin):
     """Succeeds only with the lock in the hands of this DAG run; returns the fencing token.
 
     The token (int, by XCom) rises with every new holder: hand it to what writes, as `fence`. The
@@ -96,7 +96,7 @@ class DagLockOperator(SkipMixin, BaseOperator):
         Raises:
             ConfigurationError: an option has a value it cannot have.
         """
-        super().__init__(**kwargs)  # type: ignore[no-untyped-call]
+        super().__init__(**kwargs)
         if on_held not in get_args(OnHeld):
             raise ConfigurationError(
                 f"on_held must be one of {', '.join(get_args(OnHeld))}, not {on_held!r}."
@@ -261,7 +261,7 @@ def _description_of(context: Context) -> dict[str, Any]:
     return {
         "dag_id": run_of_dag.dag_id,
         "run_id": run_of_dag.run_id,
-        "run_type": str(run_of_dag.run_type),
+        "run_type": run_of_dag.run_type,
         "task_id": instance.task_id,
         "url": instance.log_url,
     }

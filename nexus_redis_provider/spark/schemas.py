@@ -37,7 +37,8 @@ def checked_columns(schema: StructType, key: KeyTemplate, dataset: str) -> tuple
         if sum(other.name == column.name for other in columns) > 1:
             raise _refused(dataset, column.name, "stands in the frame more than once")
         if part := unsupported_part(column.type):
-            raise _refused(dataset, column.name, f"has type {part}, which rows cannot hold; cast it")
+            what = f"has type {part}, which rows cannot hold; cast it"
+            raise _refused(dataset, column.name, what)
     for name in key.columns:
         if name not in types:
             raise _refused(

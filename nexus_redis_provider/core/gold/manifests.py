@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -81,7 +82,7 @@ class Manifest:
         return json.dumps(body, separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, text: str | bytes, *, published_ms: int = 0) -> Self:
+    def from_json(cls, text: str | builtins.bytes, *, published_ms: int = 0) -> Self:
         """The manifest that `to_json` wrote. Fields of later releases are ignored."""
         body: dict[str, Any] = json.loads(text)
         known = {name: body[name] for name in cls.__dataclass_fields__ if name in body}

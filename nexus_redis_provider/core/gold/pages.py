@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from array import array
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,12 +38,12 @@ def decode_page(page: bytes) -> list[bytes]:
     offsets.frombytes(page[4:start])
     if sys.byteorder == "big":
         offsets.byteswap()
-    return [page[start + a : start + b] for a, b in zip(offsets, offsets[1:], strict=False)]
+    return [page[start + a : start + b] for a, b in pairwise(offsets)]
 
 
 def page_array(page: bytes) -> pa.StringArray:
     """The keys of a page as an Arrow string array over the same memory."""
-    import pyarrow as pa  # noqa: PLC0415 - readers do without it
+    import pyarrow as pa  # readers do without it
 
     count = int.from_bytes(page[:4], "little")
     whole = pa.py_buffer(page)

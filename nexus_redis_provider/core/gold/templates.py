@@ -41,11 +41,12 @@ class KeyTemplate:
         columns = _FIELD.findall(text)
         if not columns or not all(columns) or len(set(columns)) < len(columns):
             raise ConfigurationError(
-                f"A key template names each key column once, as in 'sales:{{shop}}:{{day}}': {text!r}."
+                "A key template names each key column once, as in 'sales:{shop}:{day}', "
+                f"unlike {text!r}."
             )
         if "}{" in text:
             raise ConfigurationError(
-                f"Two columns of a key template need text between them, or keys could meet: {text!r}."
+                f"Two columns of a key template need text between them: {text!r}."
             )
         return cls(text, tuple(columns))
 
@@ -72,7 +73,8 @@ class KeyTemplate:
             ConfigurationError: not the right columns, or a value that no key column can have.
         """
         values = self._values(key)
-        texts = [self._text(column, value) for column, value in zip(self.columns, values, strict=True)]
+        pairs = zip(self.columns, values, strict=True)
+        texts = [self._text(column, value) for column, value in pairs]
         literals = self.literals
         return literals[0] + "".join(
             text + literal for text, literal in zip(texts, literals[1:], strict=True)

@@ -8,7 +8,7 @@ looked at.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -90,7 +90,7 @@ class ReplyStream:
     def __init__(self, connection: redis.Connection) -> None:
         """Read from a connected connection that has no unread replies."""
         # redis-py has no public way to read raw replies.
-        self._socket = connection._sock  # noqa: SLF001
+        self._socket: Any = connection._sock  # noqa: SLF001
         self._buffer = bytearray()
 
     def line(self) -> bytes:
@@ -107,7 +107,7 @@ class ReplyStream:
         return None if header == NULL[:-2] else self.line()
 
     def unexpected(self, count: int, expected: bytes) -> list[tuple[int, bytes]]:
-        """Read `count` one-line replies; return position and line of each that is not `expected`."""
+        """Read `count` one-line replies; position and line of each that is not `expected`."""
         size = count * len(expected)
         while len(self._buffer) < size and b"-" not in self._buffer:
             self._receive()

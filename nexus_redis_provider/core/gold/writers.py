@@ -188,7 +188,7 @@ class PartitionWriter:
         self._rows += len(batch.keys)
 
     def _upsert(self, batch: _Sent) -> None:
-        """Write a batch if no newer fencing token has come: WATCH makes the check and the rows one."""
+        """Write a batch unless a newer fencing token has come; WATCH makes both one step."""
         rows = set_commands(self._prefix, batch.keys, batch.values, self._options)
         while True:
             self._connection.send_packed_command(
@@ -220,7 +220,7 @@ class PartitionWriter:
             raise WriteError(self._spec.dataset, errors[0][1:].decode(), len(errors))
 
     def _settle_conflicts(self) -> None:
-        """Rows whose key was there already: of an earlier attempt at this partition, or repeated."""
+        """A key that was there already: an earlier attempt at this partition, or repeated."""
         earlier = self._rows_of_earlier_attempts()
         prefix = self._prefix.encode()
         unclaimed = set(earlier)

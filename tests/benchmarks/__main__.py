@@ -1,0 +1,182 @@
+"""`make bench`: rows per second of publish() beside what else a team could write.
+
+ROWS and ROUNDS in the environment change the size (1,000,000 rows, 3 rounds). Every way writes the
+same rows to an empty server; ways take turns, so that a noisy machine is noisy for all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import redis
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from nexus_redis_provider.core.gold.sweeping import page_keys, staged_attempts
+from nexus_redis_provider.core.gold.wire import OK, ReplyStream, set_commands
+from nexus_redis_provider.core.keys import GoldKeys
+from nexus_redis_provider.embedded import EmbeddedServer
+from nexus_redis_provider.spark import NexusRedisDataSource, publish
+
+ROWS = int(os.environ.get("ROWS", "1000000"))
+ROUNDS = int(os.environ.get("ROUNDS", "3"))
+KEY = ["metric_name", "id"]
+STEADY = "publish(), and the old one removed"
+
+
+def frame(spark: SparkSession) -> DataFrame:
+    """Five columns, as a Gold aggregate has them."""
+    number = F.col("id")
+    return spark.range(ROWS, numPartitions=2).select(
+        number,
+        F.format_string("metric_%03d", number % 500).alias("metric_name"),
+        F.expr("date_add(date'2026-01-01', cast(id % 365 as int))").alias("day"),
+        (number * 1.25).alias("value"),
+        (number % 977).alias("samples"),
+    )
+
+
+def with_pipeline(df: DataFrame, url: str) -> None:
+    """foreachPartition and redis-py, a pipeline of 1,000; the JVM makes keys and JSON here too."""
+
+    def write(rows: object) -> None:
+        client = redis.Redis.from_url(url)
+        pipeline, waiting = client.pipeline(transaction=False), 0
+        for row in rows:
+            pipeline.set(row.key, row.value)
+            waiting += 1
+            if waiting == 1000:
+                pipeline.execute()
+                waiting = 0
+        pipeline.execute()
+
+    rows = df.select(F.concat_ws("|", *KEY).alias("key"), F.to_json(F.struct("*")).alias("value"))
+    rows.foreachPartition(write)
+
+
+def with_json_pipeline(df: DataFrame, url: str) -> None:
+    """The same with json.dumps of each row, as it is mostly written."""
+    import json
+
+    def write(rows: object) -> None:
+        client = redis.Redis.from_url(url)
+        pipeline, waiting = client.pipeline(transaction=False), 0
+        for row in rows:
+            pipeline.set(f"{row.metric_name}|{row.id}", json.dumps(row.asDict(), default=str))
+            waiting += 1
+            if waiting == 1000:
+                pipeline.execute()
+                waiting = 0
+        pipeline.execute()
+
+    df.foreachPartition(write)
+
+
+def ready_made_file(server: EmbeddedServer, path: Path) -> None:
+    """Write the very SET commands that publish() has just sent to a file."""
+    client = server.endpoint.client()
+    keys = GoldKeys("bench")
+    version = client.hget(keys.head, "live").decode()
+    prefix = keys.row_prefix(version)
+    with path.open("wb") as file:
+        for attempt, count in staged_attempts(client, keys, version).items():
+            for names in page_keys(client, keys, version, attempt, count):
+                values = client.mget([prefix.encode() + name for name in names])
+                columns = [pa.array([v.decode() for v in column]) for column in (names, values)]
+                file.write(set_commands(prefix, *columns, ("NX",)))
+
+
+def with_redis_cli(path: Path, server: EmbeddedServer) -> None:
+    """`redis-cli --pipe` of a ready-made file, or the same by a bare socket where it is missing."""
+    if cli := shutil.which("redis-cli"):
+        with path.open("rb") as file:
+            command = [cli, "-p", str(server.port), "--pipe"]
+            subprocess.run(command, stdin=file, stdout=subprocess.DEVNULL, check=True)
+        return
+    with server.endpoint.client(protocol=2) as client, path.open("rb") as file:
+        connection = client.connection_pool.get_connection()
+        while chunk := file.read(1 << 20):
+            connection.send_packed_command([chunk], check_health=False)
+        assert not ReplyStream(connection).unexpected(ROWS, OK)
+
+
+def into_nothing(df: DataFrame, _: str) -> None:
+    """Spark and Arrow alone: what publish() could reach if Redis cost nothing."""
+    key = F.concat_ws("|", *KEY)
+    rows = df.select(key, F.to_json(F.struct("*")), F.crc32(key))
+    rows.mapInArrow(lambda batches: (batch for batch in batches if False), "none long").collect()
+
+
+def with_data_source(df: DataFrame, url: str) -> None:
+    options = {"dataset": "bench", "key": ",".join(KEY), "url": url}
+    df.write.format("nexus_redis").options(**options).mode("overwrite").save()
+
+
+def over_an_old_version(df: DataFrame, server: EmbeddedServer) -> None:
+    """The steady state: a version that is no longer kept is removed after the flip."""
+    publish(df, "bench", key=KEY, endpoint=server.endpoint, keep=0)
+
+
+def rounds(ways: dict[str, Callable[[], object]], server: EmbeddedServer) -> dict[str, list[float]]:
+    client = server.endpoint.client()
+    speeds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(ROUNDS + 1):
+        for name, way in ways.items():
+            if way is not ways.get(STEADY):
+                client.flushall()
+            began = time.perf_counter()
+            way()
+            if number:  # The first round warms up JVM and workers.
+                speeds[name].append(ROWS / (time.perf_counter() - began))
+    return speeds
+
+
+def main() -> None:
+    spark = (
+        SparkSession.builder.master("local[2]")
+        .config("spark.ui.enabled", "false")
+        .config("spark.driver.memory", "2g")
+        .config("spark.ui.showConsoleProgress", "false")
+        .getOrCreate()
+    )
+    spark.sparkContext.setLogLevel("ERROR")
+    spark.dataSource.register(NexusRedisDataSource)
+    df = frame(spark)
+    with tempfile.TemporaryDirectory() as directory, EmbeddedServer() as server:
+        file = Path(directory, "rows.resp")
+        manifest = publish(df, "bench", key=KEY, endpoint=server.endpoint)
+        memory = server.endpoint.client().info("memory")["used_memory"]
+        ready_made_file(server, file)
+        ways: dict[str, Callable[[], object]] = {
+            "publish()": lambda: publish(df, "bench", key=KEY, endpoint=server.endpoint),
+            STEADY: lambda: over_an_old_version(df, server),
+            'format("nexus_redis")': lambda: with_data_source(df, server.url),
+            "foreachPartition, pipeline of 1,000": lambda: with_pipeline(df, server.url),
+            "the same, json.dumps per row": lambda: with_json_pipeline(df, server.url),
+            "redis-cli --pipe, ready-made file": lambda: with_redis_cli(file, server),
+            "Spark into nothing": lambda: into_nothing(df, server.url),
+        }
+        version = server.endpoint.client().info("server")["redis_version"]
+        speeds = rounds(ways, server)
+    spark.stop()
+    print(f"\n{ROWS:,} rows of 5 columns, json layout, server {version}, {ROUNDS} rounds")
+    print(f"{manifest.bytes / ROWS:.0f} bytes a row sent, {memory / ROWS:.0f} bytes a row kept\n")
+    print(f"{'way':40}{'rows/s, median':>16}{'min':>10}{'max':>10}{'publish() is':>15}")
+    ours = statistics.median(speeds["publish()"])
+    for name, found in speeds.items():
+        median = statistics.median(found)
+        print(
+            f"{name:40}{median:16,.0f}{min(found):10,.0f}{max(found):10,.0f}{ours / median:13.2f} x"
+        )
+
+
+if __name__ == "__main__":
+    main()
