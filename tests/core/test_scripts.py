@@ -1,0 +1,63 @@
+"""Every Lua file opens with the contract that its callers rely on."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+
+import pytest
+
+from nexus_redis_provider.core import locks
+from nexus_redis_provider.core.gold.readers import live_manifest
+from nexus_redis_provider.core.scripts import script
+
+NAMES = sorted(
+    entry.name.removesuffix(".lua")
+    for entry in resources.files("nexus_redis_provider.core").joinpath("lua").iterdir()
+)
+
+
+def header_and_code(name: str) -> tuple[str, str]:
+    lines = script(name).source.splitlines()
+    end = next(index for index, line in enumerate(lines) if not line.startswith("--"))
+    return "\n".join(lines[:end]), "\n".join(lines[end:])
+
+
+def indexes(kind: str, text: str) -> set[int]:
+    return {int(number) for number in re.findall(rf"{kind}\[(\d+)\]", text)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_header_names_every_key_and_argument(name):
+    header, code = header_and_code(name)
+    for kind in ("KEYS", "ARGV"):
+        named = indexes(kind, header)
+        assert named == set(range(1, len(named) + 1))
+        assert named == indexes(kind, code)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_header_tells_reply_clock_and_why(name):
+    header, code = header_and_code(name)
+    assert "-- Returns " in header
+    clock = re.search(r"^-- Clock: (server TIME|none)", header, re.MULTILINE)
+    assert clock
+    assert (clock[1] == "server TIME") == ("'TIME'" in code)
+    assert re.search(r"Atomic|[Aa] script because", header)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        locks.acquire("name", "owner", 1),
+        locks.release("name", "owner", 1),
+        locks.renew("name", "owner", 1, 1),
+        locks.inspect("name"),
+        live_manifest("dataset"),
+    ],
+    ids=lambda call: call.script,
+)
+def test_builders_pass_what_the_header_names(call):
+    header, _ = header_and_code(call.script)
+    assert len(call.keys) == len(indexes("KEYS", header))
+    assert len(call.args) == len(indexes("ARGV", header))
