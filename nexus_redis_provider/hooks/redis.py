@@ -180,13 +180,13 @@ def _introduction(client: redis.Redis) -> str:
             info, user = pipe.execute(raise_on_error=False)
     where = f"{address_of(client)} answers in {latency_ms:.1f} ms"
     if isinstance(user, Exception):
-        user = b"unknown"
+        user = "unknown"
     if isinstance(info, Exception):
-        return f"{where} to user {user.decode()}, who may not see INFO: {info}"
+        return f"{where} to user {user}, who may not see INFO: {info}"
     name = info.get("server_name", "redis")
     version = info.get(f"{name}_version", info["redis_version"])
     return (
-        f"{name} {version} at {where}; role {info['role']}, user {user.decode()}, "
+        f"{name} {version} at {where}; role {info['role']}, user {user}, "
         f"eviction policy {info['maxmemory_policy']}"
     )
 

@@ -51,11 +51,11 @@ class CacheWarmSensor(BaseSensorOperator):
         "pattern",
         "newer_than",
         "namespace",
-        "fill",
+        "fill_sql",
         "fill_conn_id",
     )
     template_ext: Sequence[str] = (".sql",)
-    template_fields_renderers = {"fill": "sql"}  # noqa: RUF012 - as in every operator of Airflow
+    template_fields_renderers = {"fill_sql": "sql"}  # noqa: RUF012 - as in every operator of Airflow
     ui_color = "#dcebf6"
 
     def __init__(
@@ -96,7 +96,7 @@ class CacheWarmSensor(BaseSensorOperator):
             fill_ttl: seconds that filled keys live; None for ever.
             deferrable: wait in the triggerer, by default as `[operators] default_deferrable`. A
                 fill then happens in the worker before.
-            namespace: first part of the dataset's keys.
+            namespace: first part of the dataset's keys, and of the fill's lock.
             kwargs: of every sensor, such as `timeout`, `poke_interval`, `mode` and `soft_fail`.
 
         Raises:
@@ -115,7 +115,9 @@ class CacheWarmSensor(BaseSensorOperator):
             "max_age": max_age,
             "min_ttl": min_ttl,
         }
-        self.fill = fill
+        # Airflow calls a callable in a templated field, hence two fields.
+        self.fill = fill if callable(fill) else None
+        self.fill_sql = None if callable(fill) else fill
         self.fill_conn_id = fill_conn_id
         self.fill_ttl = fill_ttl
         if deferrable is None:
@@ -125,14 +127,18 @@ class CacheWarmSensor(BaseSensorOperator):
 
     def _check_options(self) -> None:
         given = {name for name, value in self._arguments().items() if value is not None}
-        if check_combination(given) == "dataset" and self.fill is not None:
+        if check_combination(given) == "dataset" and self._fills:
             raise ConfigurationError(
                 "A dataset cannot be filled by a sensor: publish it by a Spark job."
             )
-        if (self.fill_conn_id is not None) != isinstance(self.fill, str):
+        if (self.fill_conn_id is None) != (self.fill_sql is None):
             raise ConfigurationError("A fill by SQL needs fill_conn_id, and no other fill does.")
         if self.fill_ttl is not None:
             to_ms(self.fill_ttl, "fill_ttl")
+
+    @property
+    def _fills(self) -> bool:
+        return self.fill is not None or self.fill_sql is not None
 
     def _arguments(self) -> dict[str, Any]:
         return {
@@ -186,7 +192,7 @@ class CacheWarmSensor(BaseSensorOperator):
         filled, filler = 0, None
         with NexusRedisHook(self.redis_conn_id) as hook:
             found = probe(hook.get_conn(), requirement)
-            if not found.is_warm and self.fill is not None:
+            if not found.is_warm and self._fills:
                 self.log.info("Not warm: %s. Filling.", found)
                 try:
                     filled, found = fill_once(
@@ -203,9 +209,7 @@ class CacheWarmSensor(BaseSensorOperator):
         return found, found.to_dict() | ({"filled": filled} if filled else {}), filler
 
     def _load(self, missing: list[str]) -> Pairs:
-        if callable(self.fill):
-            return self.fill(missing)
-        return self._rows(str(self.fill))
+        return self.fill(missing) if self.fill else self._rows(str(self.fill_sql))
 
     def _rows(self, sql: str) -> Iterator[tuple[Any, Any]]:
         from airflow.providers.common.sql.hooks.sql import DbApiHook

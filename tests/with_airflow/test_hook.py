@@ -1,0 +1,192 @@
+"""Airflow connections become endpoints and clients, or errors that name what is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from airflow.providers.redis.hooks.redis import RedisHook
+from airflow.sdk import Connection
+from airflow.sdk.exceptions import AirflowNotFoundException
+
+from nexus_redis_provider.core.endpoint import Endpoint, Node, Tls
+from nexus_redis_provider.core.errors import ConfigurationError
+from nexus_redis_provider.embedded import EmbeddedServer
+from nexus_redis_provider.hooks.redis import NexusRedisHook, endpoint_of
+
+PASSWORD = "correct horse"
+
+
+def connection(extra: dict[str, Any] | None = None, **fields: Any) -> Connection:
+    defaults = {"conn_id": "c", "conn_type": "nexus_redis", "host": "h"}
+    return Connection(**defaults | fields, extra=json.dumps(extra or {}))
+
+
+def test_the_simplest_connection() -> None:
+    assert endpoint_of(connection()) == Endpoint(nodes=(Node("h"),))
+
+
+def test_every_field() -> None:
+    endpoint = endpoint_of(
+        connection(
+            {
+                "db": 3,
+                "ssl": True,
+                "ssl_cert_reqs": "optional",
+                "ssl_check_hostname": False,
+                "ssl_ca_certs": "/ca.pem",
+                "ssl_certfile": "/c.pem",
+                "ssl_keyfile": "/k.pem",
+                "connect_timeout": 1,
+                "read_timeout": "2.5",
+                "retries": "0",
+                "max_connections": 7,
+                "client_name": "me",
+            },
+            port=7000,
+            login="user",
+            password=PASSWORD,
+        )
+    )
+    assert endpoint.password is not None
+    assert endpoint.password.reveal() == PASSWORD
+    assert endpoint == Endpoint(
+        nodes=(Node("h", 7000),),
+        db=3,
+        username="user",
+        password=endpoint.password,
+        tls=Tls("/ca.pem", "/c.pem", "/k.pem", "optional", check_hostname=False),
+        connect_timeout=1,
+        read_timeout=2.5,
+        retries=0,
+        max_connections=7,
+        client_name="me",
+    )
+
+
+def test_what_a_form_leaves_empty_does_not_count() -> None:
+    extra = {"db": None, "ssl": False, "ssl_ca_certs": "", "ssl_cert_reqs": "required"}
+    official = extra | {"cluster": False, "startup_nodes": None, "ssl_check_hostname": False}
+    plain = Endpoint(nodes=(Node("h"),))
+    assert endpoint_of(connection(extra, password="", schema="", login="")) == plain
+    assert endpoint_of(connection(official, conn_type="redis")) == plain
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("nexus-redis://h:1/4", Endpoint(nodes=(Node("h", 1),), db=4)),
+        ("redis://h/?db=4", Endpoint(nodes=(Node("h"),), db=4)),
+        ("redis://h/4?db=4", Endpoint(nodes=(Node("h"),), db=4)),
+        ("rediss://h", Endpoint(nodes=(Node("h"),), tls=Tls())),
+        ("redis://h/?ssl=true", Endpoint(nodes=(Node("h"),), tls=Tls())),
+    ],
+)
+def test_uris(uri: str, expected: Endpoint) -> None:
+    assert endpoint_of(Connection(conn_id="c", uri=uri)) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"conn_type": "http"}, "'c' has the type 'http', not 'nexus_redis'"),
+        ({"host": None}, "'c' has no host"),
+        ({"extra": {"nonsense": 1, "more": 2}}, "unknown extra.*more, nonsense"),
+        ({"extra": {"cluster": True}}, "extra `cluster`"),
+        ({"extra": {"cluster": "true"}}, "extra `cluster`"),
+        ({"extra": {"startup_nodes": "a:1"}}, "extra `cluster`"),
+        ({"extra": {"db": "x"}}, "'x'"),
+        ({"extra": {"db": 1}, "schema": "2"}, "two databases"),
+        ({"extra": {"retries": "many"}}, "retries='many'"),
+        ({"extra": {"retries": -1}}, "retries"),
+        ({"extra": {"read_timeout": 0}}, "read_timeout"),
+        ({"extra": {"ssl": "maybe"}}, "ssl='maybe'"),
+        ({"extra": {"ssl": True, "ssl_cert_reqs": "require"}}, "ssl_cert_reqs"),
+        ({"extra": {"ssl": True, "ssl_check_hostname": 7}}, "ssl_check_hostname=7"),
+    ],
+)
+def test_a_wrong_connection_is_named(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message) as refused:
+        endpoint_of(connection(**fields, password=PASSWORD))
+    assert PASSWORD not in str(refused.value)
+
+
+def test_one_client_until_closed() -> None:
+    with NexusRedisHook() as hook:
+        assert isinstance(hook, RedisHook)
+        client = hook.get_conn()
+        assert client is hook.get_conn()
+        assert client.ping()
+        assert client.echo("a") == b"a"
+    reopened = hook.get_conn()
+    assert reopened is not client
+    assert reopened.ping()
+    hook.close()
+    hook.close()
+
+
+def test_official_connections_do() -> None:
+    with NexusRedisHook("redis_default") as hook:
+        assert hook.get_conn().ping()
+
+
+async def test_async_clients_are_the_callers() -> None:
+    hook = NexusRedisHook()
+    async with await hook.get_async_conn() as first, await hook.get_async_conn() as second:
+        assert first is not second
+        assert await first.echo("a") == b"a"
+        assert await second.ping()
+    assert await hook.get_endpoint() == hook.endpoint
+
+
+async def test_an_absent_connection() -> None:
+    with pytest.raises(AirflowNotFoundException, match="absent"):
+        NexusRedisHook("absent").get_conn()
+    with pytest.raises(AirflowNotFoundException, match="absent"):
+        await NexusRedisHook("absent").get_async_conn()
+
+
+def test_connection_test_introduces_the_server() -> None:
+    good, message = NexusRedisHook().test_connection()
+    assert good
+    assert message.startswith(("redis ", "valkey "))
+    assert "role master, user default, eviction policy noeviction" in message
+    assert " ms" in message
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[Node]:
+    with EmbeddedServer("--requirepass", PASSWORD) as server:
+        node = server.endpoint.nodes[0]
+        with endpoint_of(
+            connection(host=node.host, port=node.port, password=PASSWORD)
+        ).client() as c:
+            # Without CLIENT SETNAME no client with a name gets in.
+            commands = ["+ping", "+client|setname"]
+            c.acl_setuser("narrow", enabled=True, passwords=["+narrow-pw"], commands=commands)
+        yield node
+
+
+@pytest.mark.parametrize(
+    ("uri", "good", "expected"),
+    [
+        ("nexus-redis://:correct%20horse@{node}", True, "user default"),
+        ("nexus-redis://narrow:narrow-pw@{node}", True, "may not see INFO"),
+        ("nexus-redis://:hunter2@{node}", False, "{node}/0 denied access"),
+        ("nexus-redis://{node}", False, "{node}/0 denied access"),
+        ("nexus-redis://127.0.0.1:1?retries=0", False, "127.0.0.1:1/0 cannot be reached"),
+        ("nexus-redis://no.such.host.invalid?retries=0", False, "no.such.host.invalid:6379/0"),
+        ("nexus-redis://{node}/?typo=1", False, "unknown extra(s): typo"),
+    ],
+)
+def test_connection_test_tells_the_cause(
+    uri: str, good: bool, expected: str, guarded: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_TRIED", uri.format(node=guarded))
+    result, message = NexusRedisHook("tried").test_connection()
+    assert result is good, message
+    assert expected.format(node=guarded) in message
+    assert "hunter2" not in message
+    assert PASSWORD not in message
