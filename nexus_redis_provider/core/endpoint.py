@@ -19,6 +19,7 @@ from nexus_redis_provider.core.credentials import Secret, SecretSource
 from nexus_redis_provider.core.errors import (
     AccessDeniedError,
     ConfigurationError,
+    ServerError,
     UnreachableError,
 )
 
@@ -85,7 +86,7 @@ class Endpoint:
         connect_timeout, read_timeout: seconds per attempt.
         retries: further attempts after a lost connection or a timeout.
         max_connections: of a client's pool.
-        client_name: shown by CLIENT LIST.
+        client_name: shown by CLIENT LIST; needs the permission `client|setname`.
     """
 
     nodes: tuple[Node, ...] = (Node(),)
@@ -98,7 +99,7 @@ class Endpoint:
     read_timeout: float = 5.0
     retries: int = 2
     max_connections: int = 100
-    client_name: str = "nexus-redis"
+    client_name: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.nodes) != 1:
@@ -230,11 +231,12 @@ def address_of(client: redis.Redis | redis.asyncio.Redis) -> str:
 
 @contextmanager
 def translated_errors(client: redis.Redis | redis.asyncio.Redis) -> Iterator[None]:
-    """Within it, redis-py's connection and permission errors become this package's.
+    """Within it, redis-py's errors become this package's.
 
     Raises:
         UnreachableError: no connection, or no answer in time.
         AccessDeniedError: bad credentials, or the ACL forbids the command or key.
+        ServerError: the server refused the command, for want of memory for example.
     """
     try:
         yield
@@ -242,6 +244,8 @@ def translated_errors(client: redis.Redis | redis.asyncio.Redis) -> Iterator[Non
         raise AccessDeniedError(address_of(client), error) from error
     except (exceptions.ConnectionError, exceptions.TimeoutError) as error:
         raise UnreachableError(address_of(client), error) from error
+    except exceptions.ResponseError as error:
+        raise ServerError(f"Redis at {address_of(client)} refused: {error}") from error
 
 
 _NUMBERS: dict[str, type[int | float]] = {

@@ -14,6 +14,7 @@ import redis.asyncio
 from redis.exceptions import NoScriptError
 
 from nexus_redis_provider.core.endpoint import translated_errors
+from nexus_redis_provider.core.errors import ConfigurationError
 
 T = TypeVar("T")
 Argument = str | bytes | int
@@ -54,9 +55,11 @@ def run(client: redis.Redis, call: Call[T]) -> T:
     Raises:
         UnreachableError: no answer within the client's timeouts and retries.
         AccessDeniedError: bad credentials, or the ACL forbids it.
+        ConfigurationError: the client decodes replies to text; rows and owners are bytes.
     """
     loaded = script(call.script)
     numkeys, params = len(call.keys), (*call.keys, *call.args)
+    _refuse_text_replies(client)
     with translated_errors(client):
         try:
             reply = client.evalsha(loaded.sha, numkeys, *params)
@@ -69,9 +72,18 @@ async def arun(client: redis.asyncio.Redis, call: Call[T]) -> T:
     """The asyncio twin of `run`."""
     loaded = script(call.script)
     numkeys, params = len(call.keys), (*call.keys, *call.args)
+    _refuse_text_replies(client)
     with translated_errors(client):
         try:
             reply = await client.evalsha(loaded.sha, numkeys, *params)
         except NoScriptError:
             reply = await client.eval(loaded.source, numkeys, *params)
     return call.decode(reply)
+
+
+def _refuse_text_replies(client: redis.Redis | redis.asyncio.Redis) -> None:
+    if client.connection_pool.connection_kwargs.get("decode_responses"):
+        raise ConfigurationError(
+            "This client was made with decode_responses=True; make one without it, as "
+            "Endpoint.client() does."
+        )

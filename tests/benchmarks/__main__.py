@@ -157,6 +157,9 @@ def main() -> None:
         ready_made_file(server, file)
         ways: dict[str, Callable[[], object]] = {
             "publish()": lambda: publish(df, "bench", key=KEY, endpoint=server.endpoint),
+            "publish(ttl=3600): each row expires": lambda: publish(
+                df, "bench", key=KEY, endpoint=server.endpoint, ttl=3600
+            ),
             STEADY: lambda: over_an_old_version(df, server),
             'format("nexus_redis")': lambda: with_data_source(df, server.url),
             "foreachPartition, pipeline of 1,000": lambda: with_pipeline(df, server.url),
