@@ -13,14 +13,16 @@ from nexus_redis_provider.core.errors import ConfigurationError
 KeyPart = str | int | bool | date
 SEPARATOR = "|"
 _FIELD = re.compile(r"\{([^{}]*)\}")
+_ESCAPING = "%0123456789ABCDEF"
+"""What encoded characters are made of: a separator that starts so could not be told from them."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyTemplate:
     """Literal text around columns, such as `analytics:{metric_name}:{date}`.
 
-    Where two or more columns make a key, every character of the text between them, and `%`, is
-    percent-encoded inside a column's value: `("a|b", "c")` and `("a", "b|c")` stay apart.
+    Where two or more columns make a key, the first character of each text between them, and `%`,
+    is percent-encoded inside a column's value: `("a|b", "c")` and `("a", "b|c")` stay apart.
     """
 
     text: str
@@ -36,7 +38,8 @@ class KeyTemplate:
         """A template written as text.
 
         Raises:
-            ConfigurationError: no column, a column twice, or two columns with no text between.
+            ConfigurationError: no column, a column twice, a stray brace, or two columns with no
+                text between them, or with one that an encoded value could contain.
         """
         columns = _FIELD.findall(text)
         if not columns or not all(columns) or len(set(columns)) < len(columns):
@@ -44,11 +47,17 @@ class KeyTemplate:
                 "A key template names each key column once, as in 'sales:{shop}:{day}', "
                 f"unlike {text!r}."
             )
-        if "}{" in text:
+        template = cls(text, tuple(columns))
+        if set("".join(template.literals)) & {"{", "}"}:
             raise ConfigurationError(
-                f"Two columns of a key template need text between them: {text!r}."
+                f"Braces in a key template stand around column names only, unlike in {text!r}."
             )
-        return cls(text, tuple(columns))
+        if any(not literal or literal[0] in _ESCAPING for literal in template.literals[1:-1]):
+            raise ConfigurationError(
+                "The text between two columns of a key template begins with none of "
+                f"{_ESCAPING}, unlike in {text!r}."
+            )
+        return template
 
     @property
     def literals(self) -> tuple[str, ...]:
@@ -60,7 +69,7 @@ class KeyTemplate:
         """Replacements to make in a string column, in this order."""
         if len(self.columns) < 2:
             return ()
-        reserved = sorted(set("".join(self.literals[1:-1])) - {"%"})
+        reserved = sorted({literal[0] for literal in self.literals[1:-1]})
         return tuple((char, _percent(char)) for char in ("%", *reserved))
 
     def render(self, key: KeyPart | Sequence[KeyPart] | Mapping[str, KeyPart]) -> str:
