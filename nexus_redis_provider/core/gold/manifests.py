@@ -86,6 +86,8 @@ class Manifest:
         """The manifest that `to_json` wrote. Fields of later releases are ignored."""
         body: dict[str, Any] = json.loads(text)
         known = {name: body[name] for name in cls.__dataclass_fields__ if name in body}
-        known["columns"] = tuple(Column(**column) for column in body["columns"])
+        known["columns"] = tuple(
+            Column(column["name"], column["type"]) for column in body["columns"]
+        )
         known["mode"], known["layout"] = Mode(body["mode"]), Layout(body["layout"])
         return cls(**known | {"published_ms": published_ms})

@@ -23,6 +23,8 @@ _FLAT = frozenset(
     }
 )
 _QUOTED = frozenset({"string", "date", "timestamp", "timestamp_ntz"})
+# JSON has no such numbers, which Spark writes as strings; and `-0` is a whole number, hence 0.
+_NUMBERS = {"nan": '"NaN"', "inf": '"Infinity"', "-inf": '"-Infinity"', "-0": "-0.0"}
 _CONTROL = r"[\x00-\x1f]"
 
 
@@ -85,8 +87,7 @@ def _token(text: pa.StringArray, type_: ColumnType) -> pa.StringArray:
     if type_ == "string":
         text = _escaped(text)
     if type_ in ("float", "double"):
-        # JSON has no such numbers; Spark writes them as these strings.
-        for number, token in (("nan", '"NaN"'), ("inf", '"Infinity"'), ("-inf", '"-Infinity"')):
+        for number, token in _NUMBERS.items():
             text = pc.if_else(pc.equal(text, number), token, text)
     if type_ in _QUOTED:
         text = pc.binary_join_element_wise('"', text, '"', "")
