@@ -99,18 +99,16 @@ TYPES = {
         INSTANTS.map(lambda t: t.replace(tzinfo=EAST)),
     ),
     "timestamp_ntz": (pa.timestamp("us"), INSTANTS),
-    "decimal(38,18)": (
-        pa.decimal128(38, 18),
-        st.decimals(-(10**19), 10**19, places=18, allow_nan=False),
-    ),
-    "decimal(38,0)": (
-        pa.decimal128(38, 0),
-        st.decimals(-(10**37), 10**37, places=0, allow_nan=False),
-    ),
-    "decimal(38,38)": (
-        pa.decimal128(38, 38),
-        st.integers(-(10**38) + 1, 10**38 - 1).map(lambda n: Decimal(n).scaleb(-38)),
-    ),
+    **{
+        f"decimal(38,{scale})": (
+            pa.decimal128(38, scale),
+            # Not scaleb, which rounds.
+            st.integers(1 - 10**38, 10**38 - 1).map(
+                lambda n, scale=scale: Decimal(f"{n}E-{scale}")
+            ),
+        )
+        for scale in (0, 18, 38)
+    },
 }
 
 
