@@ -1,0 +1,206 @@
+"""A whole Airflow of one's own for some minutes: `airflow standalone`, driven by its REST API."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+import psutil
+
+_T = TypeVar("_T")
+_COMPONENTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
+
+
+class StandaloneError(Exception):
+    """Airflow did not do what it was asked to; the message holds the end of its log."""
+
+
+class Standalone:
+    """Scheduler, triggerer, DAG processor and API server on free ports, in a folder of their own.
+
+    Nothing of it is left when the block ends, however it ends: no process, no file.
+
+    Example:
+        with Standalone(Path("dags"), {}) as airflow:
+            run_id = airflow.trigger("my_dag")
+            airflow.wait(lambda: airflow.run_state("my_dag", run_id) == "success", timeout=60)
+    """
+
+    def __init__(self, dags: Path, environment: Mapping[str, str]) -> None:
+        """Prepare; Airflow starts on entering the block.
+
+        Args:
+            dags: folder of the DAG files.
+            environment: further variables of Airflow and of its tasks, such as AIRFLOW_CONN_...
+        """
+        self._folder = tempfile.TemporaryDirectory(prefix="nexus-airflow-")
+        self.home = Path(self._folder.name)
+        self.log = self.home / "standalone.log"
+        api, *log_servers = _free_ports(3)
+        self.url = f"http://127.0.0.1:{api}"
+        # What is set for another Airflow, such as its database, must not reach this one.
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW_")}
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        settings = self._settings(dags, api, *log_servers)
+        self._environment = inherited | {"PATH": path} | settings | dict(environment)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._client = httpx.Client(base_url=self.url, timeout=30)
+
+    def _settings(self, dags: Path, api: int, worker_logs: int, trigger_logs: int) -> dict[str, str]:
+        return {
+            "AIRFLOW_HOME": str(self.home),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+            "AIRFLOW__CORE__PARALLELISM": "4",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
+            "AIRFLOW__API__HOST": "127.0.0.1",
+            "AIRFLOW__API__PORT": str(api),
+            "AIRFLOW__API__BASE_URL": self.url,
+            "AIRFLOW__API__WORKERS": "1",
+            "AIRFLOW__API__SECRET_KEY": secrets.token_hex(),
+            "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(),
+            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(worker_logs),
+            "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(trigger_logs),
+            "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
+            "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        }
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop()
+
+    def wait(self, condition: Callable[[], _T], timeout: float) -> _T:
+        """What the condition gives as soon as it is true.
+
+        Raises:
+            StandaloneError: Airflow ended, or time is over.
+        """
+        deadline = time.monotonic() + timeout
+        while not (found := condition()):
+            if self._process is None or self._process.poll() is not None:
+                raise StandaloneError(f"Airflow ended by itself.\n{self.tail()}")
+            if time.monotonic() > deadline:
+                raise StandaloneError(f"Not within {timeout:.0f} s.\n{self.tail()}")
+            time.sleep(0.2)
+        return found
+
+    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
+        """Start a run of a DAG, waiting until Airflow knows the DAG; returns the run's id."""
+        self.wait(lambda: self._knows(dag_id), timeout=120)
+        body = {"logical_date": None, "conf": dict(conf or {})}
+        return str(self._ask("POST", f"dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
+
+    def run_state(self, dag_id: str, run_id: str) -> str:
+        """State of a run: queued, running, success or failed."""
+        return str(self._ask("GET", f"dags/{dag_id}/dagRuns/{run_id}")["state"])
+
+    def task_states(self, dag_id: str, run_id: str) -> dict[str, str | None]:
+        """State of each task of a run, by task id."""
+        found = self._ask("GET", f"dags/{dag_id}/dagRuns/{run_id}/taskInstances")
+        return {task["task_id"]: task["state"] for task in found["task_instances"]}
+
+    def task_log(self, dag_id: str, run_id: str, task_id: str) -> Path:
+        """File of the first try of a task; it is there once the task runs."""
+        folder = self.home / "logs" / f"dag_id={dag_id}" / f"run_id={run_id}"
+        return folder / f"task_id={task_id}" / "attempt=1.log"
+
+    def tail(self, lines: int = 40) -> str:
+        """The end of what Airflow printed."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def _start(self) -> None:
+        with self.log.open("wb") as log:
+            # A session of its own: Ctrl-C reaches it through `_stop`, once and in order.
+            self._process = subprocess.Popen(
+                ["airflow", "standalone"],
+                env=self._environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.wait(self._is_healthy, timeout=180)
+        token = self._client.get("/auth/token").raise_for_status().json()["access_token"]
+        self._client.headers["Authorization"] = f"Bearer {token}"
+
+    def _is_healthy(self) -> bool:
+        try:
+            health = self._client.get("/api/v2/monitor/health").raise_for_status().json()
+        except httpx.HTTPError:
+            return False
+        return all(health[component]["status"] == "healthy" for component in _COMPONENTS)
+
+    def _knows(self, dag_id: str) -> bool:
+        if self._client.get(f"/api/v2/dags/{dag_id}").is_success:
+            return True
+        for error in self._ask("GET", "importErrors")["import_errors"]:
+            raise StandaloneError(f"{error['filename']}:\n{error['stack_trace']}")
+        return False
+
+    def _ask(self, method: str, path: str, **options: Any) -> Any:
+        reply = self._client.request(method, f"/api/v2/{path}", **options)
+        if not reply.is_success:
+            raise StandaloneError(f"{method} {path}: {reply.status_code} {reply.text}")
+        return reply.json()
+
+    def _stop(self) -> None:
+        self._client.close()
+        if self._process is not None:
+            end(self._process)
+        self._folder.cleanup()
+
+
+def end(process: subprocess.Popen[bytes], grace: float = 15) -> None:
+    """End a process and all it has started: asked to first, then by force."""
+    # Tasks run in process groups of their own and would outlive their parents.
+    family = _family(process.pid)
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGINT)
+    _, alive = psutil.wait_procs(family, timeout=grace)
+    for survivor in {relative for one in alive for relative in _family(one.pid)}:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            survivor.kill()
+    process.wait()
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    try:
+        head = psutil.Process(pid)
+        return [head, *head.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _free_ports(count: int) -> Iterator[int]:
+    with contextlib.ExitStack() as stack:
+        # All at once, or the same one might come twice.
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return iter([probe.getsockname()[1] for probe in probes])
