@@ -53,7 +53,8 @@ class _Version:
 
     def read(self, keys: Sequence[Key]) -> list[_Command]:
         names = [self.prefix + self._template.render(key).encode() for key in keys]
-        return [("HGET", self.keys.head, "live"), ("MGET", *names)]
+        # In this order: what was live after the rows were read was live, and complete, before.
+        return [("MGET", *names), ("HGET", self.keys.head, "live")]
 
     def is_live(self, reply: bytes | None) -> bool:
         return reply == self.manifest.version.encode()
@@ -160,7 +161,7 @@ class GoldDataset(_Reader):
             return []
         while True:
             version = self._known or self._learn(run(self._client, self._manifest_call()))
-            live, values = self._execute(version.read(keys))
+            values, live = self._execute(version.read(keys))
             if version.is_live(live):
                 if version.may_have_expired(values):
                     self.manifest()
@@ -176,23 +177,26 @@ class GoldDataset(_Reader):
         """
         version = self._learn(run(self._client, self._manifest_call()))
         for _, values in self._chunks(version):
-            yield from map(version.row, values)
+            yield from map(version.row, version.complete(values))
 
     def verify(self) -> Manifest:
         """Read every row and compare number and checksum with the manifest.
 
         Raises:
             GoldError: they differ: rows were changed, removed or evicted behind the publisher.
+            NotPublishedError: as `scan`; verify again.
         """
         version = self._learn(run(self._client, self._manifest_call()))
         rows = checksum = 0
         for names, values in self._chunks(version):
-            rows += len(names)
-            checksum += sum(
-                zlib.crc32(b"%b\0%b" % pair) for pair in zip(names, values, strict=True)
-            )
+            for name, value in zip(names, values, strict=True):
+                if value is not None:
+                    rows += 1
+                    checksum += zlib.crc32(b"%b\0%b" % (name, value))
         manifest = version.manifest
         if (rows, checksum) != (manifest.rows, manifest.checksum):
+            if self.manifest() != manifest:
+                raise NotPublishedError(self.dataset, manifest.version)
             raise GoldError(
                 f"Gold dataset {self.dataset!r}, version {manifest.version!r}: {rows} rows with "
                 f"checksum {checksum}, but {manifest.rows} with {manifest.checksum} published.",
@@ -200,13 +204,13 @@ class GoldDataset(_Reader):
             )
         return manifest
 
-    def _chunks(self, version: _Version) -> Iterator[tuple[list[bytes], Sequence[bytes]]]:
+    def _chunks(self, version: _Version) -> Iterator[tuple[list[bytes], Sequence[bytes | None]]]:
         (attempts,) = self._execute(version.list_attempts())
         for get_page in version.list_pages(attempts):
             (page,) = self._execute([get_page])
             for names, get_rows in version.read_page(page):
                 (values,) = self._execute([get_rows])
-                yield names, version.complete(values)
+                yield names, values
 
     def _execute(self, commands: Sequence[_Command]) -> list[Any]:
         with translated_errors(self._client):
@@ -241,7 +245,7 @@ class AsyncGoldDataset(_Reader):
             return []
         while True:
             version = self._known or self._learn(await arun(self._client, self._manifest_call()))
-            live, values = await self._execute(version.read(keys))
+            values, live = await self._execute(version.read(keys))
             if version.is_live(live):
                 if version.may_have_expired(values):
                     await self.manifest()
