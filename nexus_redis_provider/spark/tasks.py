@@ -24,13 +24,11 @@ def write_partition(publication: Publication, batches: Iterable[Batch]) -> Repor
     context = TaskContext.get()
     if context is None:
         raise RuntimeError("write_partition runs inside a Spark task.")
-    with PartitionWriter(
-        publication,
-        context.partitionId(),
-        str(context.taskAttemptId()),
-        retry=context.attemptNumber() > 0,
-    ) as writer:
+    attempt = str(context.taskAttemptId())
+    with PartitionWriter(publication, context.partitionId(), attempt) as writer:
         try:
+            # Where another partition has failed, this one need not be computed.
+            writer.check_staged()
             for keys, values, checksum in batches:
                 writer.write(keys, values, checksum)
             return writer.finish()

@@ -8,7 +8,9 @@ rows themselves) changes what readers see.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Self
 
 import redis
@@ -17,13 +19,14 @@ from nexus_redis_provider.core.durations import Duration, to_ms
 from nexus_redis_provider.core.endpoint import Endpoint, translated_errors
 from nexus_redis_provider.core.errors import (
     ConfigurationError,
+    NexusRedisError,
     PublishError,
     StaleFenceError,
     SupersededError,
 )
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.schemas import Column
-from nexus_redis_provider.core.gold.sweeping import staged_attempts, sweep, unlink
+from nexus_redis_provider.core.gold.sweeping import page_keys, staged_attempts, sweep, unlink
 from nexus_redis_provider.core.gold.templates import KeyTemplate
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE, GoldKeys
 from nexus_redis_provider.core.scripts import Call, run
@@ -119,6 +122,7 @@ class Publication:
         """
         keys = spec.keys
         with endpoint.client() as client:
+            sweep(client, keys)  # First, since it may have to make room.
             found, *rest = run(
                 client,
                 Call(
@@ -136,7 +140,6 @@ class Publication:
                 raise StaleFenceError(spec.dataset, spec.fence, int(rest[0]))
             now_ms = int(rest[1])
             expires_ms = now_ms + to_ms(spec.ttl, "ttl") if spec.ttl is not None else None
-            sweep(client, keys)
             return cls(
                 endpoint=endpoint,
                 spec=spec,
@@ -149,7 +152,11 @@ class Publication:
     def heartbeat(self) -> int:
         """Renew the staging lease; returns rows staged so far, or -1 when it was taken away."""
         with self.endpoint.client() as client:
-            return run(client, self._renewal(to_ms(self.spec.staging_lease, "staging_lease")))
+            return run(client, self.renewal())
+
+    def renewal(self) -> Call[int]:
+        """The call that `heartbeat` makes."""
+        return self._lease(to_ms(self.spec.staging_lease, "staging_lease"))
 
     def commit(self, reports: Sequence[Report]) -> Manifest:
         """Verify the reports and make the version live, in one atomic step.
@@ -165,15 +172,19 @@ class Publication:
         manifest = self._manifest(reports)
         with self.endpoint.client() as client:
             self._verify_server(client)
-            self._drop_unreported_attempts(client, reports)
-            published_ms = self._flip(client, manifest)
-            sweep(client, self.spec.keys)
+            published_ms = None
+            while published_ms is None:
+                self._drop_unreported_attempts(client, reports)
+                published_ms = self._flip(client, manifest, reports)
+            # Readers see it: what cannot be swept now is swept by the next publish.
+            with suppress(NexusRedisError):
+                sweep(client, self.spec.keys)
         return replace(manifest, published_ms=published_ms)
 
     def abandon(self) -> None:
         """End the staging area: writers stop, and the next sweep removes its rows."""
         with self.endpoint.client() as client:
-            run(client, self._renewal(0))
+            run(client, self._lease(0))
 
     def abort(self) -> None:
         """`abandon`, and sweep now. Never touches a published version."""
@@ -181,7 +192,7 @@ class Publication:
         with self.endpoint.client() as client:
             sweep(client, self.spec.keys)
 
-    def _renewal(self, lease_ms: int) -> Call[int]:
+    def _lease(self, lease_ms: int) -> Call[int]:
         keys = self.spec.keys
         return Call(
             "renew_staging",
@@ -239,15 +250,9 @@ class Publication:
             )
 
     def _drop_unreported_attempts(self, client: redis.Redis, reports: Sequence[Report]) -> None:
-        # The rows of a failed or losing attempt are those of the one that is reported for the same
-        # partition (writers see to that); only its index pages are surplus.
+        """Remove what failed and losing attempts have written beyond the reported ones."""
         keys, pages = self.spec.keys, {report.attempt: report.pages for report in reports}
         staged = staged_attempts(client, keys, self.version)
-        for attempt, count in staged.items():
-            if attempt not in pages:
-                unlink(client, [keys.page(self.version, attempt, n) for n in range(count)])
-                with translated_errors(client):
-                    client.hdel(keys.attempts(self.version), attempt)
         missing = {attempt: n for attempt, n in pages.items() if n != staged.get(attempt, 0)}
         if missing:
             raise PublishError(
@@ -255,17 +260,42 @@ class Publication:
                 "all on the server. Publish again.",
                 self.spec.dataset,
             )
+        for attempt in staged.keys() - pages.keys():
+            self._drop(client, attempt, staged[attempt], pages)
 
-    def _flip(self, client: redis.Redis, manifest: Manifest) -> int:
+    def _drop(
+        self, client: redis.Redis, attempt: str, count: int, pages: Mapping[str, int]
+    ) -> None:
+        keys, version = self.spec.keys, self.version
+        surplus = set(chain.from_iterable(page_keys(client, keys, version, attempt, count)))
+        # Most often the partition's reported attempt has the same keys, and no other is looked at.
+        partition = attempt.partition(".")[0]
+        for other in sorted(pages, key=lambda name: name.partition(".")[0] != partition):
+            for names in page_keys(client, keys, version, other, pages[other] if surplus else 0):
+                surplus.difference_update(names)
+        prefix = keys.row_prefix(version).encode()
+        unlink(client, [prefix + name for name in surplus])
+        unlink(client, [keys.page(version, attempt, number) for number in range(count)])
+        with translated_errors(client):
+            client.hdel(keys.attempts(version), attempt)
+
+    def _flip(
+        self, client: redis.Redis, manifest: Manifest, reports: Sequence[Report]
+    ) -> int | None:
+        """When it was published, or None when unreported attempts have written meanwhile."""
         keys, spec = self.spec.keys, self.spec
         outcome, *rest = run(
             client,
             Call(
                 "commit_publish",
-                (keys.head, keys.fence, keys.staging, keys.versions, keys.manifest(self.version)),
+                (
+                    *(keys.head, keys.fence, keys.staging, keys.versions),
+                    *(keys.manifest(self.version), keys.attempts(self.version)),
+                ),
                 (
                     *(self.version, _argument(spec.fence), manifest.to_json()),
                     *(_argument(self.expires_ms), spec.keep),
+                    sum(report.pages > 0 for report in reports),
                 ),
                 list,
             ),
@@ -273,6 +303,14 @@ class Publication:
         match outcome:
             case b"published":
                 return int(rest[0])
+            case b"unsettled":
+                return None
+            case b"expired":
+                raise PublishError(
+                    f"Gold dataset {spec.dataset!r}: the load took longer than its ttl, so that "
+                    "rows vanished before they were published. Publish with a longer ttl.",
+                    spec.dataset,
+                )
             case b"stale":
                 raise StaleFenceError(spec.dataset, spec.fence, int(rest[0]))
             case b"superseded":

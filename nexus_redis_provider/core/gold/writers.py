@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from types import TracebackType
 from typing import Self
 
@@ -14,6 +18,7 @@ from nexus_redis_provider.core.durations import to_ms
 from nexus_redis_provider.core.endpoint import address_of, translated_errors
 from nexus_redis_provider.core.errors import (
     DuplicateKeyError,
+    NexusRedisError,
     NullKeyError,
     PublishError,
     StaleFenceError,
@@ -36,7 +41,7 @@ from nexus_redis_provider.core.gold.wire import (
     command,
     set_commands,
 )
-from nexus_redis_provider.core.scripts import script
+from nexus_redis_provider.core.scripts import run, script
 
 _MAX_ROWS = 10_000
 _UPSERT_ROWS = 2_000
@@ -47,24 +52,35 @@ class _Sent:
     keys: pa.StringArray
     values: pa.StringArray
 
+    def take(self, positions: Sequence[int]) -> _Sent:
+        chosen = pa.array(positions, pa.int32())
+        return _Sent(self.keys.take(chosen), self.values.take(chosen))
+
+    def without(self, positions: Collection[int]) -> _Sent:
+        if not positions:
+            return self
+        left = [place for place in range(len(self.keys)) if place not in positions]
+        return self.take(left)
+
+    def names(self) -> list[bytes]:
+        return [key.encode() for key in self.keys.to_pylist()]
+
 
 class PartitionWriter:
     """Writes the rows of one partition under a version; used as a context manager.
 
     At most two batches are under way: one is sent while the replies to the one before are read.
     Errors of the data or of the publish end up in the report; errors of the connection are raised,
-    so that the framework tries the task again.
+    so that the framework tries the task again. An attempt that goes on although its version was
+    given up, or published by a faster attempt, changes no row and leaves none behind.
     """
 
-    def __init__(
-        self, publication: Publication, partition: int, attempt: str, *, retry: bool = False
-    ) -> None:
+    def __init__(self, publication: Publication, partition: int, attempt: str) -> None:
         """Describe the attempt.
 
         Args:
             partition: index of the partition.
             attempt: name of this attempt, unique in the publish.
-            retry: whether there may have been an earlier attempt at the same partition.
         """
         self._publication = publication
         self._spec = publication.spec
@@ -72,16 +88,15 @@ class PartitionWriter:
         self._partition = partition
         # The partition leads the name, so that attempts at the same one find each other.
         self._attempt = f"{partition}.{attempt}"
-        self._retry = retry
         self._rows = self._bytes = self._checksum = self._pages = 0
-        self._under_way: _Sent | None = None
+        self._under_way: deque[_Sent] = deque()
+        # Rows that this attempt made and that a sweep begun meanwhile may have missed.
+        self._unsure: list[_Sent] = []
         self._conflicts: list[_Sent] = []
         upsert = self._spec.mode is Mode.UPSERT
         self._prefix = "" if upsert else self._keys.row_prefix(publication.version)
         expires_ms = publication.expires_ms
-        expiry = () if expires_ms is None else ("PXAT", expires_ms)
-        # NX finds a repeated key at no cost, and keeps late zombies from changing a row.
-        self._options = expiry if upsert else ("NX", *expiry)
+        self._expiry = () if expires_ms is None else ("PXAT", expires_ms)
 
     def __enter__(self) -> Self:
         self._client = self._publication.endpoint.client(protocol=2)
@@ -98,8 +113,22 @@ class PartitionWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        with suppress(NexusRedisError), self._connected():
+            if self._under_way:  # The attempt ends early; a sweep may miss these rows.
+                self._settle()
+                self.check_staged()
         self._connection.disconnect()
         self._client.close()
+
+    def check_staged(self) -> None:
+        """Renew the lease on the staging area.
+
+        Raises:
+            SupersededError: it was ended; nothing of this attempt is left.
+        """
+        if run(self._client, self._publication.renewal()) < 0:
+            self._withdraw()
+            raise staging_gone(self._spec.dataset, self._publication.version)
 
     def write(self, keys: pa.StringArray, values: pa.StringArray, checksum: int) -> None:
         """Write a batch.
@@ -114,16 +143,17 @@ class PartitionWriter:
         """
         if keys.null_count:
             raise NullKeyError(self._spec.dataset, self._spec.key.columns, keys.null_count)
-        step = _UPSERT_ROWS if self._spec.mode is Mode.UPSERT else _MAX_ROWS
-        try:
+        # Spark may be told to send large strings.
+        keys, values = pc.cast(keys, pa.string()), pc.cast(values, pa.string())
+        upsert = self._spec.mode is Mode.UPSERT
+        step = _UPSERT_ROWS if upsert else _MAX_ROWS
+        with self._connected():
             for start in range(0, len(keys), step):
                 batch = _Sent(_compact(keys, start, step), _compact(values, start, step))
-                if self._spec.mode is Mode.UPSERT:
+                if upsert:
                     self._upsert(batch)
                 else:
                     self._stage(batch)
-        except (OSError, redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
-            raise UnreachableError(address_of(self._client), error) from error
         self._bytes += _size(keys) + _size(values) + len(self._prefix.encode()) * len(keys)
         self._checksum += checksum
 
@@ -133,12 +163,11 @@ class PartitionWriter:
         Raises:
             PublishError, UnreachableError: as `write`.
         """
-        try:
+        with self._connected():
             self._settle()
-        except (OSError, redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
-            raise UnreachableError(address_of(self._client), error) from error
-        if self._conflicts or self._retry:
-            self._settle_conflicts()
+            if self._conflicts:
+                self._settle_conflicts()
+        self.check_staged()
         return Report(
             partition=self._partition,
             attempt=self._attempt,
@@ -153,6 +182,13 @@ class PartitionWriter:
         self._publication.abandon()
         return Report(partition=self._partition, attempt=self._attempt, error=error)
 
+    @contextmanager
+    def _connected(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+            raise UnreachableError(address_of(self._client), error) from error
+
     def _stage(self, batch: _Sent) -> None:
         page = command(
             *("EVALSHA", script("stage_page").sha, 3, self._keys.staging),
@@ -162,41 +198,61 @@ class PartitionWriter:
             *(encode_page(batch.keys), to_ms(self._spec.staging_lease, "staging_lease")),
             len(batch.keys),
         )
-        rows = set_commands(self._prefix, batch.keys, batch.values, self._options)
+        # NX finds a repeated key at no cost, and keeps late zombies from changing a row.
+        rows = set_commands(self._prefix, batch.keys, batch.values, ("NX", *self._expiry))
         # No health check: it would read a reply that is not its own.
         self._connection.send_packed_command([page, rows], check_health=False)
         self._pages += 1
-        self._settle()
-        self._under_way = batch
+        self._under_way.append(batch)
+        self._settle(leave=1)
 
-    def _settle(self) -> None:
-        """Read the replies to the batch under way."""
-        batch, self._under_way = self._under_way, None
-        if batch is None:
-            return
+    def _settle(self, leave: int = 0) -> None:
+        """Read replies until so many batches are under way."""
+        while len(self._under_way) > leave:
+            batch = self._under_way.popleft()
+            staged, unusual = self._read_replies(batch)
+            if staged != b":1" or any(line != NULL[:-2] for _, line in unusual):
+                while self._under_way:
+                    self._read_replies(self._under_way.popleft())
+                self._withdraw()
+                self._refuse_errors([(0, staged)] if staged.startswith(b"-") else unusual)
+                raise staging_gone(self._spec.dataset, self._publication.version)
+            if unusual:
+                self._conflicts.append(batch.take([position for position, _ in unusual]))
+            self._rows += len(batch.keys)
+
+    def _read_replies(self, batch: _Sent) -> tuple[bytes, list[tuple[int, bytes]]]:
+        """The replies to the page of a batch, and to those of its rows that were not new."""
         staged = self._replies.line()
         unusual = self._replies.unexpected(len(batch.keys), OK)
-        if staged == b":0":
-            self._remove_batch(batch)
-            raise staging_gone(self._spec.dataset, self._publication.version)
-        self._refuse_errors([(0, staged)] if staged.startswith(b"-") else unusual)
-        repeated = [position for position, line in unusual if line == NULL[:-2]]
-        if repeated:
-            self._conflicts.append(
-                _Sent(batch.keys.take(pa.array(repeated)), batch.values.take(pa.array(repeated)))
-            )
-        self._rows += len(batch.keys)
+        if staged == b":1":
+            # No sweep had begun when the batch before was complete; one will find that.
+            self._unsure.clear()
+        self._unsure.append(batch.without({position for position, _ in unusual}))
+        return staged, unusual
 
     def _upsert(self, batch: _Sent) -> None:
-        """Write a batch unless a newer fencing token has come; WATCH makes both one step."""
-        rows = set_commands(self._prefix, batch.keys, batch.values, self._options)
-        while True:
+        """Write a batch unless a newer fencing token has come."""
+        self._write_watched(
+            batch, self._keys.fence, command("GET", self._keys.fence), self._check_fence
+        )
+        self._rows += len(batch.keys)
+
+    def _write_watched(
+        self, batch: _Sent, watched: str, question: bytes, check: Callable[[bytes | None], None]
+    ) -> None:
+        """Write a batch, over rows that are there, where the reply to a question permits it.
+
+        WATCH makes both one step.
+        """
+        rows = set_commands(self._prefix, batch.keys, batch.values, self._expiry)
+        written = False
+        while not written:
             self._connection.send_packed_command(
-                [command("WATCH", self._keys.fence), command("GET", self._keys.fence)],
-                check_health=False,
+                [command("WATCH", watched), question], check_health=False
             )
             self._refuse_errors(self._replies.unexpected(1, OK))
-            self._check_fence(self._replies.bulk())
+            check(self._replies.bulk())
             self._connection.send_packed_command(
                 [command("MULTI"), rows, command("EXEC")], check_health=False
             )
@@ -204,15 +260,18 @@ class PartitionWriter:
             refused = self._replies.unexpected(len(batch.keys), QUEUED)
             header = self._replies.line()
             self._refuse_errors(refused or [(0, header)])
-            if header != b"*-1":
-                self._refuse_errors(self._replies.unexpected(len(batch.keys), OK))
-                self._rows += len(batch.keys)
-                return
+            written = header != b"*-1"
+        self._refuse_errors(self._replies.unexpected(len(batch.keys), OK))
 
     def _check_fence(self, stored: bytes | None) -> None:
         fence = self._spec.fence
         if stored is not None and (fence is None or fence < int(stored)):
             raise StaleFenceError(self._spec.dataset, fence, int(stored))
+
+    def _check_lease(self, deadline: bytes | None) -> None:
+        if deadline in (None, b"0"):
+            self._withdraw()
+            raise staging_gone(self._spec.dataset, self._publication.version)
 
     def _refuse_errors(self, replies: list[tuple[int, bytes]]) -> None:
         errors = [line for _, line in replies if line.startswith(b"-")]
@@ -220,50 +279,46 @@ class PartitionWriter:
             raise WriteError(self._spec.dataset, errors[0][1:].decode(), len(errors))
 
     def _settle_conflicts(self) -> None:
-        """A key that was there already: an earlier attempt at this partition, or repeated."""
-        earlier = self._rows_of_earlier_attempts()
-        prefix = self._prefix.encode()
-        unclaimed = set(earlier)
-        repeated: list[str] = []
-        with translated_errors(self._client):
-            for batch in self._conflicts:
-                pipeline = self._client.pipeline(transaction=False)
-                for key, value in zip(
-                    batch.keys.to_pylist(), batch.values.to_pylist(), strict=True
-                ):
-                    name = key.encode()
-                    if name not in unclaimed:
-                        repeated.append(key)
-                        continue
-                    unclaimed.discard(name)
-                    pipeline.set(prefix + name, value, pxat=self._publication.expires_ms)
-                pipeline.execute()
+        """Keys that were there already: repeated, or those of another attempt at this partition.
+
+        Of two attempts the later one to finish overwrites, so that all rows are of one of them:
+        a frame that is not deterministic may give them different values.
+        """
+        found = [name for batch in self._conflicts for name in batch.names()]
+        siblings = chain.from_iterable(self._pages_of_others(siblings=True))
+        ours = set(found).intersection(siblings)
+        for names in self._pages_of_others(siblings=False):
+            ours.difference_update(names)
+        times = Counter(chain.from_iterable(self._pages_of(self._attempt, self._pages)))
+        repeated = [name for name in found if name not in ours or times[name] > 1]
         if repeated:
-            raise DuplicateKeyError(self._spec.dataset, repeated[0], len(repeated))
-        self._remove_leftovers(earlier)
+            raise DuplicateKeyError(self._spec.dataset, repeated[0].decode(), len(repeated))
+        lease = command("ZSCORE", self._keys.staging, self._publication.version)
+        for batch in self._conflicts:
+            # Every publish touches the head, so that no row of a published version is changed.
+            self._write_watched(batch, self._keys.head, lease, self._check_lease)
+            self._unsure.append(batch)
 
-    def _remove_leftovers(self, earlier: set[bytes]) -> None:
-        # A frame that is not deterministic may give a second attempt other keys than the first.
-        keys, version = self._keys, self._publication.version
-        for rows in page_keys(self._client, keys, version, self._attempt, self._pages):
-            earlier.difference_update(rows)
-        unlink(self._client, [self._prefix.encode() + row for row in earlier])
+    def _pages_of_others(self, *, siblings: bool) -> Iterator[list[bytes]]:
+        """Keys that other attempts at this partition, or those at other partitions, announced."""
+        attempts = staged_attempts(self._client, self._keys, self._publication.version)
+        for attempt, count in attempts.items():
+            if attempt != self._attempt and attempt.startswith(f"{self._partition}.") is siblings:
+                yield from self._pages_of(attempt, count)
 
-    def _rows_of_earlier_attempts(self) -> set[bytes]:
-        keys, version = self._keys, self._publication.version
-        others = staged_attempts(self._client, keys, version)
-        others.pop(self._attempt, None)
-        found: set[bytes] = set()
-        for attempt, count in others.items():
-            if attempt.startswith(f"{self._partition}."):
-                for rows in page_keys(self._client, keys, version, attempt, count):
-                    found.update(rows)
-        return found
+    def _pages_of(self, attempt: str, count: int) -> Iterator[list[bytes]]:
+        return page_keys(self._client, self._keys, self._publication.version, attempt, count)
 
-    def _remove_batch(self, batch: _Sent) -> None:
-        # Its page was refused, so nobody else would find these rows.
-        prefix = self._prefix.encode()
-        unlink(self._client, [prefix + key.encode() for key in batch.keys.to_pylist()])
+    def _withdraw(self) -> None:
+        """Remove rows that no page lists, or that came after a sweep had read it."""
+        self._publication.abandon()
+        names = {name for batch in self._unsure for name in batch.names()}
+        with translated_errors(self._client):
+            published = self._client.zscore(self._keys.versions, self._publication.version)
+        if published is not None:
+            for theirs in self._pages_of_others(siblings=True):
+                names.difference_update(theirs)
+        unlink(self._client, [self._prefix.encode() + name for name in names])
 
 
 def _compact(column: pa.StringArray, start: int, length: int) -> pa.StringArray:

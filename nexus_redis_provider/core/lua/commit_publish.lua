@@ -1,10 +1,13 @@
 -- Makes a staged version the one that readers see.
 -- KEYS[1] head hash   KEYS[2] fence string   KEYS[3] staging sorted set
 -- KEYS[4] versions sorted set   KEYS[5] manifest hash of the version
+-- KEYS[6] attempts hash of the version
 -- ARGV[1] version   ARGV[2] fencing token or ''   ARGV[3] manifest, JSON
 -- ARGV[4] expiry of the rows, ms since 1970, or ''   ARGV[5] previous versions to keep
+-- ARGV[6] task attempts that wrote rows of the version
 -- Returns {'published', publish time ms, retired version ...} or {'stale', newest fencing token}
---   or {'superseded', newest version} or {'gone'} when the staging area was taken away.
+--   or {'superseded', newest version} or {'gone'} when the staging area was taken away
+--   or {'expired'} or {'unsettled'} when further attempts have written.
 -- Clock: server TIME.
 -- Atomic: readers see all of the old version or all of the new one, and no older fencing token or
 -- older version ever replaces a newer one.
@@ -25,6 +28,12 @@ if newest and (#newest > #ARGV[1] or (#newest == #ARGV[1] and newest > ARGV[1]))
 end
 if tonumber(redis.call('ZSCORE', KEYS[3], ARGV[1]) or '0') <= now_ms then
   return {'gone'}
+end
+if ARGV[4] ~= '' and tonumber(ARGV[4]) <= now_ms then
+  return {'expired'}
+end
+if redis.call('HLEN', KEYS[6]) - redis.call('HEXISTS', KEYS[6], 'rows') ~= tonumber(ARGV[6]) then
+  return {'unsettled'}
 end
 
 local published_ms = string.format('%.0f', now_ms)

@@ -1,8 +1,10 @@
+#!lua flags=allow-oom
 -- Renews the lease on a staging area, or ends it.
 -- KEYS[1] staging sorted set   KEYS[2] attempts hash
 -- ARGV[1] version   ARGV[2] lease, ms; 0 ends it
 -- Returns rows staged so far, or -1 when the version is no longer being staged.
 -- Clock: server TIME.
+-- Allowed without memory: a version that filled the server must be given up to free it.
 -- Atomic because a lease that has run out must not be renewed while the version is being removed.
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -1,0 +1,104 @@
+"""What the tests of Gold datasets have in common: a small dataset, published by hand."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+import redis
+
+from nexus_redis_provider.core.credentials import Secret, SecretSource
+from nexus_redis_provider.core.endpoint import Endpoint
+from nexus_redis_provider.core.gold.manifests import Manifest
+from nexus_redis_provider.core.gold.publications import Publication, Report, Spec
+from nexus_redis_provider.core.gold.schemas import Column
+from nexus_redis_provider.core.gold.templates import KeyTemplate
+from nexus_redis_provider.core.gold.writers import PartitionWriter
+from nexus_redis_provider.core.keys import GoldKeys
+
+# Rows of a version without a ttl live until the version is swept.
+PERMANENT_ROWS = "*:gold:sales:*"
+COLUMNS = (Column("id", "string"), Column("n", "long"))
+Batch = tuple[pa.StringArray, pa.StringArray, int]
+
+
+def spec(namespace: str, key: str = "{id}", **options: Any) -> Spec:
+    return Spec(
+        **{"dataset": "sales", "columns": COLUMNS, "key": KeyTemplate.parse(key)}
+        | {"namespace": namespace}
+        | options
+    )
+
+
+def batch(rows: Mapping[str, int] | Iterable[tuple[str, int]], prefix: str = "") -> Batch:
+    """Keys, values and checksum of rows id -> n."""
+    pairs = list(rows.items() if isinstance(rows, Mapping) else rows)
+    keys = [prefix + key for key, _ in pairs]
+    values = [f'{{"id":"{key}","n":{number}}}' for key, number in pairs]
+    checksum = sum(
+        zlib.crc32(f"{key}\0{value}".encode()) for key, value in zip(keys, values, strict=True)
+    )
+    return pa.array(keys, pa.string()), pa.array(values, pa.string()), checksum
+
+
+def write(
+    publication: Publication,
+    rows: Mapping[str, int] | Iterable[tuple[str, int]],
+    partition: int = 0,
+    attempt: str = "a",
+) -> Report:
+    """One attempt at one partition, of one batch."""
+    literal = publication.spec.key.literals[0]
+    with PartitionWriter(publication, partition, attempt) as writer:
+        writer.write(*batch(rows, literal))
+        return writer.finish()
+
+
+def publish(endpoint: Endpoint, rows: Mapping[str, int], spec: Spec) -> Manifest:
+    publication = Publication.begin(endpoint, spec)
+    return publication.commit([write(publication, rows)])
+
+
+def numbers(start: int, count: int, value: int = 0) -> dict[str, int]:
+    return {f"k{n}": value for n in range(start, start + count)}
+
+
+def keyspace(client: redis.Redis, namespace: str) -> set[str]:
+    return {key.decode() for key in client.scan_iter(f"{namespace}*", count=10_000)}
+
+
+def version_keys(
+    namespace: str, version: str, rows: Iterable[str], pages: Iterable[str] = ("0.a:0",)
+) -> set[str]:
+    """Exactly the keys of a published version."""
+    root = f"{namespace}:gold:{{sales}}"
+    return (
+        {f"{namespace}:gold:sales:{version}:{row}" for row in rows}
+        | {f"{root}:page:{version}:{page}" for page in pages}
+        | {f"{root}:manifest:{version}", f"{root}:attempts:{version}"}
+    )
+
+
+def dataset_keys(namespace: str, *names: str) -> set[str]:
+    return {f"{namespace}:gold:{{sales}}:{name}" for name in names}
+
+
+def leases_are_over(client: redis.Redis, namespace: str) -> bool:
+    """Whether no publisher of the dataset has shown a sign of life within its lease."""
+    seconds, micros = client.time()
+    staging = GoldKeys("sales", namespace).staging
+    return not client.zcount(staging, seconds * 1000 + micros // 1000 + 1, "+inf")
+
+
+@contextmanager
+def user(client: redis.Redis, endpoint: Endpoint, name: str, *rules: str) -> Iterator[Endpoint]:
+    """The endpoint for a user with the password `right` and these ACL rules."""
+    client.execute_command("ACL", "SETUSER", name, "on", ">right", *rules)
+    try:
+        yield replace(endpoint, username=name, password=Secret(SecretSource.LITERAL, "right"))
+    finally:
+        client.acl_deluser(name)

@@ -1,0 +1,206 @@
+"""Readers see one whole version at a time, whatever publishers do meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from nexus_redis_provider.core.errors import ConfigurationError, GoldError, NotPublishedError
+from nexus_redis_provider.core.gold.publications import Publication
+from nexus_redis_provider.core.gold.readers import AsyncGoldDataset, GoldDataset
+from tests.conftest import PERMANENT
+from tests.core.gold_datasets import PERMANENT_ROWS, numbers, publish, spec, write
+
+ROWS = 1_000
+
+
+@pytest.fixture
+def permanent():
+    return [*PERMANENT, PERMANENT_ROWS]
+
+
+@pytest.fixture
+def rows(client, namespace):
+    return GoldDataset(client, "sales", namespace=namespace)
+
+
+class Publisher(threading.Thread):
+    """Publishes versions, each with its number in every row, until told to stop."""
+
+    def __init__(self, endpoint, spec):
+        super().__init__(daemon=True)
+        self._endpoint, self._spec = endpoint, spec
+        self.published = 0
+        self._done = threading.Event()
+        self.publish()
+
+    def publish(self):
+        # The count is raised first: readers may see a version before its publisher returns.
+        self.published += 1
+        publish(self._endpoint, numbers(0, ROWS, self.published), self._spec)
+
+    def run(self):
+        while not self._done.is_set():
+            self.publish()
+
+    def stop(self):
+        self._done.set()
+        self.join()
+
+
+@pytest.mark.parametrize("keep", [0, 1])
+async def test_readers_never_see_a_mix_nor_a_gap_nor_the_past(endpoint, namespace, keep):
+    publisher = Publisher(endpoint, spec(namespace, keep=keep))
+    faults: list[object] = []
+    seen: list[int] = []
+
+    def look(found, before):
+        values = {row and row["n"] for row in found}
+        if len(values) > 1 or None in values or min(values) < before:
+            faults.append((before, values))
+        seen.extend(values)
+        return max(value or 0 for value in values)
+
+    def read(keys):
+        with endpoint.client() as own:
+            dataset, last = GoldDataset(own, "sales", namespace=namespace), 0
+            while publisher.is_alive():
+                last = look(dataset.get_many(keys), last)
+
+    few, many = [f"k{n}" for n in range(5)], [f"k{n}" for n in range(ROWS)]
+    readers = [threading.Thread(target=read, args=(keys,)) for keys in (few, many)]
+    publisher.start()
+    for reader in readers:
+        reader.start()
+    async with endpoint.async_client() as own:
+        dataset, last = AsyncGoldDataset(own, "sales", namespace=namespace), 0
+        while publisher.published < 25 and not faults:
+            last = look(await dataset.get_many(few), last)
+    await asyncio.to_thread(publisher.stop)
+    for reader in readers:
+        reader.join()
+    assert not faults
+    assert len(set(seen)) > 10
+
+
+def test_rows_are_never_missing_when_the_version_moves_within_a_read(
+    endpoint, namespace, client, rows, monkeypatch
+):
+    """Every command of a read may have another client's commands before it."""
+    publish(endpoint, {"a": 1}, spec(namespace, keep=0))
+    assert rows.get("a") == {"id": "a", "n": 1}
+    pending = [2]
+
+    def execute_apart(commands):
+        replies = []
+        for command in commands:
+            replies.append(client.execute_command(*command))
+            if pending:
+                publish(endpoint, {"a": pending.pop()}, spec(namespace, keep=0))
+        return replies
+
+    monkeypatch.setattr(rows, "_execute", execute_apart)
+    assert rows.get("a") == {"id": "a", "n": 2}
+
+
+def test_a_dataset_that_was_never_published(rows, client, namespace):
+    for read in (rows.manifest, rows.verify, lambda: rows.get("a"), lambda: list(rows.scan())):
+        with pytest.raises(NotPublishedError, match="'sales'"):
+            read()
+    assert rows.get_many([]) == []
+    assert client.keys(f"{namespace}*") == []
+
+
+async def test_the_async_reader_says_and_sees_the_same(endpoint, namespace):
+    async with endpoint.async_client() as own:
+        dataset = AsyncGoldDataset(own, "sales", namespace=namespace)
+        for read in (dataset.manifest, lambda: dataset.get("a"), lambda: anext(dataset.scan())):
+            with pytest.raises(NotPublishedError):
+                await read()
+        await asyncio.to_thread(publish, endpoint, numbers(0, 2_500, 7), spec(namespace))
+        assert (await dataset.manifest()).rows == 2_500
+        found = {row["id"]: row["n"] async for row in dataset.scan()}
+        assert found == numbers(0, 2_500, 7)
+        assert await dataset.get("nowhere") is None
+        assert await dataset.get_many([]) == []
+
+
+def test_readers_follow_at_once(endpoint, namespace, rows):
+    for number in range(5):
+        publish(endpoint, {"a": number}, spec(namespace))
+        assert rows.get("a") == {"id": "a", "n": number}
+
+
+def test_a_staged_version_is_invisible(endpoint, namespace, rows):
+    publish(endpoint, {"a": 1}, spec(namespace))
+    publication = Publication.begin(endpoint, spec(namespace))
+    report = write(publication, {"a": 2})
+    assert rows.get("a") == {"id": "a", "n": 1}
+    publication.commit([report])
+    assert rows.get("a") == {"id": "a", "n": 2}
+
+
+@pytest.mark.parametrize("change", ["changed", "removed", "swapped"])
+def test_verify_finds_what_was_done_to_rows(endpoint, namespace, client, rows, change):
+    manifest = publish(endpoint, {"a": 1, "b": 2}, spec(namespace))
+    assert rows.verify() == manifest
+    one, other = (f"{namespace}:gold:sales:{manifest.version}:{row}" for row in "ab")
+    if change == "changed":
+        client.set(one, b'{"id":"a","n":3}')
+    elif change == "removed":
+        client.delete(one)
+    else:
+        client.rename(one, "aside")
+        client.rename(other, one)
+        client.rename("aside", other)
+    with pytest.raises(GoldError, match="published") as caught:
+        rows.verify()
+    assert not isinstance(caught.value, NotPublishedError)
+
+
+def test_a_scan_keeps_to_the_version_it_began_with(endpoint, namespace, rows):
+    publish(endpoint, numbers(0, 2_500, 1), spec(namespace, keep=1))
+    scan = rows.scan()
+    next(scan)
+    publish(endpoint, numbers(0, 10, 2), spec(namespace, keep=1))
+    assert [row["n"] for row in scan] == [1] * 2_499
+
+
+def test_a_scan_of_a_version_that_is_removed_says_so(endpoint, namespace, rows):
+    version = publish(endpoint, numbers(0, 2_500, 1), spec(namespace, keep=0)).version
+    scan = rows.scan()
+    next(scan)
+    publish(endpoint, numbers(0, 10, 2), spec(namespace, keep=0))
+    with pytest.raises(NotPublishedError, match=version):
+        list(scan)
+
+
+def test_a_verification_of_a_version_that_is_removed_does_not_blame_its_rows(
+    endpoint, namespace, rows, monkeypatch
+):
+    publish(endpoint, numbers(0, 2_500, 1), spec(namespace, keep=0))
+    chunks = rows._chunks
+
+    def overtaken(version):
+        for number, chunk in enumerate(chunks(version)):
+            if number == 1:
+                publish(endpoint, {"a": 2}, spec(namespace, keep=0))
+            yield chunk
+
+    monkeypatch.setattr(rows, "_chunks", overtaken)
+    with pytest.raises(NotPublishedError):
+        rows.verify()
+
+
+@pytest.mark.parametrize("key", [("a", "b"), {"other": "a"}, 1.5, None])
+def test_keys_that_do_not_fit_are_refused(endpoint, namespace, rows, key):
+    publish(endpoint, {"a": 1}, spec(namespace))
+    with pytest.raises(ConfigurationError):
+        rows.get(key)
+
+
+def test_a_key_by_name_and_by_tuple(endpoint, namespace, rows):
+    publish(endpoint, {"a": 1}, spec(namespace))
+    assert rows.get({"id": "a"}) == rows.get(("a",)) == rows.get("a") == {"id": "a", "n": 1}
