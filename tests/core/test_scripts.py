@@ -19,7 +19,7 @@ NAMES = sorted(
 
 def header_and_code(name: str) -> tuple[str, str]:
     lines = script(name).source.removeprefix("#!lua flags=allow-oom\n").splitlines()
-    end = next(index for index, line in enumerate(lines) if not line.startswith(("--", "#!lua")))
+    end = next(index for index, line in enumerate(lines) if not line.startswith("--"))
     return "\n".join(lines[:end]), "\n".join(lines[end:])
 
 
