@@ -44,12 +44,11 @@ def checked_columns(schema: StructType, key: KeyTemplate, dataset: str) -> tuple
             raise _refused(
                 dataset, name, f"of the key is not in the frame, which has {', '.join(types)}"
             )
-        if types[name] not in KEY_TYPES:
-            raise _refused(
-                dataset,
-                name,
-                f"has type {types[name]}, which a key cannot be; cast it to a string",
-            )
+        type_ = types[name]
+        kind = type_ if isinstance(type_, str) else type_["type"]
+        if kind not in KEY_TYPES:
+            what = f"has type {kind}, which a key cannot be; cast it to a string"
+            raise _refused(dataset, name, what)
     return columns
 
 

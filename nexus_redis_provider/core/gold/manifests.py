@@ -8,12 +8,21 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
+from nexus_redis_provider.core.errors import ConfigurationError
 from nexus_redis_provider.core.gold.schemas import Column
 
 
-class Mode(StrEnum):
+class _Choice(StrEnum):
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        raise ConfigurationError(
+            f"{cls.__name__.lower()} is one of {', '.join(cls)}, not {value!r}."
+        )
+
+
+class Mode(_Choice):
     """How a publish changes what readers see."""
 
     SNAPSHOT = "snapshot"
@@ -22,7 +31,7 @@ class Mode(StrEnum):
     """Rows are replaced in place, each row atomically, under stable keys."""
 
 
-class Layout(StrEnum):
+class Layout(_Choice):
     """How a row stands in Redis."""
 
     JSON = "json"

@@ -53,14 +53,21 @@ def unsupported_part(type_: ColumnType) -> str | None:
         case "array":
             return unsupported_part(type_["elementType"])
         case "struct":
-            parts = (unsupported_part(field["type"]) for field in type_["fields"])
-            return next((part for part in parts if part), None)
+            return _unsupported_field(type_["fields"])
         case "map" if type_["keyType"] == "string":
             return unsupported_part(type_["valueType"])
         case "map":
             return f"map with {type_['keyType']} keys"
         case other:
             return str(other)
+
+
+def _unsupported_field(fields: Sequence[Mapping[str, Any]]) -> str | None:
+    names = [field["name"] for field in fields]
+    if len(set(names)) < len(names):
+        return f"struct with a repeated field ({', '.join(names)})"
+    parts = (unsupported_part(field["type"]) for field in fields)
+    return next((part for part in parts if part), None)
 
 
 def row_decoder(columns: Sequence[Column]) -> Callable[[bytes], dict[str, Any]]:
