@@ -31,7 +31,7 @@ _OPTIONS = frozenset(
     {"dataset", "key", "url", "layout", "ttl", "keep", "fence", "namespace", "staging_lease"}
 )
 # No process watches over the staging area between the planning and the first rows.
-_STAGING_LEASE = "86400"
+_STAGING_LEASE = 86400.0
 
 
 class NexusRedisDataSource(DataSource):
@@ -87,11 +87,11 @@ class NexusRedisDataSource(DataSource):
             columns=columns,
             key=template,
             layout=Layout(self.options.get("layout", Layout.JSON)),
-            ttl=self._number("ttl"),
-            keep=int(self._number("keep", "1") or 0),
-            fence=int(self.options["fence"]) if "fence" in self.options else None,
+            ttl=self._number("ttl", float),
+            keep=self._number("keep", int, 1),
+            fence=self._number("fence", int),
             namespace=self.options.get("namespace", DEFAULT_NAMESPACE),
-            staging_lease=self._number("staging_lease", _STAGING_LEASE) or 0,
+            staging_lease=self._number("staging_lease", float, _STAGING_LEASE),
         )
 
     def _required(self, option: str) -> str:
@@ -102,13 +102,15 @@ class NexusRedisDataSource(DataSource):
             )
         return value
 
-    def _number(self, option: str, default: str | None = None) -> float | None:
-        text = self.options.get(option, default)
+    def _number(self, option: str, kind: type[int | float], default: Any = None) -> Any:
+        if option not in self.options:
+            return default
         try:
-            return None if text is None else float(text)
+            return kind(self.options[option])
         except ValueError:
+            what = "whole number" if kind is int else "number"
             raise ConfigurationError(
-                f"Option {option!r} of nexus_redis must be a number, not {text!r}."
+                f"Option {option!r} of nexus_redis must be a {what}, not {self.options[option]!r}."
             ) from None
 
 
