@@ -132,19 +132,23 @@ def publish(
 
 def _prepared(df: DataFrame, template: KeyTemplate) -> DataFrame:
     """Columns `key`, `value` and `checksum` (CRC-32 of `key NUL value`), made in the JVM."""
-    columns = [F.col(_quoted(name)) for name in df.columns]
-    key = _key_column(df, template)
-    value = F.to_json(F.struct(*columns), _JSON_OPTIONS)
-    named = df.select(key.alias("key"), value.alias("value"))
-    return named.select("key", "value", F.crc32(F.concat("key", F.lit("\0"), "value")))
+    # Renamed by position, since Spark may hold `n` and `N`, or `a.b` and `a`.`b`, to be the same.
+    places = [f"c{number}" for number in range(len(df.columns))]
+    numbered = df.toDF(*places)
+    named = dict(zip(df.columns, places, strict=True))
+    key = _key_column(template, named, dict(df.dtypes))
+    row = F.struct(*(F.col(place).alias(name) for name, place in named.items()))
+    pairs = numbered.select(key.alias("key"), F.to_json(row, _JSON_OPTIONS).alias("value"))
+    return pairs.select("key", "value", F.crc32(F.concat("key", F.lit("\0"), "value")))
 
 
-def _key_column(df: DataFrame, template: KeyTemplate) -> SparkColumn:
-    types = dict(df.dtypes)
+def _key_column(
+    template: KeyTemplate, places: Mapping[str, str], types: Mapping[str, str]
+) -> SparkColumn:
     literals = template.literals
     parts = [F.lit(literals[0])]
     for column, literal in zip(template.columns, literals[1:], strict=True):
-        part = F.col(_quoted(column))
+        part = F.col(places[column])
         if types[column] == "string":
             for char, escaped in template.escapes:
                 part = F.replace(part, F.lit(char), F.lit(escaped))
@@ -222,8 +226,11 @@ def _progress(publication: Publication, report: Progress) -> Iterator[None]:
 
     def watch() -> None:
         while not done.wait(1):
-            with suppress(ServerError):
+            try:
                 report(max(publication.heartbeat(), 0), time.monotonic() - began_at)
+            except Exception:
+                # The lease must go on, whatever fails here: the server, or the caller's function.
+                log.warning("Progress of %s: ", publication.spec.dataset, exc_info=True)
 
     watcher = threading.Thread(target=watch, name="nexus-redis progress", daemon=True)
     watcher.start()
@@ -248,7 +255,3 @@ def _application(df: DataFrame) -> dict[str, str]:
     # Not there on Spark Connect.
     context = getattr(df.sparkSession, "_sc", None)
     return {"spark_application_id": context.applicationId} if context else {}
-
-
-def _quoted(name: str) -> str:
-    return f"`{name.replace('`', '``')}`"
