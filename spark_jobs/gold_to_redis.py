@@ -6,26 +6,19 @@ spark-submit spark_jobs/gold_to_redis.py sales.json --input orders=orders.parque
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from pyspark.errors import AnalysisException
-from pyspark.sql import Column, DataFrame, SparkSession
-from pyspark.sql import functions as F  # noqa: N812 - the name every Spark user knows
+from pyspark.sql import SparkSession
 
 from nexus_redis_provider.core import errors
 from nexus_redis_provider.core.endpoint import Endpoint, translated_errors
-from nexus_redis_provider.core.gold.manifests import Layout, Mode
-from nexus_redis_provider.core.gold.publications import Spec
-from nexus_redis_provider.core.gold.templates import KeyTemplate
 from nexus_redis_provider.spark import publish
+from nexus_redis_provider.spark.configurations import Job
 
 _HELP = """
 The configuration is one JSON object. JSON, because Airflow's parameters and Spark's options speak
@@ -87,153 +80,7 @@ After any of them but 0, readers see of the dataset named in the error what they
 
 _REDIS_HELP = """redis[s]://[user@]host[:port][/db][?password_env=NAME or ?password_file=PATH],
 without a password in it; default: the NEXUS_REDIS_URL of the environment"""
-_Kinds = dict[str, tuple[type, ...]]
-
-
-def _kinds(kind: type, *keys: str) -> _Kinds:
-    return dict.fromkeys(keys, (kind,))
-
-
-_SOURCE = _kinds(str, "path", "table", "query", "format", "schema") | {"options": (dict,)}
-_DATASET = _kinds(str, "from", "where", "mode", "layout") | _kinds(int, "ttl", "keep", "min_rows")
-_DATASET |= {"joins": (list,), "group_by": (dict, list), "measures": (dict,), "key": (str, list)}
-_PUBLISH = ("mode", "layout", "ttl", "keep")
 _TIME_ZONE = "spark.sql.session.timeZone"
-_JOINS = ("inner", "left", "right", "full", "semi", "anti", "cross")
-_WORDS = {str: "a text", int: "a whole number", dict: "an object", list: "a list"}
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """What to read, and how."""
-
-    path: str | None
-    table: str | None
-    query: str | None
-    format: str | None
-    options: Mapping[str, Any] | None
-    schema: str | None
-
-    @classmethod
-    def parse(cls, where: str, body: Any) -> Self:
-        source = cls(**_object(where, body, _SOURCE))
-        if sum(map(bool, (source.path, source.table, source.query))) != 1:
-            raise _wrong(where, "needs exactly one of path, table and query")
-        if bool(source.path) != bool(source.format):
-            raise _wrong(where, "needs a format with a path, and only there")
-        return source
-
-    def read(self, spark: SparkSession) -> DataFrame:
-        if self.table:
-            return spark.table(self.table)
-        if self.query:
-            return spark.sql(self.query)
-        reader = spark.read.options(**self.options or {})
-        return reader.load(self.path, self.format, self.schema)
-
-
-@dataclass(frozen=True, slots=True)
-class Dataset:
-    """What to publish: how its rows are made, and how they go to Redis."""
-
-    source: str
-    joins: Sequence[Mapping[str, str]]
-    where: str | None
-    group_by: Mapping[str, str]
-    measures: Mapping[str, str]
-    options: Mapping[str, Any]
-
-    @classmethod
-    def parse(cls, name: str, where: str, body: Any, sources: Collection[str]) -> Self:
-        given = _object(where, body, _DATASET, ("from", "group_by", "measures", "key"))
-        group_by = _expressions(f"{where}.group_by", given["group_by"])
-        measures = _expressions(f"{where}.measures", given["measures"])
-        if doubles := set(group_by) & set(measures):
-            raise _wrong(where, f"both group_by and measures name {', '.join(doubles)}")
-        key = _key(where, given["key"], [*group_by, *measures])
-        for option, known in (("mode", list(Mode)), ("layout", list(Layout))):
-            _one_of(f"{where}.{option}", given[option] or known[0], known)
-        options = {name: given[name] for name in _PUBLISH if given[name] is not None}
-        Spec(dataset=name, columns=(), key=key, **options)
-        return cls(
-            source=_one_of(f"{where}.from", given["from"], sources),
-            joins=[
-                _join(f"{where}.joins[{number}]", join, sources)
-                for number, join in enumerate(given["joins"] or [])
-            ],
-            where=given["where"],
-            group_by=group_by,
-            measures=measures,
-            options=options | {"key": key.text},
-        )
-
-    def rows(self, at: str, sources: Mapping[str, DataFrame]) -> DataFrame:
-        """The aggregate; each expression is analysed by itself too, so that an error names it."""
-        frame = sources[self.source].alias(self.source)
-        for join in self.joins:
-            other = sources[join["source"]].alias(join["source"])
-            with _analysis(f"{at}: join with {join['source']}"):
-                frame = frame.join(other, F.expr(join["on"]), join["how"] or "left")
-        if self.where:
-            with _analysis(f"{at}.where"):
-                frame = frame.where(F.expr(self.where))
-        for part, expressions, use in (
-            ("group_by", self.group_by, frame.select),
-            ("measures", self.measures, frame.agg),
-        ):
-            for name, expression in expressions.items():
-                with _analysis(f"{at}.{part}.{name}"):
-                    use(F.expr(expression))
-        with _analysis(at):
-            return frame.groupBy(*_columns(self.group_by)).agg(*_columns(self.measures))
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """All that a configuration says."""
-
-    sources: Mapping[str, Source]
-    datasets: Mapping[str, Dataset]
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        try:
-            body = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
-        except (OSError, ValueError) as error:
-            raise errors.ConfigurationError(f"{path}: {error}") from error
-        kinds = _kinds(dict, "sources", "datasets", "dag")
-        top = _object("the configuration", body, kinds, ("sources", "datasets"))
-        sources = {
-            name: Source.parse(f"sources.{name}", source) for name, source in top["sources"].items()
-        }
-        datasets = {
-            name: Dataset.parse(name, f"datasets.{name}", dataset, sources)
-            for name, dataset in top["datasets"].items()
-        }
-        return cls(sources, datasets)
-
-    def narrowed(self, inputs: Mapping[str, str], only: Collection[str]) -> Self:
-        """The same job with other files, and for some of its datasets (none named: all)."""
-        files = [name for name, source in self.sources.items() if source.path]
-        for name in inputs:
-            _one_of("--input", name, files)
-        for name in only:
-            _one_of("--only", name, self.datasets)
-        replaced = {name: replace(self.sources[name], path=path) for name, path in inputs.items()}
-        chosen = {name: self.datasets[name] for name in only or self.datasets}
-        return replace(self, sources={**self.sources, **replaced}, datasets=chosen)
-
-    def rows(self, spark: SparkSession) -> dict[str, DataFrame]:
-        """A frame per dataset, all of them analysed and none of them computed."""
-        sources = {}
-        for name, source in self.sources.items():
-            with _analysis(f"sources.{name}"):
-                sources[name] = source.read(spark)
-                sources[name].createOrReplaceTempView(name)
-        return {
-            name: dataset.rows(f"datasets.{name}", sources)
-            for name, dataset in self.datasets.items()
-        }
 
 
 def run(job: Job, **guard: Any) -> None:
@@ -310,74 +157,6 @@ def _answering(endpoint: Endpoint) -> Endpoint:
     with endpoint.client() as client, translated_errors(client):
         client.ping()
     return endpoint
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    if doubles := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"one object has a key twice: {', '.join(doubles)}")
-    return dict(pairs)
-
-
-def _object(where: str, body: Any, kinds: _Kinds, required: Collection[str] = ()) -> dict[str, Any]:
-    """A checked object with every key that it can have; None is for what it has not."""
-    if not isinstance(body, dict):
-        raise _wrong(where, f"must be an object, not {body!r}")
-    for key, value in body.items():
-        if key not in kinds:
-            near = difflib.get_close_matches(key, kinds, 1)
-            hint = f"did you mean {near[0]}" if near else f"known are {', '.join(kinds)}"
-            raise _wrong(where, f"has an unknown key {key!r} ({hint})")
-        if value is not None and (not isinstance(value, kinds[key]) or isinstance(value, bool)):
-            words = " or ".join(_WORDS[kind] for kind in kinds[key])
-            raise _wrong(where, f"{key} must be {words}, not {value!r}")
-    for key in required:
-        if not body.get(key):
-            raise _wrong(where, f"needs {key}")
-    return dict.fromkeys(kinds) | body
-
-
-def _expressions(where: str, body: Any) -> dict[str, str]:
-    """SQL by name; a list of names is each name by itself."""
-    named = {str(name): name for name in body} if isinstance(body, list) else body
-    return _object(where, named, dict.fromkeys(named, (str,)), required=list(named))
-
-
-def _key(where: str, given: str | list[str], columns: Collection[str]) -> KeyTemplate:
-    names = [str(name) for name in given] if isinstance(given, list) else [given]
-    template = KeyTemplate.parse(str(given)) if "{" in given else KeyTemplate.of_columns(names)
-    for column in template.columns:
-        _one_of(f"{where}.key", column, columns)
-    return template
-
-
-def _join(where: str, body: Any, sources: Collection[str]) -> dict[str, str]:
-    join = _object(where, body, _kinds(str, "source", "on", "how"), ("source", "on"))
-    _one_of(f"{where}.source", join["source"], sources)
-    _one_of(f"{where}.how", join["how"] or "left", _JOINS)
-    return join
-
-
-def _one_of(where: str, value: str, known: Collection[str]) -> str:
-    if value not in known:
-        raise _wrong(where, f"must be one of {', '.join(known)}, not {value!r}")
-    return value
-
-
-def _wrong(where: str, what: str) -> errors.ConfigurationError:
-    return errors.ConfigurationError(f"{where}: {what}.")
-
-
-def _columns(expressions: Mapping[str, str]) -> list[Column]:
-    return [F.expr(expression).alias(name) for name, expression in expressions.items()]
-
-
-@contextmanager
-def _analysis(where: str) -> Iterator[None]:
-    try:
-        yield
-    except AnalysisException as error:
-        raise errors.ConfigurationError(f"{where}: {str(error).strip().splitlines()[0]}") from error
 
 
 def _progress(dataset: str) -> Callable[[int, float], None]:
