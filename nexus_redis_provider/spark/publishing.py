@@ -39,7 +39,10 @@ from nexus_redis_provider.spark.tasks import write_partition
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, float], None]
-"""Called about once a second with rows staged so far and seconds since the beginning."""
+"""Called about once a second with rows staged so far and seconds since the beginning.
+
+Upserts stage nothing: their rows are visible at once.
+"""
 
 _REPORT_SCHEMA = (
     "partition int, attempt string, rows long, bytes long, checksum long, pages int, error binary"
@@ -243,10 +246,11 @@ def _progress(publication: Publication, report: Progress) -> Iterator[None]:
 
 def _log_progress(dataset: str, version: str) -> Progress:
     def report(rows: int, seconds: float) -> None:
-        log.info(
-            "%s version %s: %s rows staged, %s rows/s",
-            *(dataset, version, f"{rows:,}", f"{rows / seconds:,.0f}"),
-        )
+        if rows:  # None are staged while Spark still aggregates, nor ever by an upsert.
+            log.info(
+                "%s version %s: %s rows staged, %s rows/s",
+                *(dataset, version, f"{rows:,}", f"{rows / seconds:,.0f}"),
+            )
 
     return report
 
