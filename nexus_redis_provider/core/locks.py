@@ -299,6 +299,7 @@ class AsyncLock(_Lease):
 
     async def __aenter__(self) -> Self:
         self.lost = asyncio.Event()
+        self._done = asyncio.Event()
         async with self._endpoint.async_client() as client:
             await self._acquire(client)
         self._renewer = asyncio.create_task(self._keep_renewing())
@@ -310,9 +311,9 @@ class AsyncLock(_Lease):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._renewer.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._renewer
+        # Told, not cancelled: before Python 3.12 redis-py may swallow a cancellation as it sends.
+        self._done.set()
+        await asyncio.wait([self._renewer])
         async with self._endpoint.async_client() as client:
             with contextlib.suppress(ServerError):
                 await arun(client, self._release_call())
@@ -330,8 +331,7 @@ class AsyncLock(_Lease):
     async def _keep_renewing(self) -> None:
         failed = False
         async with self._renewal_endpoint().async_client() as client:
-            while True:
-                await asyncio.sleep(self._next_renewal(failed=failed))
+            while not await self._is_done(within=self._next_renewal(failed=failed)):
                 asked_at = time.monotonic()
                 try:
                     alive = self._renewed(asked_at, await arun(client, self._renew_call()))
@@ -341,3 +341,8 @@ class AsyncLock(_Lease):
                 if not alive:
                     self.lost.set()
                     return
+
+    async def _is_done(self, within: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._done.wait(), within)
+        return self._done.is_set()

@@ -67,11 +67,20 @@ class PollingTrigger(BaseTrigger):
         if self.until is not None and time.time() >= self.until:
             return True
         try:
-            return await self.look(client)
+            due = await self.look(client)
         except UnreachableError as error:
             self.log.warning("%s Waiting on.", error)
-            return False
+            due = False
+        _heed_cancellation()
+        return due
 
     def _pause(self) -> float:
         pause = self.poll_interval * random.uniform(0.8, 1.2)
         return pause if self.until is None else max(0.0, min(pause, self.until - time.time()))
+
+
+def _heed_cancellation() -> None:
+    # Before Python 3.12 `asyncio.wait_for`, by which redis-py sends, swallows a cancellation that
+    # comes just when the sending is done. The triggerer cancels but once.
+    if (task := asyncio.current_task()) and task.cancelling():
+        raise asyncio.CancelledError

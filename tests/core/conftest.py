@@ -31,7 +31,7 @@ class LossyProxy:
         self._upstream = (upstream.host, upstream.port)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._armed = threading.Event()
-        self.lost = 0
+        self.lost: list[bytes] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
@@ -60,7 +60,7 @@ class LossyProxy:
                 reply = upstream.recv(65536)
                 if self._armed.is_set() and b"EVALSHA" in request:
                     self._armed.clear()
-                    self.lost += 1
+                    self.lost.append(reply)
                     return
                 downstream.sendall(reply)
 

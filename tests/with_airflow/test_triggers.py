@@ -107,6 +107,18 @@ async def test_a_cancelled_wait_leaves_no_connection(
     assert run(client, inspect("a", namespace=namespace)).owner == "me"
 
 
+@pytest.mark.parametrize("make", [lock_trigger, warm_trigger])
+async def test_one_cancellation_is_enough(make: Any, client: redis.Redis, namespace: str) -> None:
+    run(client, acquire("a", "me", 60, namespace=namespace))
+    for turns in range(0, 1500, 10):
+        waiting = asyncio.create_task(events_of(make(namespace, poll_interval=0.0001)))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        waiting.cancel()
+        done, _ = await asyncio.wait([waiting], timeout=5)
+        assert done, f"swallowed after {turns} turns of the event loop"
+
+
 async def test_a_warm_cache_fires(client: redis.Redis, namespace: str) -> None:
     waiting = asyncio.create_task(events_of(warm_trigger(namespace)))
     await looked_at_in_vain(waiting, client)
