@@ -72,7 +72,8 @@ class NexusRedisDataSource(DataSource):
         if unknown:
             raise ConfigurationError(f"Unknown option(s) of nexus_redis: {', '.join(unknown)}.")
         dataset, key = self._required("dataset"), self._required("key")
-        template = key_template(key if "{" in key else key.split(","), dataset)
+        names = [name.strip() for name in key.split(",")]
+        template = key_template(key if "{" in key else names, dataset)
         columns = checked_columns(schema, template, dataset)
         for column in columns:
             if not is_flat(column.type):

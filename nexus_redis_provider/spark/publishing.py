@@ -162,15 +162,18 @@ def _key_column(
 
 def _write(rows: DataFrame, publication: Publication) -> list[Report]:
     write = functools.partial(_write_partition, publication)
+    reports = _collected(rows.mapInArrow(write, _REPORT_SCHEMA), publication.spec.dataset)
+    return [_report(row) for row in reports]
+
+
+def _collected(few: DataFrame, dataset: str) -> list[Row]:
     try:
-        collected = rows.mapInArrow(write, _REPORT_SCHEMA).collect()
+        return few.collect()
     except PySparkException as error:
         reason = str(error).strip().splitlines()[-1]
         raise PublishError(
-            f"Gold dataset {publication.spec.dataset!r}: the Spark job failed: {reason}",
-            publication.spec.dataset,
+            f"Gold dataset {dataset!r}: the Spark job failed: {reason}", dataset
         ) from error
-    return [_report(row) for row in collected]
 
 
 def _write_partition(
@@ -205,7 +208,8 @@ def _refuse_bad_keys(rows: DataFrame, spec: Spec) -> None:
     # Rows of an upsert are visible at once, so that what a snapshot finds while it writes must be
     # known before.
     counted = rows.groupBy("key").count()
-    for bad in counted.where("key is null or count > 1").limit(1).collect():
+    worst = counted.where("key is null or count > 1").limit(1)
+    for bad in _collected(worst, spec.dataset):
         if bad["key"] is None:
             raise NullKeyError(spec.dataset, spec.key.columns, bad["count"])
         raise DuplicateKeyError(spec.dataset, bad["key"], bad["count"])
