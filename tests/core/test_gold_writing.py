@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +13,6 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from nexus_redis_provider.core.endpoint import Endpoint, Node
 from nexus_redis_provider.core.errors import (
     DuplicateKeyError,
     NexusRedisError,
@@ -33,6 +31,7 @@ from nexus_redis_provider.embedded import EmbeddedServer
 from tests.conftest import PERMANENT
 from tests.core.gold_datasets import (
     PERMANENT_ROWS,
+    CuttingProxy,
     batch,
     dataset_keys,
     keyspace,
@@ -275,50 +274,6 @@ def test_an_attempt_that_is_refused_stops_the_others_before_they_read(publicatio
         failing.refused(PublishError("the cause", "sales"))
     with PartitionWriter(publication, 1, "a") as other, pytest.raises(SupersededError):
         other.check_staged()
-
-
-class CuttingProxy:
-    """Passes on so many bytes of the first connection after `cut`, then breaks it."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._upstream = (endpoint.nodes[0].host, endpoint.nodes[0].port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.endpoint = replace(
-            endpoint, nodes=(Node("127.0.0.1", self._listener.getsockname()[1]),)
-        )
-        self.left = 0
-        self.cuts = 0
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def cut_after(self, count: int) -> None:
-        self.left = count
-
-    def close(self) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                downstream, _ = self._listener.accept()
-            except OSError:
-                return
-            upstream = socket.create_connection(self._upstream)
-            for pair in ((downstream, upstream, True), (upstream, downstream, False)):
-                threading.Thread(target=self._pump, args=pair, daemon=True).start()
-
-    def _pump(self, source: socket.socket, target: socket.socket, counted: bool) -> None:
-        with source, target:
-            try:
-                while data := source.recv(1 << 16):
-                    if counted and self.left:
-                        self.left = max(self.left - len(data), 0)
-                        if not self.left:
-                            self.cuts += 1
-                            target.shutdown(socket.SHUT_RDWR)
-                            return
-                    target.sendall(data)
-            except OSError:
-                return
 
 
 @pytest.fixture
