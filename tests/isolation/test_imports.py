@@ -77,7 +77,8 @@ def test_readers_and_locks_need_no_pyarrow(wheel, tmp_path):
 def test_wheel_holds_every_script_and_no_test(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     scripts = {str(p.relative_to(ROOT)) for p in ROOT.glob("nexus_redis_provider/**/*.lua")}
-    assert scripts and scripts <= names
+    assert scripts
+    assert scripts <= names
     assert "nexus_redis_provider/py.typed" in names
     roots = {name.split("/")[0] for name in names}
     assert roots == {"nexus_redis_provider", "nexus_redis_provider-0.1.0.dist-info"}
