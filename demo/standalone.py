@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -136,6 +136,10 @@ class Standalone:
         folder = self.home / "logs" / f"dag_id={dag_id}" / f"run_id={run_id}"
         return folder / f"task_id={task_id}" / "attempt=1.log"
 
+    def processes(self) -> list[psutil.Process]:
+        """All that Airflow and its tasks consist of at this moment."""
+        return [] if self._process is None else _family(self._process.pid)
+
     def tail(self, lines: int = 40) -> str:
         """The end of what Airflow printed."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
@@ -181,17 +185,35 @@ class Standalone:
         self._folder.cleanup()
 
 
-def end(process: subprocess.Popen[bytes], grace: float = 15) -> None:
+def end(process: subprocess.Popen[bytes], grace: float = 6) -> None:
     """End a process and all it has started: asked to first, then by force."""
     # Tasks run in process groups of their own and would outlive their parents.
     family = _family(process.pid)
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(signal.SIGINT)
-    _, alive = psutil.wait_procs(family, timeout=grace)
-    for survivor in {relative for one in alive for relative in _family(one.pid)}:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            survivor.kill()
+    deadline = time.monotonic() + grace
+    while left := alive(family):
+        if time.monotonic() > deadline:
+            # The scheduler waits for its tasks, however long they work.
+            family = [relative for one in left for relative in _family(one.pid)]
+            for one in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
+        process.poll()
+        time.sleep(0.1)
     process.wait()
+
+
+def alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those that still run; not those that have ended and wait for a parent to take notice."""
+    return [one for one in processes if one.is_running() and not _is_zombie(one)]
+
+
+def _is_zombie(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _family(pid: int) -> list[psutil.Process]:
