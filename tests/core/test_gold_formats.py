@@ -169,6 +169,13 @@ def test_keys_of_rows_are_those_that_readers_render(kind, data):
     assert keys.to_pylist() == [template.render((value, text))]
 
 
+def test_control_characters_are_escaped():
+    text = "".join(map(chr, range(0x80)))
+    batch = pa.RecordBatch.from_pydict({"a": [text, *text]})
+    _, values, _ = encode_rows(batch, [Column("a", "string")], KeyTemplate.parse("{a}"))
+    assert [json.loads(value)["a"] for value in values.to_pylist()] == [text, *text]
+
+
 def test_large_strings_are_rows_too():
     batch = pa.RecordBatch.from_pydict({"a": pa.array(["x", None, 'q"'], pa.large_string())})
     keys, values, _ = encode_rows(batch, [Column("a", "string")], KeyTemplate.parse("{a}"))

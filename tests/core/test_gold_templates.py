@@ -34,6 +34,7 @@ def template_and_keys(draw):
 @given(template_and_keys())
 @example(("{a}%{b}", ("x", "25y%"), ("x%y", "25")))
 @example(("{a}3{b}", ("%", "3"), ("", "")))
+@example(("{a}|{b}", ("|", ""), ("%7C", "")))
 @example(("{a}|{b}", ("a|b", "c"), ("a", "b|c")))
 @example(("{a}2{b}", (1, 2), (12, 2)))
 def test_different_keys_render_differently(case):

@@ -196,14 +196,16 @@ def test_of_two_attempts_at_once_one_is_published(publication, client, namespace
 
 def test_a_rival_that_is_slower_changes_nothing_after_the_publish(publication, client, namespace):
     slow = begun(publication, {"a": 1})
-    manifest = publication.commit([write(publication, {"a": 2, "b": 2}, attempt="fast")])
+    other = write(publication, {"x": 2}, partition=1)
+    manifest = publication.commit([write(publication, {"a": 2, "b": 2}, attempt="fast"), other])
     expected = keyspace(client, namespace)
-    slow.write(*batch({"b": 1, "c": 1}))
+    slow.write(*batch({"b": 1, "c": 1, "x": 1}))
     with pytest.raises(SupersededError, match="gone"):
         slow.finish()
     slow.refused(SupersededError("late", "sales"))
     assert keyspace(client, namespace) == expected
-    check_exact(client, namespace, manifest, {"a": 2, "b": 2}, ["0.fast:0"])
+    rows = {"a": 2, "b": 2, "x": 2}
+    check_exact(client, namespace, manifest, rows, ["0.fast:0", "1.a:0"])
 
 
 def test_a_rival_that_ends_after_the_publish_overwrites_nothing(publication, client, namespace):

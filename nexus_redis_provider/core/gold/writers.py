@@ -212,8 +212,6 @@ class PartitionWriter:
             batch = self._under_way.popleft()
             staged, unusual = self._read_replies(batch)
             if staged != b":1" or any(line != NULL[:-2] for _, line in unusual):
-                while self._under_way:
-                    self._read_replies(self._under_way.popleft())
                 self._withdraw()
                 self._refuse_errors([(0, staged)] if staged.startswith(b"-") else unusual)
                 raise staging_gone(self._spec.dataset, self._publication.version)
