@@ -73,7 +73,7 @@ def gold_dag(
     }
     arguments = [str(path), "--fence", "{{ ti.xcom_pull(task_ids='lock') }}"]
     for name in files:
-        arguments += ["--input", f"{name}={{{{ params.{name} }}}}"]
+        arguments += ["--input", f"{name}={{{{ params['{name}'] }}}}"]
     for fact in ("dag_id={{ dag.dag_id }}", "run_id={{ run_id }}"):
         arguments += ["--lineage", fact]
     with (
@@ -104,5 +104,9 @@ def gold_dag(
 
 
 for file in sorted(CONFIGS.glob("*.json")):
-    content = json.loads(file.read_text(encoding="utf-8"))
-    gold_dag(file, content, **content.get("dag", {}))
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        gold_dag(file, content, **content.get("dag", {}))
+    except (KeyError, TypeError, ValueError) as error:
+        # Airflow shows this as the file's import error; the configuration to mend is named.
+        raise ValueError(f"Gold configuration {file.name}: {error!r}") from error

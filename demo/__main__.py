@@ -33,7 +33,6 @@ from nexus_redis_provider.embedded import EmbeddedServer
 DAG_ID = "gold_flights"
 DAGS = Path(__file__).parents[1] / "dags"
 BY_DAY = "flights_by_destination_day"
-BY_CARRIER = "flights_by_carrier_destination"
 # A blizzard, and the first working day after it.
 DAYS = (date(2013, 2, 8), date(2013, 2, 11))
 DESTINATIONS = ("ATL", "BOS", "LAX", "ORD", "SJU")

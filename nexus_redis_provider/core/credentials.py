@@ -66,8 +66,9 @@ class Secret:
         except KeyError:
             raise ConfigurationError(
                 f"The Redis password is to come from the environment variable {self.value}, which "
-                "is not set in this process. Set it here too (Spark executors: "
-                f"spark.executorEnv.{self.value})."
+                "is not set in this process. Set it here too; where only Spark's configuration "
+                "reaches the executors, name the variable ...PASSWORD, which Spark keeps out of "
+                "its UI, or use ?password_file=PATH."
             ) from None
 
     def _read_file(self) -> str:

@@ -126,15 +126,18 @@ class Endpoint:
         Raises:
             ConfigurationError: the URL or an option is wrong; the message never repeats a password.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in ("redis", "rediss"):
-            raise ConfigurationError(
-                f"A Redis URL starts with redis:// or rediss://, not {parts.scheme or 'nothing'!r}."
-            )
+        if not url.startswith(("redis://", "rediss://")):
+            raise ConfigurationError("A Redis URL starts with redis:// or rediss://.")
         try:
-            node = Node(parts.hostname or "localhost", parts.port or DEFAULT_PORT)
-        except ValueError as error:
-            raise ConfigurationError(f"The Redis URL has a bad host or port: {error}") from None
+            parts = urlsplit(url)
+            port = DEFAULT_PORT if parts.port is None else parts.port
+            node, db = Node(parts.hostname or "localhost", port), int(parts.path.strip("/") or 0)
+        except ValueError:
+            # What stands in a wrong place may be a part of the password.
+            raise ConfigurationError(
+                "The Redis URL has a bad host, port or database. In a password, write "
+                "/ ? # @ : [ ] percent-encoded, such as %2F for /."
+            ) from None
         options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=False))
         password = _password_of(options, unquote(parts.password) if parts.password else None)
         tls = _tls_of(options) if parts.scheme == "rediss" else None
@@ -147,7 +150,7 @@ class Endpoint:
             )
         return cls(
             nodes=(node,),
-            db=_database(parts.path),
+            db=db,
             username=unquote(parts.username) if parts.username else None,
             password=password,
             tls=tls,
@@ -266,13 +269,6 @@ def _number(name: str, options: dict[str, str]) -> Any:
         return _NUMBERS[name](text)
     except ValueError:
         raise ConfigurationError(f"{name} in the Redis URL must be a number: {text!r}.") from None
-
-
-def _database(path: str) -> int:
-    text = path.strip("/")
-    if text and not text.isdigit():
-        raise ConfigurationError(f"The database in the Redis URL must be a number, not {text!r}.")
-    return int(text or 0)
 
 
 def _password_of(options: dict[str, str], literal: str | None) -> Secret | None:

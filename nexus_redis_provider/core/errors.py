@@ -109,7 +109,10 @@ class NotPublishedError(GoldError):
 
 
 class PublishError(GoldError):
-    """A publish was refused or failed; the version that readers see is unchanged."""
+    """A publish was refused or failed.
+
+    The version that readers see is unchanged; of an upsert, some rows may be new, each whole.
+    """
 
 
 class SchemaError(PublishError):
@@ -163,11 +166,13 @@ class StaleFenceError(PublishError):
     """A newer holder of the lock has published: this publisher must stop."""
 
     def __init__(self, dataset: str, fence: int | None, recorded: int) -> None:
-        given = "no fencing token" if fence is None else f"fencing token {fence}"
+        what = (
+            f"it is published with fencing tokens, the last was {recorded}, and none was given"
+            if fence is None
+            else f"fencing token {fence} is older than {recorded}, the newest one that published"
+        )
         super().__init__(
-            f"Gold dataset {dataset!r}: {given} is older than {recorded}, the newest one that "
-            "published. Another run holds the lock now; take the lock and publish anew.",
-            dataset,
+            f"Gold dataset {dataset!r}: {what}. Take the lock, and publish with its token.", dataset
         )
         self.fence = fence
         self.recorded = recorded

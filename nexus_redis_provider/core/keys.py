@@ -36,6 +36,9 @@ class LockKeys:
     name: str
     namespace: str = DEFAULT_NAMESPACE
 
+    def __post_init__(self) -> None:
+        checked_name(self.namespace, "A namespace")
+
     @property
     def holder(self) -> str:
         """Hash: who holds the lock. TTL: the lease plus a net against leaks."""
@@ -65,7 +68,9 @@ class GoldKeys:
 
     @property
     def head(self) -> str:
-        """Hash `live`, `newest`: the versions that readers see and that was published last."""
+        """Hash `live`, `newest`, `minted_ms`: the version that readers see, the one published last,
+        and the time of the one begun last.
+        """
         return f"{self.root}:head"
 
     @property

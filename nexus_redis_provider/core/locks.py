@@ -195,6 +195,13 @@ class _Lease:
         if not self.held:
             raise LockLostError(self.name, self.owner, self._taken_by)
 
+    def _refuse_reuse(self) -> None:
+        if self.held:
+            raise ConfigurationError(
+                f"Lock {self.name!r} is held by this very object; entering it again would give it "
+                "up on leaving the inner block."
+            )
+
     def _acquire_call(self) -> Call[Acquisition]:
         return acquire(self.name, self.owner, self._lease_s, namespace=self._namespace)
 
@@ -247,6 +254,7 @@ class Lock(_Lease):
     """
 
     def __enter__(self) -> Self:
+        self._refuse_reuse()
         self.lost = threading.Event()
         self._done = threading.Event()
         with self._endpoint.client() as client:
@@ -298,6 +306,7 @@ class AsyncLock(_Lease):
     """The asyncio twin of `Lock`: `async with AsyncLock(endpoint, name) as lock:`."""
 
     async def __aenter__(self) -> Self:
+        self._refuse_reuse()
         self.lost = asyncio.Event()
         self._done = asyncio.Event()
         async with self._endpoint.async_client() as client:

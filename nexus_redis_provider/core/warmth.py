@@ -61,11 +61,12 @@ class Requirement:
         dataset: a published Gold dataset.
         keys: these keys; all of them, unless `min_rows` or `min_coverage` asks for fewer.
         pattern: keys that match a glob, such as `analytics:delay:*`; at least `min_rows`, else one.
-        min_rows: rows of the dataset, or keys.
+        min_rows: rows of the dataset (of an upserted one, of its last publish), or keys.
         min_coverage: share of `keys`, above 0 up to 1.
         max_age: seconds since the dataset was published, at most.
         min_ttl: seconds that what is counted must still live, at least. What never expires does.
-        newer_than: when the dataset must have been published after; with a time zone.
+        newer_than: when the dataset must have been published after, by the clock of the Redis
+            server; with a time zone.
         namespace: first part of the dataset's keys.
 
     Raises:

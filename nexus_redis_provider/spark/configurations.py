@@ -33,7 +33,7 @@ def _kinds(kind: type, *keys: str) -> _Kinds:
 _SOURCE = _kinds(str, "path", "table", "query", "format", "schema") | {"options": (dict,)}
 _DATASET = _kinds(str, "from", "where", "mode", "layout") | _kinds(int, "ttl", "keep", "min_rows")
 _DATASET |= {"joins": (list,), "group_by": (dict, list), "measures": (dict,), "key": (str, list)}
-_PUBLISH = ("mode", "layout", "ttl", "keep")
+_PUBLISH = ("mode", "layout", "ttl", "keep", "min_rows")
 _JOINS = ("inner", "left", "right", "full", "semi", "anti", "cross")
 _WORDS = {str: "a text", int: "a whole number", dict: "an object", list: "a list"}
 

@@ -41,6 +41,9 @@ class NexusRedisDataSource(DataSource):
     (by default the environment's `NEXUS_REDIS_URL`), `layout`, `ttl` (seconds), `keep`, `fence`,
     `namespace`, `staging_lease` (seconds); as for `publish`.
 
+    There is no process that could renew the lease on the staging area before the first rows come,
+    so it lasts a day: what a driver that dies has written stays for that long.
+
     Example:
         df.write.format("nexus_redis").option("dataset", "sales").option("key", "shop,day")
             .mode("overwrite").save()

@@ -34,6 +34,7 @@ from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.publications import Publication, Report, Spec
 from nexus_redis_provider.core.gold.templates import KeyTemplate
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE
+from nexus_redis_provider.core.scripts import run
 from nexus_redis_provider.spark.schemas import checked_columns, key_template
 from nexus_redis_provider.spark.tasks import write_partition
 
@@ -66,6 +67,7 @@ def publish(
     layout: Layout | str = Layout.JSON,
     ttl: Duration | None = None,
     keep: int = 1,
+    min_rows: int = 0,
     fence: int | None = None,
     lineage: Mapping[str, str] | None = None,
     namespace: str = DEFAULT_NAMESPACE,
@@ -86,6 +88,7 @@ def publish(
         layout: `json`, a JSON string per row.
         ttl: seconds until the rows vanish, all at once; None keeps them.
         keep: previous versions that stay readable.
+        min_rows: fewer rows than these are refused, so that an empty source empties no cache.
         fence: fencing token of the lock that guards this publish (the XCom of `DagLockOperator`).
         lineage: facts for the manifest; the Spark application is added.
         on_progress: see `Progress`; by default rows and rows/s are logged.
@@ -111,6 +114,7 @@ def publish(
         layout=Layout(layout),
         ttl=ttl,
         keep=keep,
+        min_rows=min_rows,
         fence=fence,
         lineage={**(lineage or {}), **_application(df)},
         namespace=namespace,
@@ -232,12 +236,13 @@ def _progress(publication: Publication, report: Progress) -> Iterator[None]:
     done, began_at = threading.Event(), time.monotonic()
 
     def watch() -> None:
-        while not done.wait(1):
-            try:
-                report(max(publication.heartbeat(), 0), time.monotonic() - began_at)
-            except Exception:
-                # The lease must go on, whatever fails here: the server, or the caller's function.
-                log.warning("Progress of %s: ", publication.spec.dataset, exc_info=True)
+        with publication.endpoint.client() as client:
+            while not done.wait(1):
+                try:
+                    rows = run(client, publication.renewal())
+                    report(max(rows, 0), time.monotonic() - began_at)
+                except Exception as error:  # noqa: BLE001 - the lease must go on, whatever fails
+                    log.warning("Progress of %s: %r", publication.spec.dataset, error)
 
     watcher = threading.Thread(target=watch, name="nexus-redis progress", daemon=True)
     watcher.start()

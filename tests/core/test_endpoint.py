@@ -57,9 +57,15 @@ def test_everything_in_a_url() -> None:
     [
         ("http://h", "redis://"),
         ("", "redis://"),
-        ("redis://h:port", "host or port"),
-        ("redis://h:70000", "host or port"),
-        ("redis://h/x", "must be a number, not 'x'"),
+        ("redis:h", "redis://"),
+        ("redis://h:port", "bad host, port"),
+        ("redis://h:70000", "bad host, port"),
+        ("redis://h:0", "bad host, port"),
+        ("redis://h/x", "bad host, port or database"),
+        ("redis://:hunter2/xyz@h:6379/0", "percent-encoded"),
+        ("redis://app:1234/hunter2@h:6379/0", "percent-encoded"),
+        ("redis://:hunter2[x@h/0", "percent-encoded"),
+        ("redis://:hunter2\u2100@h/0", "percent-encoded"),
         ("redis://h?retries=many", "retries"),
         ("redis://h?retries=-1", "retries"),
         ("redis://h?read_timeout=0", "read_timeout"),
@@ -69,7 +75,7 @@ def test_everything_in_a_url() -> None:
         ("rediss://h?ssl_check_hostname=maybe", "ssl_check_hostname"),
         ("redis://:hunter2@h?password_env=X", "once"),
         ("redis://:hunter2@h?nonsense=1", "nonsense"),
-        ("redis://:hunter2@h:bad", "host or port"),
+        ("redis://:hunter2@h:bad", "bad host, port"),
     ],
 )
 def test_a_bad_url_is_refused_without_telling_the_password(url: str, message: str) -> None:

@@ -63,4 +63,4 @@ def test_attributes_say_what_the_arguments_said():
     assert (error.dataset, error.fence, error.recorded) == ("sales", 41, 42)
     assert "41" in str(error)
     assert "42" in str(error)
-    assert "no fencing token" in str(errors.StaleFenceError("sales", None, 42))
+    assert "none was given" in str(errors.StaleFenceError("sales", None, 42))

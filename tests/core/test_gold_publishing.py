@@ -25,6 +25,7 @@ from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.gold.writers import PartitionWriter
 from nexus_redis_provider.core.keys import GoldKeys
+from nexus_redis_provider.core.scripts import run
 from tests.conftest import PERMANENT
 from tests.core.gold_datasets import (
     PERMANENT_ROWS,
@@ -215,7 +216,7 @@ def test_a_writer_whose_lease_is_over_is_refused_before_any_sweep(endpoint, clie
         writer.write(*batch(ONE))
         with pytest.raises(SupersededError, match="gone"):
             writer.finish()
-    assert publication.heartbeat() == -1
+    assert run(client, publication.renewal()) == -1
     with pytest.raises(SupersededError, match="gone"):
         publication.commit([])
     assert keyspace(client, namespace) == dataset_keys(namespace, "head", "staging")
@@ -224,7 +225,7 @@ def test_a_writer_whose_lease_is_over_is_refused_before_any_sweep(endpoint, clie
 def test_a_publisher_that_shows_signs_of_life_is_not_swept(endpoint, client, namespace):
     alive = Publication.begin(endpoint, spec(namespace))
     report = write(alive, ONE)
-    assert alive.heartbeat() == 2
+    assert run(client, alive.renewal()) == 2
     Publication.begin(endpoint, spec(namespace)).abort()
     assert alive.commit([report]).rows == 2
     assert GoldDataset(client, "sales", namespace=namespace).verify()

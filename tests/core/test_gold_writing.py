@@ -393,7 +393,7 @@ def test_a_silent_server_costs_no_more_than_its_timeouts(server):
             try:
                 for act in (
                     lambda: write_on(writer, numbers(0, 1_000)),
-                    publication.heartbeat,
+                    publication.abandon,
                     lambda: publication.commit([]),
                     lambda: Publication.begin(patience, spec("silent")),
                 ):

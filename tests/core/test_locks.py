@@ -319,3 +319,13 @@ def test_processes_never_overlap(endpoint: Endpoint, namespace: str, tmp_path: P
         process.join(120)
     assert [process.exitcode for process in processes] == [0] * 6
     assert file.read_text().split()[0] == "150"
+
+
+def test_a_lock_is_not_entered_twice(endpoint: Endpoint, namespace: str) -> None:
+    lock = Lock(endpoint, "twice", namespace=namespace)
+    with lock:
+        with pytest.raises(ConfigurationError, match="held by this very object"), lock:
+            pass
+        lock.ensure_held()
+    with lock:
+        lock.ensure_held()

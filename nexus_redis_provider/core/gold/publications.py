@@ -45,6 +45,7 @@ class Spec:
         mode, layout: see `manifests`.
         ttl: seconds until rows vanish, counted from `begin`; None keeps them.
         keep: previous versions that stay readable.
+        min_rows: a version with fewer is refused.
         fence: fencing token of the lock that guards this publish, or None.
         lineage: free text facts for the manifest.
         staging_lease: seconds after its last sign of life at which a staging area is given up.
@@ -57,6 +58,7 @@ class Spec:
     layout: Layout = Layout.JSON
     ttl: Duration | None = None
     keep: int = 1
+    min_rows: int = 0
     fence: int | None = None
     lineage: Mapping[str, str] = field(default_factory=dict)
     namespace: str = DEFAULT_NAMESPACE
@@ -66,6 +68,8 @@ class Spec:
         GoldKeys(self.dataset, self.namespace)
         if self.keep < 0:
             raise ConfigurationError(f"keep is a number of previous versions, not {self.keep}.")
+        if self.min_rows and self.mode is Mode.UPSERT:
+            raise ConfigurationError("min_rows does not go with upsert, whose rows show at once.")
         if self.fence is not None and self.fence <= 0:
             raise ConfigurationError(f"A fencing token is a positive number, not {self.fence}.")
         if self.ttl is not None:
@@ -123,6 +127,7 @@ class Publication:
         keys = spec.keys
         with endpoint.client() as client:
             sweep(client, keys)  # First, since it may have to make room.
+            server = _server_state(client)
             found, *rest = run(
                 client,
                 Call(
@@ -146,16 +151,11 @@ class Publication:
                 version=rest[0].decode(),
                 created_ms=now_ms,
                 expires_ms=expires_ms,
-                server=_server_state(client),
+                server=server,
             )
 
-    def heartbeat(self) -> int:
-        """Renew the staging lease; returns rows staged so far, or -1 when it was taken away."""
-        with self.endpoint.client() as client:
-            return run(client, self.renewal())
-
     def renewal(self) -> Call[int]:
-        """The call that `heartbeat` makes."""
+        """Renew the staging lease; rows staged so far, or -1 when it was taken away."""
         return self._lease(to_ms(self.spec.staging_lease, "staging_lease"))
 
     def commit(self, reports: Sequence[Report]) -> Manifest:
@@ -170,6 +170,12 @@ class Publication:
         """
         self._raise_first_error(reports)
         manifest = self._manifest(reports)
+        if manifest.rows < self.spec.min_rows:
+            raise PublishError(
+                f"Gold dataset {self.spec.dataset!r}: {manifest.rows} row(s), fewer than min_rows="
+                f"{self.spec.min_rows}. Look at the source, or publish with a smaller min_rows.",
+                self.spec.dataset,
+            )
         with self.endpoint.client() as client:
             self._verify_server(client)
             published_ms = None
@@ -296,6 +302,7 @@ class Publication:
                     *(self.version, _argument(spec.fence), manifest.to_json()),
                     *(_argument(self.expires_ms), spec.keep),
                     sum(report.pages > 0 for report in reports),
+                    int(spec.mode is Mode.UPSERT),
                 ),
                 list,
             ),

@@ -76,7 +76,8 @@ def row_decoder(columns: Sequence[Column]) -> Callable[[bytes], dict[str, Any]]:
 
     def decode(row: bytes) -> dict[str, Any]:
         values = json.loads(row, parse_float=Decimal)
-        return {name: decoder(values[name]) for name, decoder in decoders}
+        # An upsert may bring a column that rows written before it do not have.
+        return {name: decoder(values.get(name)) for name, decoder in decoders}
 
     return decode
 
@@ -102,4 +103,4 @@ def _nested_decoder(type_: Mapping[str, Any]) -> Decoder:
             return lambda values: {key: item(value) for key, value in values.items()}
         case _:
             fields = [(field["name"], _decoder(field["type"])) for field in type_["fields"]]
-            return lambda values: {name: decode(values[name]) for name, decode in fields}
+            return lambda values: {name: decode(values.get(name)) for name, decode in fields}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 OK = b"+OK\r\n"
 NULL = b"$-1\r\n"
 QUEUED = b"+QUEUED\r\n"
+_PIECE = 1 << 20
 
 
 def command(*arguments: bytes | str | int) -> bytes:
@@ -82,6 +83,11 @@ def _stream(frames: pa.StringArray, start: int, end: int) -> memoryview:
     _, offsets, data = frames.buffers()
     bounds = memoryview(offsets).cast("i")
     return memoryview(data)[bounds[start] : bounds[end]] if data else memoryview(b"")
+
+
+def slices(stream: memoryview) -> list[memoryview]:
+    """The stream in pieces of 1 MB, for each of which the connection's timeout counts anew."""
+    return [stream[start : start + _PIECE] for start in range(0, len(stream), _PIECE)]
 
 
 class ReplyStream:

@@ -40,6 +40,7 @@ from nexus_redis_provider.core.gold.wire import (
     ReplyStream,
     command,
     set_commands,
+    slices,
 )
 from nexus_redis_provider.core.scripts import run, script
 
@@ -196,12 +197,12 @@ class PartitionWriter:
             self._keys.page(self._publication.version, self._attempt, self._pages),
             *(self._publication.version, self._attempt, self._pages + 1),
             *(encode_page(batch.keys), to_ms(self._spec.staging_lease, "staging_lease")),
-            len(batch.keys),
+            *(len(batch.keys), self._publication.expires_ms or ""),
         )
         # NX finds a repeated key at no cost, and keeps late zombies from changing a row.
         rows = set_commands(self._prefix, batch.keys, batch.values, ("NX", *self._expiry))
         # No health check: it would read a reply that is not its own.
-        self._connection.send_packed_command([page, rows], check_health=False)
+        self._connection.send_packed_command([page, *slices(rows)], check_health=False)
         self._pages += 1
         self._under_way.append(batch)
         self._settle(leave=1)
@@ -252,7 +253,7 @@ class PartitionWriter:
             self._refuse_errors(self._replies.unexpected(1, OK))
             check(self._replies.bulk())
             self._connection.send_packed_command(
-                [command("MULTI"), rows, command("EXEC")], check_health=False
+                [command("MULTI"), *slices(rows), command("EXEC")], check_health=False
             )
             self._refuse_errors(self._replies.unexpected(1, OK))
             refused = self._replies.unexpected(len(batch.keys), QUEUED)

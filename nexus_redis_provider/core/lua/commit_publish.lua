@@ -5,7 +5,8 @@
 -- ARGV[1] version   ARGV[2] fencing token or ''   ARGV[3] manifest, JSON
 -- ARGV[4] expiry of the rows, ms since 1970, or ''   ARGV[5] previous versions to keep
 -- ARGV[6] task attempts that wrote rows of the version
--- Returns {'published', publish time ms, retired version ...} or {'stale', newest fencing token}
+-- ARGV[7] '1' when the rows are visible already (upsert)
+-- Returns {'published', publish time ms} or {'stale', newest fencing token}
 --   or {'superseded', newest version} or {'gone'} when the staging area was taken away
 --   or {'expired'} or {'unsettled'} when further attempts have written.
 -- Clock: server TIME.
@@ -24,7 +25,12 @@ if stored and (ARGV[2] == '' or tonumber(ARGV[2]) < tonumber(stored)) then
 end
 -- Versions are as long as each other until the year 2059, and sort by age.
 if newest and (#newest > #ARGV[1] or (#newest == #ARGV[1] and newest > ARGV[1])) then
-  return {'superseded', newest}
+  if ARGV[7] ~= '1' then
+    return {'superseded', newest}
+  end
+  -- Upserts side by side are no rivals: the manifest is that of the one begun last.
+  redis.call('ZREM', KEYS[3], ARGV[1])
+  return {'published', string.format('%.0f', now_ms)}
 end
 if tonumber(redis.call('ZSCORE', KEYS[3], ARGV[1]) or '0') <= now_ms then
   return {'gone'}
@@ -40,6 +46,7 @@ local published_ms = string.format('%.0f', now_ms)
 redis.call('HSET', KEYS[5], 'body', ARGV[3], 'published_ms', published_ms)
 if ARGV[4] ~= '' then
   redis.call('PEXPIREAT', KEYS[5], ARGV[4])
+  redis.call('PEXPIREAT', KEYS[6], ARGV[4])
 end
 if ARGV[2] ~= '' and stored ~= ARGV[2] then
   redis.call('SET', KEYS[2], ARGV[2])
@@ -54,4 +61,4 @@ for _, version in ipairs(retired) do
   redis.call('ZREM', KEYS[4], version)
   redis.call('ZADD', KEYS[3], 0, version)
 end
-return {'published', published_ms, unpack(retired)}
+return {'published', published_ms}

@@ -1,8 +1,10 @@
+#!lua flags=allow-oom
 -- Sets the end of a lease anew, if the lock is still the owner's.
 -- KEYS[1] holder hash
 -- ARGV[1] owner   ARGV[2] token   ARGV[3] lease, ms   ARGV[4] leak net beyond the lease, ms
 -- Returns {renewed 0|1, the owner found or ''}.
 -- Clock: server TIME.
+-- Allowed without memory: a full server must not take a lock from who holds it.
 -- Atomic because between comparing the owner and extending, another one could take the lock.
 -- A lease that has run out but that nobody else took is renewed: the token is still the newest.
 local held = redis.call('HMGET', KEYS[1], 'owner', 'token')
