@@ -13,7 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyspark.sql import SparkSession
+from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
 
 from nexus_redis_provider.core import errors
 from nexus_redis_provider.core.endpoint import Endpoint, translated_errors
@@ -58,7 +60,7 @@ datasets     what to publish, each with
   layout     json (default)
   ttl        seconds until the rows vanish; without it they stay
   keep       previous versions that stay readable, default 1
-  min_rows   rows below which the gate of the DAG stays shut; not used here
+  min_rows   fewer rows than these are refused; so does the gate of the DAG
 dag          settings of the DAG that runs this file; not used here
 
 Columns with equal names in two sources are told apart as source.column. Timestamps are in UTC,
@@ -66,7 +68,8 @@ unless spark.sql.session.timeZone says otherwise. Every expression is checked be
 published; datasets are published one after the other, up to the first error.
 
 Progress goes to stderr. Each published dataset is one line of JSON on stdout: dataset, version,
-rows, bytes, seconds (reading and aggregating included), rows_per_s.
+rows, bytes, seconds (reading and aggregating included), rows_per_s. spark-submit joins the two on
+its stdout; the results are the lines that begin with {.
 
 exit codes:
   0  all published
@@ -75,9 +78,12 @@ exit codes:
   3  the rows were refused: null or repeated keys, or a type that cannot be published
   4  a newer holder of the lock has published, or a version begun later
   5  Redis cannot be reached, or denied access, or refused writes
-After any of them but 0, readers see of the dataset named in the error what they saw before.
+After any of them but 0, readers see of the dataset named in the error what they saw before; of an
+upsert that failed on the way, some rows may be new.
 """
 
+# Spark's own, and those for which it has no Python class.
+_SPARK_ERRORS = (PySparkException, Py4JJavaError)
 _REDIS_HELP = """redis[s]://[user@]host[:port][/db][?password_env=NAME or ?password_file=PATH],
 without a password in it; default: the NEXUS_REDIS_URL of the environment"""
 _TIME_ZONE = "spark.sql.session.timeZone"
@@ -88,7 +94,7 @@ def run(job: Job, **guard: Any) -> None:
     with SparkSession.builder.getOrCreate() as spark:
         if not spark.sparkContext.getConf().contains(_TIME_ZONE):
             spark.conf.set(_TIME_ZONE, "UTC")
-        for name, rows in job.rows(spark).items():
+        for name, rows in _frames(job, spark).items():
             _say(f"{name}: aggregating and publishing")
             began_at, options = time.monotonic(), job.datasets[name].options
             manifest = publish(rows, name, **options, **guard, on_progress=_progress(name))
@@ -96,6 +102,14 @@ def run(job: Job, **guard: Any) -> None:
             facts = {fact: getattr(manifest, fact) for fact in ("version", "rows", "bytes")}
             speed = {"seconds": round(seconds, 3), "rows_per_s": round(manifest.rows / seconds)}
             print(json.dumps({"dataset": name, **facts, **speed}), flush=True)
+
+
+def _frames(job: Job, spark: SparkSession) -> dict[str, DataFrame]:
+    try:
+        return job.rows(spark)
+    except _SPARK_ERRORS as error:
+        # An unknown format, a reader's bad option, a file system that is away.
+        raise errors.ConfigurationError(f"the sources cannot be read: {_reason(error)}") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,7 +121,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except errors.NexusRedisError as error:
         _say(f"error: {error}")
         return exit_code(error)
+    except _SPARK_ERRORS as error:
+        _say(f"error: the Spark job failed: {_reason(error)}")
+        return 1
     return 0
+
+
+def _reason(error: Exception) -> str:
+    """The line that says what happened, out of a stack of Java's."""
+    text = error.java_exception.toString() if isinstance(error, Py4JJavaError) else str(error)
+    return str(text).strip().splitlines()[0]
 
 
 def exit_code(error: errors.NexusRedisError) -> int:
