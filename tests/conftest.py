@@ -63,11 +63,11 @@ def namespace(client: redis.Redis, permanent: list[str]) -> Iterator[str]:
     name = f"test-{uuid.uuid4().hex[:12]}"
     yield name
     keys = list(client.scan_iter(f"{name}*", count=1000))
-    leaked = [
-        key.decode()
-        for key in keys
-        if client.ttl(key) == -1 and not any(fnmatchcase(key.decode(), p) for p in permanent)
-    ]
+    asked = client.pipeline(transaction=False)
+    for key in keys:
+        asked.ttl(key)
+    immortal = (key.decode() for key, ttl in zip(keys, asked.execute(), strict=True) if ttl == -1)
+    leaked = [key for key in immortal if not any(fnmatchcase(key, p) for p in permanent)]
     if keys:
         client.unlink(*keys)
     assert not leaked, f"these keys never expire: {leaked}"

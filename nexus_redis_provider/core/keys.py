@@ -89,7 +89,7 @@ class GoldKeys:
         return f"{self.root}:staging"
 
     def manifest(self, version: str) -> str:
-        """String: the manifest of a version, JSON."""
+        """Hash: `body`, the manifest of a version as JSON, and `published_ms`."""
         return f"{self.root}:manifest:{version}"
 
     def attempts(self, version: str) -> str:
