@@ -13,14 +13,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
-from pyspark.errors import PySparkException
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 
 from nexus_redis_provider.core import errors
 from nexus_redis_provider.core.endpoint import Endpoint, translated_errors
 from nexus_redis_provider.spark import publish
 from nexus_redis_provider.spark.configurations import Job
+from nexus_redis_provider.spark.failures import SPARK_ERRORS, reason
 
 _HELP = """
 The configuration is one JSON object. JSON, because Airflow's parameters and Spark's options speak
@@ -75,15 +74,13 @@ exit codes:
   0  all published
   1  anything else, such as a failed Spark job
   2  the configuration or an argument is wrong, or names what is not there
-  3  the rows were refused: null or repeated keys, or a type that cannot be published
+  3  the rows were refused: null or repeated keys, too few of them, or a type that does not fit
   4  a newer holder of the lock has published, or a version begun later
   5  Redis cannot be reached, or denied access, or refused writes
 After any of them but 0, readers see of the dataset named in the error what they saw before; of an
 upsert that failed on the way, some rows may be new.
 """
 
-# Spark's own, and those for which it has no Python class.
-_SPARK_ERRORS = (PySparkException, Py4JJavaError)
 _REDIS_HELP = """redis[s]://[user@]host[:port][/db][?password_env=NAME or ?password_file=PATH],
 without a password in it; default: the NEXUS_REDIS_URL of the environment"""
 _TIME_ZONE = "spark.sql.session.timeZone"
@@ -94,7 +91,7 @@ def run(job: Job, **guard: Any) -> None:
     with SparkSession.builder.getOrCreate() as spark:
         if not spark.sparkContext.getConf().contains(_TIME_ZONE):
             spark.conf.set(_TIME_ZONE, "UTC")
-        for name, rows in _frames(job, spark).items():
+        for name, rows in job.rows(spark).items():
             _say(f"{name}: aggregating and publishing")
             began_at, options = time.monotonic(), job.datasets[name].options
             manifest = publish(rows, name, **options, **guard, on_progress=_progress(name))
@@ -102,14 +99,6 @@ def run(job: Job, **guard: Any) -> None:
             facts = {fact: getattr(manifest, fact) for fact in ("version", "rows", "bytes")}
             speed = {"seconds": round(seconds, 3), "rows_per_s": round(manifest.rows / seconds)}
             print(json.dumps({"dataset": name, **facts, **speed}), flush=True)
-
-
-def _frames(job: Job, spark: SparkSession) -> dict[str, DataFrame]:
-    try:
-        return job.rows(spark)
-    except _SPARK_ERRORS as error:
-        # An unknown format, a reader's bad option, a file system that is away.
-        raise errors.ConfigurationError(f"the sources cannot be read: {_reason(error)}") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,23 +110,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except errors.NexusRedisError as error:
         _say(f"error: {error}")
         return exit_code(error)
-    except _SPARK_ERRORS as error:
-        _say(f"error: the Spark job failed: {_reason(error)}")
+    except SPARK_ERRORS as error:
+        _say(f"error: the Spark job failed: {reason(error)}")
         return 1
     return 0
-
-
-def _reason(error: Exception) -> str:
-    """The line that says what happened, out of a stack of Java's."""
-    text = error.java_exception.toString() if isinstance(error, Py4JJavaError) else str(error)
-    return str(text).strip().splitlines()[0]
 
 
 def exit_code(error: errors.NexusRedisError) -> int:
     match error:
         case errors.ConfigurationError():
             return 2
-        case errors.SchemaError() | errors.NullKeyError() | errors.DuplicateKeyError():
+        case (
+            errors.SchemaError()
+            | errors.NullKeyError()
+            | errors.DuplicateKeyError()
+            | errors.TooFewRowsError()
+        ):
             return 3
         case errors.StaleFenceError() | errors.SupersededError():
             return 4

@@ -150,6 +150,19 @@ class DuplicateKeyError(PublishError):
         self.rows = rows
 
 
+class TooFewRowsError(PublishError):
+    """A version has fewer rows than its publisher asked for."""
+
+    def __init__(self, dataset: str, rows: int, min_rows: int) -> None:
+        super().__init__(
+            f"Gold dataset {dataset!r}: {rows} row(s), fewer than min_rows={min_rows}. "
+            "Look at the source, or publish with a smaller min_rows.",
+            dataset,
+        )
+        self.rows = rows
+        self.min_rows = min_rows
+
+
 class WriteError(PublishError):
     """The server refused a write."""
 

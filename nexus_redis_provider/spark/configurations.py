@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - the name every Spark user knows
 
@@ -22,6 +21,7 @@ from nexus_redis_provider.core.errors import ConfigurationError
 from nexus_redis_provider.core.gold.manifests import Layout, Mode
 from nexus_redis_provider.core.gold.publications import Spec
 from nexus_redis_provider.core.gold.templates import KeyTemplate
+from nexus_redis_provider.spark.failures import SPARK_ERRORS, reason
 
 _Kinds = dict[str, tuple[type, ...]]
 
@@ -240,5 +240,5 @@ def _columns(expressions: Mapping[str, str]) -> list[Column]:
 def _analysis(where: str) -> Iterator[None]:
     try:
         yield
-    except AnalysisException as error:
-        raise ConfigurationError(f"{where}: {str(error).strip().splitlines()[0]}") from error
+    except SPARK_ERRORS as error:
+        raise ConfigurationError(f"{where}: {reason(error)}") from error

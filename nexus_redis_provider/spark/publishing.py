@@ -17,7 +17,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.errors import PySparkException
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F  # noqa: N812 - the name every Spark user knows
@@ -35,6 +34,7 @@ from nexus_redis_provider.core.gold.publications import Publication, Report, Spe
 from nexus_redis_provider.core.gold.templates import KeyTemplate
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE
 from nexus_redis_provider.core.scripts import run
+from nexus_redis_provider.spark.failures import SPARK_ERRORS, reason
 from nexus_redis_provider.spark.schemas import checked_columns, key_template
 from nexus_redis_provider.spark.tasks import write_partition
 
@@ -98,7 +98,8 @@ def publish(
 
     Raises:
         ConfigurationError, SchemaError: refused before anything was sent.
-        NullKeyError, DuplicateKeyError, WriteError: refused; readers see what they saw before.
+        NullKeyError, DuplicateKeyError, TooFewRowsError, WriteError: refused; readers see what
+            they saw before.
         StaleFenceError: another run has taken the lock over and published.
         UnreachableError, AccessDeniedError: the server cannot be used.
 
@@ -173,10 +174,9 @@ def _write(rows: DataFrame, publication: Publication) -> list[Report]:
 def _collected(few: DataFrame, dataset: str) -> list[Row]:
     try:
         return few.collect()
-    except PySparkException as error:
-        reason = str(error).strip().splitlines()[-1]
+    except SPARK_ERRORS as error:
         raise PublishError(
-            f"Gold dataset {dataset!r}: the Spark job failed: {reason}", dataset
+            f"Gold dataset {dataset!r}: the Spark job failed: {reason(error)}", dataset
         ) from error
 
 

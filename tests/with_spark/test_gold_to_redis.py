@@ -193,7 +193,7 @@ REFUSED_BY_SPARK = {
     "file": Case(2, "sources.orders: .*gone.csv", arguments=("--input=orders=gone.csv",)),
     "table": Case(2, "sources.known: .*gone", ("sources", "known"), {"table": "gone"}),
     "query": Case(2, "sources.known: .*ordres", ("sources", "known", "query"), "FROM ordres"),
-    "format": Case(2, "sources cannot be read: .*cvs", (*ORDERS_SOURCE, "format"), "cvs"),
+    "format": Case(2, "sources.orders: .*cvs", (*ORDERS_SOURCE, "format"), "cvs"),
     "schema": Case(2, "sources.orders: .*INTT", (*ORDERS_SOURCE, "schema"), "shop INTT"),
     "null key": Case(3, "null in key column.*shop", SALES, {
         "from": "orders", "group_by": ["shop"], "measures": {"n": "count(*)"}, "key": "shop",
@@ -205,6 +205,9 @@ REFUSED_BY_SPARK = {
         3, "column 'sum' has type void", (*SALES, "measures", "sum"), "any_value(NULL)",
     ),
     "key type": Case(3, "column 'sum' has type decimal", (*SALES, "key"), ["shop", "sum"]),
+    "too few": Case(
+        3, "fewer than min_rows=99", (*SALES, "min_rows"), 99, arguments=("--fence=9",)
+    ),
     "stale fence": Case(4, "token 8 is older than 9", arguments=("--fence=8",)),
     "no fence": Case(4, "sales.*fencing token"),
     "bad value": Case(1, "Spark job failed: .*orders.csv", ORDERS_SOURCE, {

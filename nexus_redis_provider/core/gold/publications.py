@@ -23,6 +23,7 @@ from nexus_redis_provider.core.errors import (
     PublishError,
     StaleFenceError,
     SupersededError,
+    TooFewRowsError,
 )
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.schemas import Column
@@ -171,11 +172,7 @@ class Publication:
         self._raise_first_error(reports)
         manifest = self._manifest(reports)
         if manifest.rows < self.spec.min_rows:
-            raise PublishError(
-                f"Gold dataset {self.spec.dataset!r}: {manifest.rows} row(s), fewer than min_rows="
-                f"{self.spec.min_rows}. Look at the source, or publish with a smaller min_rows.",
-                self.spec.dataset,
-            )
+            raise TooFewRowsError(self.spec.dataset, manifest.rows, self.spec.min_rows)
         with self.endpoint.client() as client:
             self._verify_server(client)
             published_ms = None
