@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -37,6 +38,8 @@ def spark() -> Iterator[SparkSession]:
         .getOrCreate()
     )
     session.sparkContext.setLogLevel("OFF")
+    # It says goodbye at exit, when pytest has closed the log already.
+    logging.getLogger("py4j").setLevel(logging.WARNING)
     session.dataSource.register(NexusRedisDataSource)
     yield session
     session.stop()
