@@ -19,7 +19,6 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from types import TracebackType
 from typing import Any, Self
 
 from nexus_redis_provider.core.durations import Duration, to_ms
@@ -265,12 +264,7 @@ class Lock(_Lease):
         self._renewer.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._done.set()
         self._renewer.join()
         # An unreachable server must not hide the error of the work; the lease ends anyway.
@@ -314,12 +308,7 @@ class AsyncLock(_Lease):
         self._renewer = asyncio.create_task(self._keep_renewing())
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         # Told, not cancelled: before Python 3.12 redis-py may swallow a cancellation as it sends.
         self._done.set()
         await asyncio.wait([self._renewer])

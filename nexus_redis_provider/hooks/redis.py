@@ -20,7 +20,6 @@ from nexus_redis_provider.core.errors import ConfigurationError, NexusRedisError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import TracebackType
 
     import redis.asyncio
     from airflow.sdk import Connection
@@ -145,12 +144,7 @@ class NexusRedisHook(RedisHook):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def test_connection(self) -> tuple[bool, str]:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
-from types import TracebackType
 from typing import Self
 
 import pyarrow as pa
@@ -108,12 +107,7 @@ class PartitionWriter:
         self._replies = ReplyStream(self._connection)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with suppress(NexusRedisError), self._connected():
             if self._under_way:  # The attempt ends early; a sweep may miss these rows.
                 self._settle()
