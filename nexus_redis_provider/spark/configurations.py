@@ -20,8 +20,8 @@ from pyspark.sql import functions as F  # noqa: N812 - the name every Spark user
 from nexus_redis_provider.core.errors import ConfigurationError
 from nexus_redis_provider.core.gold.manifests import Layout, Mode
 from nexus_redis_provider.core.gold.publications import Spec
-from nexus_redis_provider.core.gold.templates import KeyTemplate
 from nexus_redis_provider.spark.failures import SPARK_ERRORS, reason
+from nexus_redis_provider.spark.schemas import key_template
 
 _Kinds = dict[str, tuple[type, ...]]
 
@@ -90,7 +90,9 @@ class Dataset:
         measures = _expressions(f"{where}.measures", given["measures"])
         if doubles := set(group_by) & set(measures):
             raise _wrong(where, f"both group_by and measures name {', '.join(doubles)}")
-        key = _key(where, given["key"], [*group_by, *measures])
+        key = key_template(given["key"], name)
+        for column in key.columns:
+            _one_of(f"{where}.key", column, [*group_by, *measures])
         for option, known in (("mode", list(Mode)), ("layout", list(Layout))):
             _one_of(f"{where}.{option}", given[option] or known[0], known)
         options = {name: given[name] for name in _PUBLISH if given[name] is not None}
@@ -205,14 +207,6 @@ def _expressions(where: str, body: Any) -> dict[str, str]:
     """SQL by name; a list of names is each name by itself."""
     named = {str(name): name for name in body} if isinstance(body, list) else body
     return _object(where, named, dict.fromkeys(named, (str,)), required=list(named))
-
-
-def _key(where: str, given: str | list[str], columns: Collection[str]) -> KeyTemplate:
-    names = [str(name) for name in given] if isinstance(given, list) else [given]
-    template = KeyTemplate.parse(str(given)) if "{" in given else KeyTemplate.of_columns(names)
-    for column in template.columns:
-        _one_of(f"{where}.key", column, columns)
-    return template
 
 
 def _join(where: str, body: Any, sources: Collection[str]) -> dict[str, str]:

@@ -191,8 +191,8 @@ class Publication:
 
     def abort(self) -> None:
         """`abandon`, and sweep now. Never touches a published version."""
-        self.abandon()
         with self.endpoint.client() as client:
+            run(client, self._lease(0))
             sweep(client, self.spec.keys)
 
     def _lease(self, lease_ms: int) -> Call[int]:
