@@ -10,7 +10,7 @@ from typing import Any
 import redis
 
 from demo.standalone import Standalone, StandaloneError
-from nexus_redis_provider.core.locks import inspect
+from nexus_redis_provider.core.locks.protocol import who_holds
 from nexus_redis_provider.core.scripts import run
 
 _TOLD = {"running", "success", "skipped", "failed", "upstream_failed"}
@@ -91,7 +91,7 @@ class Watch:
         self._told[log] = len(lines)
 
     def _tell_holder(self) -> None:
-        holder = run(self._client, inspect(f"dag:{self._dag_id}"))
+        holder = run(self._client, who_holds(f"dag:{self._dag_id}"))
         if holder and holder.owner != self._holder:
             self._holder = holder.owner
             self._say(f"  Redis: the lock is held by {holder.owner}, token {holder.token}")

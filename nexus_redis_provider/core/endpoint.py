@@ -243,12 +243,21 @@ def translated_errors(client: redis.Redis | redis.asyncio.Redis) -> Iterator[Non
     """
     try:
         yield
-    except (exceptions.AuthenticationError, exceptions.NoPermissionError) as error:
-        raise AccessDeniedError(address_of(client), error) from error
-    except (exceptions.ConnectionError, exceptions.TimeoutError) as error:
-        raise UnreachableError(address_of(client), error) from error
-    except exceptions.ResponseError as error:
-        raise ServerError(f"Redis at {address_of(client)} refused: {error}") from error
+    except exceptions.RedisError as error:
+        raise translated(address_of(client), error) from error
+
+
+def translated(
+    where: str, error: exceptions.RedisError
+) -> ServerError | exceptions.RedisError:
+    """The error of this package that says what an error of redis-py means; else that one itself."""
+    if isinstance(error, exceptions.AuthenticationError | exceptions.NoPermissionError):
+        return AccessDeniedError(where, error)
+    if isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError):
+        return UnreachableError(where, error)
+    if isinstance(error, exceptions.ResponseError):
+        return ServerError(f"Redis at {where} refused: {error}")
+    return error
 
 
 _NUMBERS: dict[str, type[int | float]] = {

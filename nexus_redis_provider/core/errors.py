@@ -65,17 +65,28 @@ class LockError(NexusRedisError):
 
 
 class LockHeldError(LockError):
-    """Another owner holds the lock; wait for it, or give up."""
+    """Others hold the lock, or wait for it before us; wait for it too, or give up.
 
-    def __init__(self, name: str, owner: str, expires_in: float, waited: float = 0.0) -> None:
-        waited_for = f" after waiting {waited:.1f} s" if waited else ""
-        super().__init__(
-            f"Lock {name!r} is held by {owner!r}{waited_for}; "
-            f"its lease ends in {expires_in:.1f} s unless renewed.",
-            name,
+    Attributes:
+        owner: a holder; empty where only those in line have a claim.
+        expires_in: seconds left of its lease.
+        position: our place in the line, from 1; 0 if we stood in none.
+    """
+
+    def __init__(
+        self, name: str, owner: str, expires_in: float, waited: float = 0.0, position: int = 0
+    ) -> None:
+        held = (
+            f"is held by {owner!r}, whose lease ends in {expires_in:.1f} s unless renewed"
+            if owner
+            else "is claimed by others in line"
         )
+        waited_for = f" Gave up after waiting {waited:.1f} s" if waited else ""
+        place = f" at place {position} of the line" if waited and position else ""
+        super().__init__(f"Lock {name!r} {held}.{waited_for}{place}{'.' if waited else ''}", name)
         self.owner = owner
         self.expires_in = expires_in
+        self.position = position
 
 
 class LockLostError(LockError):
@@ -86,6 +97,19 @@ class LockLostError(LockError):
         super().__init__(f"Lock {name!r} is no longer held by {owner!r}: {now}.", name)
         self.owner = owner
         self.holder = holder
+
+
+class NotReplicatedError(LockError):
+    """Too few replicas confirmed the lock in time, so it was given back; try again."""
+
+    def __init__(self, name: str, wanted: int, confirmed: int, timeout: float) -> None:
+        super().__init__(
+            f"Lock {name!r} was confirmed by {confirmed} of {wanted} replica(s) within "
+            f"{timeout:.1f} s and given back. See INFO replication for what holds them up.",
+            name,
+        )
+        self.wanted = wanted
+        self.confirmed = confirmed
 
 
 class GoldError(NexusRedisError):

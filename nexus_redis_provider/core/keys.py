@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from urllib.parse import quote
+from functools import lru_cache
+from urllib.parse import quote, unquote
 
 from nexus_redis_provider.core.errors import ConfigurationError
 
@@ -29,6 +30,12 @@ def checked_name(name: str, what: str) -> str:
     return name
 
 
+@lru_cache(maxsize=4096)
+def _lock_root(name: str, namespace: str) -> str:
+    checked_name(namespace, "A namespace")
+    return f"{namespace}:lock:{{{quote(name, safe='/:@+=,. ')}}}"
+
+
 @dataclass(frozen=True, slots=True)
 class LockKeys:
     """Keys of one lock. Names are free text: what could break the hash tag is percent-encoded."""
@@ -37,17 +44,55 @@ class LockKeys:
     namespace: str = DEFAULT_NAMESPACE
 
     def __post_init__(self) -> None:
-        checked_name(self.namespace, "A namespace")
+        _lock_root(self.name, self.namespace)
 
     @property
-    def holder(self) -> str:
-        """Hash: who holds the lock. TTL: the lease plus a net against leaks."""
-        return f"{self.namespace}:lock:{{{quote(self.name, safe='/:@+=,. ')}}}"
+    def lock(self) -> str:
+        """Hash: the newest fencing token under `''`, and by owner who holds the lock. TTL: 30 days,
+        or the lease plus a net against leaks, if that is longer.
+        """
+        return _lock_root(self.name, self.namespace)
 
     @property
-    def fence(self) -> str:
-        """String: the newest fencing token. TTL: 30 days after the last acquisition."""
-        return f"{self.holder}:fence"
+    def line(self) -> str:
+        """Sorted set of owners in line; score: ticket. TTL: a day after the last sign of life."""
+        return f"{self.lock}:line"
+
+    @property
+    def waiters(self) -> str:
+        """Hash by owner: who waits or has waited, with the ticket. TTL: as `line`."""
+        return f"{self.lock}:waiters"
+
+    @property
+    def heard(self) -> str:
+        """Sorted set of owners; score: until when each counts as living, ms. TTL: as `line`."""
+        return f"{self.lock}:heard"
+
+    @property
+    def audit(self) -> str:
+        """Stream: forced releases, the newest thousand. TTL: 90 days after the last one."""
+        return f"{self.lock}:audit"
+
+    @property
+    def state(self) -> tuple[str, ...]:
+        """The keys that every script of a lock is given, in this order."""
+        root = self.lock
+        return root, f"{root}:line", f"{root}:waiters", f"{root}:heard"
+
+    @staticmethod
+    def pattern(namespace: str = DEFAULT_NAMESPACE) -> str:
+        """Glob of all keys of all locks."""
+        return f"{checked_name(namespace, 'A namespace')}:lock:{{*}}*"
+
+    @staticmethod
+    def name_of(key: str) -> str:
+        """The name of the lock that a key belongs to."""
+        return unquote(key[key.index("{") + 1 : key.index("}")])
+
+    @staticmethod
+    def channel(waiter: str, namespace: str = DEFAULT_NAMESPACE) -> str:
+        """Pub/sub channel by which one waiter, or one room of them, is woken."""
+        return f"{namespace}:lock-wake:{waiter}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -11,10 +12,10 @@ from typing import Any, Generic, TypeVar
 
 import redis
 import redis.asyncio
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, RedisError
 
-from nexus_redis_provider.core.endpoint import translated_errors
-from nexus_redis_provider.core.errors import ConfigurationError
+from nexus_redis_provider.core.endpoint import address_of, translated, translated_errors
+from nexus_redis_provider.core.errors import ConfigurationError, ServerError
 
 T = TypeVar("T")
 Argument = str | bytes | int
@@ -30,9 +31,20 @@ class Script:
 
 @cache
 def script(name: str) -> Script:
-    """The script `lua/<name>.lua` of this package (also when it was shipped as a zip)."""
-    source = resources.files(__package__).joinpath("lua", f"{name}.lua").read_text("utf-8")
+    """The script `lua/<name>.lua` of this package (also when it was shipped as a zip).
+
+    A line `-- Uses: X` in it is followed by the file `lua/include/X.lua`.
+    """
+    source = _USES.sub(lambda uses: f"{uses[0]}\n{_lua('include', uses[1])}", _lua(name))
     return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+_USES = re.compile(r"^-- Uses: (\w+)$", re.MULTILINE)
+
+
+def _lua(*name: str) -> str:
+    path = resources.files(__package__).joinpath("lua", *name[:-1], f"{name[-1]}.lua")
+    return path.read_text("utf-8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +72,13 @@ def run(client: redis.Redis, call: Call[T]) -> T:
     loaded = script(call.script)
     numkeys, params = len(call.keys), (*call.keys, *call.args)
     _refuse_text_replies(client)
-    with translated_errors(client):
+    try:
         try:
             reply = client.evalsha(loaded.sha, numkeys, *params)
         except NoScriptError:
             reply = client.eval(loaded.source, numkeys, *params)
+    except RedisError as error:
+        raise translated(address_of(client), error) from error
     return call.decode(reply)
 
 
@@ -73,12 +87,67 @@ async def arun(client: redis.asyncio.Redis, call: Call[T]) -> T:
     loaded = script(call.script)
     numkeys, params = len(call.keys), (*call.keys, *call.args)
     _refuse_text_replies(client)
-    with translated_errors(client):
+    try:
         try:
             reply = await client.evalsha(loaded.sha, numkeys, *params)
         except NoScriptError:
             reply = await client.eval(loaded.source, numkeys, *params)
+    except RedisError as error:
+        raise translated(address_of(client), error) from error
     return call.decode(reply)
+
+
+def run_all(client: redis.Redis, calls: Sequence[Call[T]]) -> list[T | ServerError]:
+    """Run calls in one round trip; what the server refuses is in the list as an error.
+
+    Raises:
+        UnreachableError, AccessDeniedError: as `run`; none of the calls may have happened, or all.
+    """
+    replies = _sent(client, calls)
+    if any(isinstance(reply, NoScriptError) for reply in replies):
+        with translated_errors(client):
+            for name in {call.script for call in calls}:
+                client.script_load(script(name).source)
+        replies = _sent(client, calls)
+    return [
+        ServerError(f"Redis at {address_of(client)} refused: {reply}")
+        if isinstance(reply, Exception)
+        else call.decode(reply)
+        for call, reply in zip(calls, replies, strict=True)
+    ]
+
+
+def _sent(client: redis.Redis, calls: Sequence[Call[T]]) -> list[Any]:
+    with translated_errors(client), client.pipeline(transaction=False) as pipe:
+        for call in calls:
+            pipe.evalsha(script(call.script).sha, len(call.keys), *call.keys, *call.args)
+        return pipe.execute(raise_on_error=False)
+
+
+def run_replicated(client: redis.Redis, call: Call[T], timeout_ms: int, replicas: int) -> int:
+    """Run a call and return how many replicas, up to `replicas`, have confirmed it within the time.
+
+    The confirmation covers all that the server did before, on whatever connection.
+    """
+    with translated_errors(client), client.pipeline(transaction=False) as pipe:
+        _queue_replicated(pipe, call, timeout_ms, replicas)
+        return int(pipe.execute()[-1])
+
+
+async def arun_replicated(
+    client: redis.asyncio.Redis, call: Call[T], timeout_ms: int, replicas: int
+) -> int:
+    """The asyncio twin of `run_replicated`."""
+    with translated_errors(client):
+        async with client.pipeline(transaction=False) as pipe:
+            _queue_replicated(pipe, call, timeout_ms, replicas)
+            return int((await pipe.execute())[-1])
+
+
+def _queue_replicated(pipe: Any, call: Call[T], timeout_ms: int, replicas: int) -> None:
+    # By source: within a pipeline nobody could load a missing script before WAIT is sent.
+    pipe.eval(script(call.script).source, len(call.keys), *call.keys, *call.args)
+    pipe.wait(replicas, timeout_ms)
 
 
 def _refuse_text_replies(client: redis.Redis | redis.asyncio.Redis) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nexus_redis_provider.core.locks import inspect, is_free
+from nexus_redis_provider.core.locks.protocol import is_free, who_holds
 from nexus_redis_provider.core.scripts import arun
 from nexus_redis_provider.core.warmth import Requirement, aprobe
 from nexus_redis_provider.triggers.polling import PollingTrigger
@@ -48,4 +48,4 @@ class CacheWarmTrigger(PollingTrigger):
             return True
         if self.filler is None:
             return False
-        return is_free(await arun(client, inspect(self.filler, namespace=requirement.namespace)))
+        return is_free(await arun(client, who_holds(self.filler, namespace=requirement.namespace)))

@@ -18,7 +18,7 @@ from nexus_redis_provider.core.errors import (
     ConfigurationError,
     UnreachableError,
 )
-from nexus_redis_provider.core.locks import inspect
+from nexus_redis_provider.core.locks.protocol import who_holds
 from nexus_redis_provider.core.scripts import arun, run
 from nexus_redis_provider.embedded import EmbeddedServer
 
@@ -136,12 +136,12 @@ async def test_a_wrong_password_is_denied(guarded: EmbeddedServer) -> None:
         for attempt in (run, arun):
             client = endpoint.client() if attempt is run else endpoint.async_client()
             with pytest.raises(AccessDeniedError, match="password") as denied:
-                run(client, inspect("a")) if attempt is run else await arun(client, inspect("a"))
+                run(client, who_holds("a")) if attempt is run else await arun(client, who_holds("a"))
             assert str(node) in str(denied.value)
             assert "hunter2" not in str(denied.value)
             client.close() if attempt is run else await client.aclose()
     with Endpoint.from_url(f"redis://:{ENCODED}@{node}").client() as client:
-        assert run(client, inspect("a")) is None
+        assert run(client, who_holds("a")) is None
 
 
 def test_a_forbidden_command_is_denied(guarded: EmbeddedServer) -> None:
@@ -152,17 +152,17 @@ def test_a_forbidden_command_is_denied(guarded: EmbeddedServer) -> None:
         Endpoint.from_url(f"redis://reader:r@{node}").client() as client,
         pytest.raises(AccessDeniedError, match="permission"),
     ):
-        run(client, inspect("a"))
+        run(client, who_holds("a"))
 
 
 async def test_a_refused_port_is_named_at_once() -> None:
     endpoint = Endpoint.from_url("redis://127.0.0.1:1")
     began_at = time.monotonic()
     with endpoint.client() as client, pytest.raises(UnreachableError, match=r"127\.0\.0\.1:1/0"):
-        run(client, inspect("a"))
+        run(client, who_holds("a"))
     async with endpoint.async_client() as client:
         with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:1/0"):
-            await arun(client, inspect("a"))
+            await arun(client, who_holds("a"))
     assert time.monotonic() - began_at < 5
 
 
@@ -175,5 +175,5 @@ def test_a_silent_server_costs_no_more_than_its_timeouts() -> None:
         )
         began_at = time.monotonic()
         with endpoint.client() as client, pytest.raises(UnreachableError, match=r"[Tt]imeout"):
-            run(client, inspect("a"))
+            run(client, who_holds("a"))
         assert 0.4 <= time.monotonic() - began_at < 3

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from demo.standalone import Standalone, alive
-from nexus_redis_provider.core.locks import inspect
+from nexus_redis_provider.core.locks.protocol import who_holds
 from nexus_redis_provider.core.scripts import run
 from nexus_redis_provider.embedded import EmbeddedServer, find_server
 from tests.conftest import need_server
@@ -81,7 +81,7 @@ def test_overlapping_runs_work_one_after_the_other(airflow: Standalone, client: 
     airflow.wait(lambda: airflow.tasks("waiting")[second, "lock"] == "deferred", LONG)
     assert airflow.tasks("waiting")[second, "work"] is None
     assert airflow.runs("waiting") == {first: "running", second: "running"}
-    holder = run(client, inspect("dag:waiting"))
+    holder = run(client, who_holds("dag:waiting"))
     assert holder
     assert holder.owner.endswith(first)
 
@@ -98,7 +98,7 @@ def test_overlapping_runs_work_one_after_the_other(airflow: Standalone, client: 
         ("end", second),
     ]
     assert told[0][2] == told[1][2] == holder.token < told[2][2] == told[3][2]
-    assert run(client, inspect("dag:waiting")) is None
+    assert run(client, who_holds("dag:waiting")) is None
 
 
 def test_a_run_is_skipped_while_another_one_works(airflow: Standalone, client: redis.Redis):
@@ -109,7 +109,7 @@ def test_a_run_is_skipped_while_another_one_works(airflow: Standalone, client: r
     airflow.wait(lambda: airflow.runs("skipping")[skipped] == "success", LONG)
     assert airflow.tasks("skipping")[skipped, "work"] == "skipped"
     # The skipped run is over, its teardown included, and the lock is still with the other one.
-    holder = run(client, inspect("dag:skipping"))
+    holder = run(client, who_holds("dag:skipping"))
     assert holder
     assert holder.owner.endswith(working)
 
@@ -126,7 +126,7 @@ def test_work_that_fails_gives_the_lock_to_the_next_run(airflow: Standalone, cli
     assert started(client) == failing
     let_end(client, failing, "badly")
     airflow.wait(lambda: airflow.runs("skipping")[failing] == "failed", LONG)
-    assert run(client, inspect("dag:skipping")) is None
+    assert run(client, who_holds("dag:skipping")) is None
 
     following = airflow.trigger("skipping")
     assert started(client) == following

@@ -1,35 +1,105 @@
--- Takes a lock, or finds it already ours.
--- KEYS[1] holder hash   KEYS[2] fence string
--- ARGV[1] owner   ARGV[2] lease, ms   ARGV[3] description of the owner, JSON
--- ARGV[4] leak net beyond the lease, ms   ARGV[5] life of the fence, ms
--- Returns {acquired 0|1, token, owner, lease left in ms, held since in ms, description}.
+-- Takes a lock, or finds it already ours, or stands in line for it.
+-- KEYS[1] lock hash   KEYS[2] line, sorted set   KEYS[3] waiters hash   KEYS[4] heard, sorted set
+-- ARGV[1] owner   ARGV[2] lease, ms   ARGV[3] permits, 0 for any number   ARGV[4] deployment or -
+-- ARGV[5] description of the owner, JSON   ARGV[6] how long to count as waiting, ms; 0: not in line
+-- ARGV[7] channel to be woken by, or -   ARGV[8] ticket of a place held before, or 0
+-- Returns {1, token, lease left in ms, held since in ms, waited ms, leases found expired, entries}, or
+-- {0, ticket, position from 1 or 0, length of the line, leases found expired, {holders}}.
 -- Clock: server TIME.
--- Atomic because looking at the holder, minting a token and writing the holder must not interleave.
--- Idempotent: the same owner gets the same token back, so a lost reply costs nothing.
-local time = redis.call('TIME')
-local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-local lease_ms = tonumber(ARGV[2])
-local held = redis.call('HMGET', KEYS[1], 'owner', 'token', 'expires_ms', 'since_ms', 'description')
+-- Atomic because looking at holders and line, minting a token and writing must not interleave.
+-- Idempotent: the same owner gets the same token, or keeps its ticket, so a lost reply costs nothing.
+-- Uses: lock_base
+local owner, lease_ms, deployment, description = ARGV[1], tonumber(ARGV[2]), ARGV[4], ARGV[5]
+local fields = redis.call('HGETALL', LOCK)
 
-if held[1] and held[1] ~= ARGV[1] and tonumber(held[3]) > now_ms then
-  return {0, held[2], held[1], tonumber(held[3]) - now_ms, held[4], held[5]}
+if #fields == 0 or (#fields == 2 and string.sub(fields[2], -2) == ' 0') then
+  -- Nobody is there: as below, in fewer steps.
+  local stored = fields[2] and string.match(fields[2], '%d+') or 0
+  local token, since = whole(math.max(stored + 1, now_us)), whole(now_ms)
+  redis.call('HSET', LOCK, '', token .. ' 0', owner, table.concat({
+    token, ARGV[3], whole(now_ms + lease_ms), since, '1', deployment, description,
+  }, ' '))
+  redis.call('PEXPIRE', LOCK, whole(net_of(lease_ms, deployment)))
+  return {1, token, lease_ms, since, 0, 0, 1}
+end
+-- Uses: lock
+local permits = permits_of(ARGV[3])
+local held, ours, expired = {}, nil, 0
+for _, one in ipairs(holders()) do
+  if one.owner == owner then
+    ours = one
+  elseif blocks(one, deployment) then
+    held[#held + 1] = one
+  else
+    redis.call('HDEL', LOCK, one.owner)
+    expired = expired + 1
+  end
 end
 
-local token, since_ms = held[2], held[4]
-if held[1] ~= ARGV[1] then
-  -- A Lua number holds integers exactly up to 2^53, microseconds since 1970 until the year 2255.
-  local stored = tonumber(redis.call('GET', KEYS[2]) or '0')
-  token = string.format('%.0f', math.max(stored + 1, time[1] * 1000000 + time[2]))
-  since_ms = string.format('%.0f', now_ms)
+local function enter(waited_ms)
+  write_holder(ours)
+  return {
+    1, ours.token, ours.expires - now_ms, ours.since, waited_ms, expired, tonumber(ours.entries),
+  }
 end
 
--- A re-entry never shortens the lease that it finds.
-local expires_ms = now_ms + lease_ms
-if held[1] == ARGV[1] then
-  expires_ms = math.max(expires_ms, tonumber(held[3]))
+if ours then
+  -- A re-entry never shortens the lease. Whoever judged the owner dead before it must judge again.
+  ours.expires = math.max(ours.expires, now_ms + lease_ms)
+  ours.entries, ours.description = whole(ours.entries + 1), description
+  return enter(0)
 end
-redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'token', token, 'since_ms', since_ms,
-  'expires_ms', string.format('%.0f', expires_ms), 'description', ARGV[3])
-redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', expires_ms + tonumber(ARGV[4])))
-redis.call('SET', KEYS[2], token, 'PX', ARGV[5])
-return {1, token, ARGV[1], expires_ms - now_ms, since_ms, ARGV[3]}
+
+local count, least = occupancy(held, deployment)
+least = math.min(least, permits)
+local fits = count + 1 <= least
+if fits then
+  for one in living() do
+    if one.owner == owner then
+      break
+    end
+    count, least = count + 1, math.min(least, one.permits)
+    fits = count + 1 <= least
+    if not fits then
+      break
+    end
+  end
+end
+
+local place = waiter_of(owner)
+if fits then
+  ours = {
+    owner = owner, token = mint(), permits = permits, expires = now_ms + lease_ms,
+    since = whole(now_ms), entries = '1', deployment = deployment, description = description,
+  }
+  if place then
+    strike_out(owner)
+  end
+  write_head(ours.token)
+  return enter(place and now_ms - place.arrived or 0)
+end
+
+if ARGV[6] ~= '0' then
+  if not place then
+    local last = redis.call('ZREVRANGE', LINE, 0, 0, 'WITHSCORES')[2]
+    local ticket = ARGV[8] ~= '0' and ARGV[8] or whole(math.max(tonumber(last or '0') + 1, now_us))
+    place = {owner = owner, ticket = ticket, arrived = now_ms}
+  end
+  place.permits, place.stay, place.deployment = permits, ARGV[6], deployment
+  place.channel, place.description = ARGV[7], description
+  write_waiter(place)
+  line_up(place)
+  -- Who has been silent for a day will not come back.
+  local silent = redis.call('ZRANGE', HEARD, '-inf', whole(now_ms - DAY_MS), 'BYSCORE',
+    'LIMIT', 0, 10)
+  for _, gone in ipairs(silent) do
+    strike_out(gone)
+  end
+end
+-- A lease that was found expired, or a dead waiter that left the line, may be another one's turn.
+wake(held)
+local rank = redis.call('ZRANK', LINE, owner)
+return {
+  0, place and place.ticket or '0', rank and rank + 1 or 0, redis.call('ZCARD', LINE), expired,
+  shown(held),
+}

@@ -1,12 +1,21 @@
--- Shows who holds a lock.
--- KEYS[1] holder hash
--- Returns {} when free, else {owner, token, lease left in ms (negative: run out), since in ms, description}.
+-- Shows who holds a lock and who waits for it.
+-- KEYS[1] lock hash   KEYS[2] line, sorted set   KEYS[3] waiters hash   KEYS[4] heard, sorted set
+-- ARGV[1] how many waiters to show at most
+-- Returns {newest token, length of the line, {holders}, {waiters: owner, ticket, permits, arrived in ms,
+-- ms for which it counts as living, deployment, description}}.
 -- Clock: server TIME.
--- A script because the lease left is a difference to the server's clock.
-local held = redis.call('HMGET', KEYS[1], 'owner', 'token', 'expires_ms', 'since_ms', 'description')
-if not held[1] then
-  return {}
+-- A script because leases are differences to the server's clock, and all of it is to fit together.
+-- Uses: lock_base
+-- Uses: lock
+local waiting = {}
+local shown_waiters = ARGV[1] == '0' and {} or redis.call('ZRANGE', LINE, 0, ARGV[1] - 1)
+for _, owner in ipairs(shown_waiters) do
+  local one = waiter_of(owner)
+  if one then
+    waiting[#waiting + 1] = {
+      owner, one.ticket, one.permits == math.huge and 0 or one.permits, one.arrived,
+      (redis.call('ZSCORE', HEARD, owner) or 0) - now_ms, one.deployment, one.description,
+    }
+  end
 end
-local time = redis.call('TIME')
-local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-return {held[1], held[2], tonumber(held[3]) - now_ms, held[4], held[5]}
+return {newest_token(), redis.call('ZCARD', LINE), shown(holders()), waiting}

@@ -1,13 +1,28 @@
--- Gives a lock back, if it is the owner's.
--- KEYS[1] holder hash
--- ARGV[1] owner   ARGV[2] token
--- Returns {released 0|1, the owner found or ''}.
--- Clock: none.
+#!lua flags=allow-oom
+-- Gives a lock back, if it is the owner's, and wakes who is next.
+-- KEYS[1] lock hash   KEYS[2] line, sorted set   KEYS[3] waiters hash   KEYS[4] heard, sorted set
+-- ARGV[1] owner   ARGV[2] token   ARGV[3] entries at which the owner was judged dead; 0: any
+-- Returns {released 0|1, held for ms, another owner or ''}.
+-- Clock: server TIME.
+-- Allowed without memory: a full server must not keep a lock from being given back.
 -- Atomic because between comparing the owner and deleting, another one could take the lock.
--- Idempotent: releasing again finds no holder, or another one, and leaves it alone.
-local held = redis.call('HMGET', KEYS[1], 'owner', 'token')
-if held[1] == ARGV[1] and held[2] == ARGV[2] then
-  redis.call('DEL', KEYS[1])
-  return {1, ARGV[1]}
+-- Idempotent: releasing again finds no such holder, or one with another token, and changes nothing.
+-- Uses: lock_base
+local fields = redis.call('HMGET', LOCK, ARGV[1], '')
+local token, since, entries =
+  string.match(fields[1] or '', '^(%d+) %d+ %d+ (%d+) (%d+) ')
+if token ~= ARGV[2] or (ARGV[3] ~= '0' and entries ~= ARGV[3]) then
+  for _, owner in ipairs(redis.call('HKEYS', LOCK)) do
+    if owner ~= '' and owner ~= ARGV[1] then
+      return {0, 0, owner}
+    end
+  end
+  return {0, 0, ''}
 end
-return {0, held[1] or ''}
+redis.call('HDEL', LOCK, ARGV[1])
+if fields[2] and string.sub(fields[2], -2) == ' 0' then
+  return {1, now_ms - since, ''}
+end
+-- Uses: lock
+wake(holders())
+return {1, now_ms - since, ''}

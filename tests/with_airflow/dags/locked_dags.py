@@ -8,7 +8,7 @@ from typing import Any
 
 from airflow.sdk import DAG, get_current_context, task
 
-from nexus_redis_provider.core.locks import inspect
+from nexus_redis_provider.core.locks.protocol import who_holds
 from nexus_redis_provider.core.scripts import run
 from nexus_redis_provider.hooks.redis import NexusRedisHook
 from nexus_redis_provider.operators.dag_lock import dag_lock
@@ -24,7 +24,7 @@ def write(**line: Any) -> None:
 def work(token: int) -> None:
     conf = get_current_context()["dag_run"].conf
     with NexusRedisHook() as hook:
-        holder = run(hook.get_conn(), inspect(conf["lock"], namespace=conf["namespace"]))
+        holder = run(hook.get_conn(), who_holds(conf["lock"], namespace=conf["namespace"]))
     assert holder is not None
     write(token=token, owner=holder.owner, description=dict(holder.description))
     if conf.get("fail"):

@@ -1,0 +1,41 @@
+"""Clients that a thread keeps, so that nobody connects anew for every lock."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import redis
+from redis.exceptions import RedisError
+
+from nexus_redis_provider.core.endpoint import Endpoint, translated
+
+_kept = threading.local()
+
+
+def thread_client(endpoint: Endpoint) -> redis.Redis:
+    """The client of this thread for an endpoint, with one connection; do not close it.
+
+    It is closed when the thread ends. No other thread waits for its connection, and none has to be
+    fetched from a pool for every command.
+
+    Raises:
+        UnreachableError, AccessDeniedError: it cannot connect.
+    """
+    clients: dict[Endpoint, redis.Redis] = _kept.__dict__
+    client = clients.get(endpoint)
+    if client is None:
+        try:
+            client = clients[endpoint] = endpoint.client(single_connection_client=True)
+        except RedisError as error:
+            raise translated(str(endpoint), error) from error
+    return client
+
+
+def _begin_anew() -> None:
+    # What the parent of a fork sends and receives must not get mixed up with ours.
+    global _kept  # noqa: PLW0603 - one per process
+    _kept = threading.local()
+
+
+os.register_at_fork(after_in_child=_begin_anew)

@@ -1,0 +1,439 @@
+"""The lock protocol: what holders, waiters and onlookers say to the server, one script each.
+
+What a lock promises: the server never lets in more holders at once than each of them permits, lets
+them in in the order in which they came, and gives every new one a larger token than all before.
+What no lease can promise: that an owner which was paused past its lease notices before it acts. So
+hand the token to whatever you write to, and let it refuse older ones; `gold` datasets do
+(Kleppmann, "How to do distributed locking", 2016).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal, get_args
+
+from nexus_redis_provider.core.durations import Duration, to_ms
+from nexus_redis_provider.core.errors import ConfigurationError
+from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE, LockKeys
+from nexus_redis_provider.core.scripts import Call
+
+Mode = Literal["exclusive", "shared"]
+
+_NOBODY = "-"
+_DEPLOYMENT = re.compile(r"[A-Za-z0-9_.:@-]{1,100}")
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a lock.
+
+    Attributes:
+        owner: the holder's identity, such as `deployment/dag_id/run_id`.
+        token: its fencing token.
+        permits: how many may hold the lock at once as it sees it; 0 for any number.
+        expires_in: seconds left of its lease; negative when it has run out and nobody else came.
+        since: when it took the lock, by the server's clock.
+        entries: how often the owner took it, retries of the same work included.
+        deployment: where one can ask whether it still lives; empty for a plain holder.
+        description: what the holder says of itself.
+    """
+
+    name: str
+    owner: str
+    token: int
+    permits: int
+    expires_in: float
+    since: datetime
+    entries: int
+    deployment: str
+    description: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiter:
+    """Who stands in line for a lock.
+
+    Attributes:
+        owner: the identity that it will hold the lock by.
+        ticket: its place; smaller is earlier.
+        permits: as of a holder.
+        since: when it came, by the server's clock.
+        heard_for: seconds until it is passed over unless it is heard from; negative if it is.
+        deployment: as of a holder.
+        description: what it says of itself.
+    """
+
+    owner: str
+    ticket: int
+    permits: int
+    since: datetime
+    heard_for: float
+    deployment: str
+    description: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Acquisition:
+    """What came of an attempt to take a lock.
+
+    Attributes:
+        acquired: whether it is ours.
+        token: our fencing token, or 0.
+        expires_in: seconds left of our lease, or 0.
+        since: when we took it; None if it is not ours.
+        waited: seconds since we first stood in line, if it is ours now.
+        entries: how often we have taken it since `since`.
+        expired: holders whose lease was found run out, and who lost the lock by that.
+        ticket: our place in the line, or 0 if we stand in none.
+        position: how many are before us, and we ourselves; 0 if we stand in no line.
+        length: of the line.
+        holders: who has it instead; none where only those ahead of us have a claim.
+    """
+
+    acquired: bool
+    token: int = 0
+    expires_in: float = 0.0
+    since: datetime | None = None
+    waited: float = 0.0
+    entries: int = 0
+    expired: int = 0
+    ticket: int = 0
+    position: int = 0
+    length: int = 0
+    holders: tuple[Holder, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Attendance:
+    """How a line stands, as those see it who attend it together.
+
+    Attributes:
+        turns: owners whose turn it is.
+        strangers: owners that have no place in the line (any more): they hold the lock, gave up, or
+            the server lost its data.
+        positions: by owner, from 1.
+        length: of the line.
+        head: the first living waiter, attended by whomever; empty if there is none.
+        holders: of the lock.
+    """
+
+    turns: frozenset[str]
+    strangers: frozenset[str]
+    positions: Mapping[str, int]
+    length: int
+    head: str
+    holders: tuple[Holder, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LockState:
+    """A lock as an onlooker sees it.
+
+    Attributes:
+        token: the newest fencing token; 0 if it is forgotten.
+        holders: longest first.
+        length: of the line.
+        waiters: the first ones in line.
+    """
+
+    name: str
+    token: int
+    holders: tuple[Holder, ...]
+    length: int
+    waiters: tuple[Waiter, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Who wants which lock, and whom it lets in besides.
+
+    Args:
+        name: free text; equal names are the same lock.
+        owner: identity that a retry of the same work repeats exactly.
+        mode: `exclusive`, or `shared` with others that say so too.
+        permits: how many may hold it at once; 1 excludes all others, more make a semaphore.
+        deployment: where a contender of the same deployment can ask whether the owner still lives,
+            whatever its lease says; empty for an owner that its lease alone speaks for.
+        description: shown to whoever inspects the lock or waits for it.
+        namespace: first part of the keys.
+
+    Raises:
+        ConfigurationError: one of them is not as it must be.
+    """
+
+    name: str
+    owner: str
+    mode: Mode = "exclusive"
+    permits: int = 1
+    deployment: str = ""
+    description: Mapping[str, Any] = field(default_factory=dict)
+    namespace: str = DEFAULT_NAMESPACE
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.owner:
+            raise ConfigurationError(
+                f"A lock needs a name and an owner, not {self.name!r} and {self.owner!r}."
+            )
+        if self.mode not in get_args(Mode):
+            modes = " or ".join(get_args(Mode))
+            raise ConfigurationError(
+                f"Lock {self.name!r}: mode must be {modes}, not {self.mode!r}."
+            )
+        if isinstance(self.permits, bool) or not isinstance(self.permits, int) or self.permits < 1:
+            raise ConfigurationError(
+                f"Lock {self.name!r}: permits must be a whole number from 1, not {self.permits!r}."
+            )
+        if self.mode == "shared" and self.permits != 1:
+            raise ConfigurationError(
+                f"Lock {self.name!r}: permits={self.permits} is for a semaphore; mode='shared' "
+                "lets in any number. Give one of them."
+            )
+        if self.deployment and not _DEPLOYMENT.fullmatch(self.deployment):
+            raise ConfigurationError(
+                "A deployment's id must be 1 to 100 of the characters A-Z a-z 0-9 _ . : @ -, not "
+                f"{self.deployment!r}."
+            )
+
+    @property
+    def keys(self) -> LockKeys:
+        """Where the lock stands in Redis."""
+        return LockKeys(self.name, self.namespace)
+
+
+def acquire(
+    claim: Claim,
+    lease: Duration,
+    *,
+    stay: Duration | None = None,
+    channel: str = _NOBODY,
+    ticket: int = 0,
+) -> Call[Acquisition]:
+    """Take the lock, or learn who holds it. The same owner gets the same token again.
+
+    Args:
+        claim: who wants what.
+        lease: seconds until others may take the lock unless it is renewed.
+        stay: stand in line if it is not free, and count as waiting for so many seconds, and again
+            from being woken; None only asks.
+        channel: to be woken by.
+        ticket: of a place held before, for a server that has forgotten it.
+
+    Redis: see `LockKeys`; one script. Clock: server.
+    """
+    args = (
+        claim.owner,
+        to_ms(lease, "lease"),
+        0 if claim.mode == "shared" else claim.permits,
+        claim.deployment or _NOBODY,
+        json.dumps(dict(claim.description), sort_keys=True) if claim.description else "{}",
+        0 if stay is None else to_ms(stay, "stay"),
+        channel,
+        ticket,
+    )
+
+    def decode(reply: Any) -> Acquisition:
+        if reply[0] == 1:
+            _, token, left_ms, since_ms, waited_ms, expired, entries = reply
+            return Acquisition(
+                acquired=True,
+                token=int(token),
+                expires_in=left_ms / 1000,
+                since=_time(since_ms),
+                waited=waited_ms / 1000,
+                entries=entries,
+                expired=expired,
+            )
+        _, ticket, position, length, expired, holders = reply
+        return Acquisition(
+            acquired=False,
+            ticket=int(ticket),
+            position=position,
+            length=length,
+            expired=expired,
+            holders=_holders(claim.name, holders),
+        )
+
+    return Call("acquire_lock", claim.keys.state, args, decode)
+
+
+def release(
+    name: str, owner: str, token: int, *, namespace: str = DEFAULT_NAMESPACE
+) -> Call[float | None]:
+    """Give the lock back if it is still ours; never takes it from another owner. Repeatable.
+
+    Returns the seconds for which it was held, or None if it was not ours (any more).
+    """
+    return _release(LockKeys(name, namespace), owner, token, 0)
+
+
+def steal(holder: Holder, *, namespace: str = DEFAULT_NAMESPACE) -> Call[float | None]:
+    """Take the lock from a holder that was found dead, unless it has shown itself since.
+
+    Ask for the holder first and whether it lives after that: who took the lock again meanwhile (as
+    a run that is cleared does) has another number of entries, and keeps it. Returns as `release`.
+    """
+    return _release(LockKeys(holder.name, namespace), holder.owner, holder.token, holder.entries)
+
+
+def _release(keys: LockKeys, owner: str, token: int, entries: int) -> Call[float | None]:
+    return Call(
+        "release_lock",
+        keys.state,
+        (owner, token, entries),
+        lambda reply: reply[1] / 1000 if reply[0] == 1 else None,
+    )
+
+
+def renew(
+    name: str,
+    owner: str,
+    token: int,
+    lease: Duration,
+    *,
+    namespace: str = DEFAULT_NAMESPACE,
+) -> Call[str | None]:
+    """Let the lease begin anew. Returns None, or who holds the lock instead ('' for nobody)."""
+    return Call(
+        "renew_lock",
+        LockKeys(name, namespace).state,
+        (owner, token, to_ms(lease, "lease")),
+        lambda reply: None if reply[0] == 1 else reply[1].decode(),
+    )
+
+
+def leave(name: str, owner: str, *, namespace: str = DEFAULT_NAMESPACE) -> Call[bool]:
+    """Stand in line no longer, and forget the ticket. Returns whether there was one."""
+    return Call("leave_line", LockKeys(name, namespace).state, (owner,), bool)
+
+
+def attend(
+    name: str,
+    owners: Sequence[str],
+    *,
+    channel: str = _NOBODY,
+    namespace: str = DEFAULT_NAMESPACE,
+) -> Call[Attendance]:
+    """Let waiters count as living for their `stay` anew, and learn how they stand.
+
+    Args:
+        name: of the lock.
+        owners: of the waiters, in any number.
+        channel: to be woken by from now on.
+    """
+
+    def decode(reply: Any) -> Attendance:
+        turns, strangers, positions, length, head, holders = reply
+        return Attendance(
+            turns=frozenset(owner.decode() for owner in turns),
+            strangers=frozenset(owner.decode() for owner in strangers),
+            positions=dict(zip(owners, positions, strict=True)),
+            length=length,
+            head=head.decode(),
+            holders=_holders(name, holders),
+        )
+
+    args = (channel, json.dumps(list(owners)))
+    return Call("attend_line", LockKeys(name, namespace).state, args, decode)
+
+
+def inspect(
+    name: str, *, waiters: int = 100, namespace: str = DEFAULT_NAMESPACE
+) -> Call[LockState]:
+    """Who holds the lock and who waits for it. Changes nothing.
+
+    Args:
+        waiters: how many of them to show, at most.
+    """
+
+    def decode(reply: Any) -> LockState:
+        token, length, holders, waiting = reply
+        by_age = sorted(_holders(name, holders), key=lambda holder: holder.token)
+        return LockState(name, int(token), tuple(by_age), length, tuple(map(_waiter, waiting)))
+
+    return Call("inspect_lock", LockKeys(name, namespace).state, (waiters,), decode)
+
+
+def who_holds(name: str, *, namespace: str = DEFAULT_NAMESPACE) -> Call[Holder | None]:
+    """Who holds the lock, for the longest time if there are several, or None."""
+    call = inspect(name, waiters=0, namespace=namespace)
+
+    def decode(reply: Any) -> Holder | None:
+        return next(iter(call.decode(reply).holders), None)
+
+    return Call(call.script, call.keys, call.args, decode)
+
+
+def break_lock(
+    name: str, *, by: str, why: str, owner: str = "", namespace: str = DEFAULT_NAMESPACE
+) -> Call[tuple[Holder, ...]]:
+    """Take the lock from its holders by force, and write down who did and why.
+
+    A holder that still works is not stopped by that: its fencing token is what makes it harmless.
+
+    Args:
+        name: of the lock.
+        by: who does it.
+        why: the reason.
+        owner: whose hold is to end; empty for all.
+
+    Returns:
+        Who lost it.
+
+    Redis: stream `LockKeys.audit`, capped at a thousand entries.
+    """
+    if not by or not why:
+        raise ConfigurationError(f"Breaking lock {name!r} needs who does it and why: it is audited.")
+    keys = LockKeys(name, namespace)
+    return Call(
+        "break_lock",
+        (*keys.state, keys.audit),
+        (owner, by, why),
+        lambda reply: _holders(name, reply),
+    )
+
+
+def is_free(holder: Holder | None) -> bool:
+    """Whether another plain owner may take the exclusive lock that `who_holds` found so."""
+    return holder is None or holder.expires_in <= 0
+
+
+def _time(milliseconds: Any) -> datetime:
+    return datetime.fromtimestamp(int(milliseconds) / 1000, tz=UTC)
+
+
+def _deployment(text: bytes) -> str:
+    return text.decode() if text != _NOBODY.encode() else ""
+
+
+def _holders(name: str, reply: list[list[Any]]) -> tuple[Holder, ...]:
+    return tuple(
+        Holder(
+            name=name,
+            owner=owner.decode(),
+            token=int(token),
+            permits=int(permits),
+            expires_in=left_ms / 1000,
+            since=_time(since_ms),
+            entries=int(entries),
+            deployment=_deployment(deployment),
+            description=json.loads(text),
+        )
+        for owner, token, permits, left_ms, since_ms, entries, deployment, text in reply
+    )
+
+
+def _waiter(reply: list[Any]) -> Waiter:
+    owner, ticket, permits, arrived_ms, heard_ms, deployment, text = reply
+    return Waiter(
+        owner=owner.decode(),
+        ticket=int(ticket),
+        permits=int(permits),
+        since=_time(arrived_ms),
+        heard_for=heard_ms / 1000,
+        deployment=_deployment(deployment),
+        description=json.loads(text),
+    )

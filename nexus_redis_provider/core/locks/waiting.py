@@ -1,0 +1,268 @@
+"""Waiting for locks in an event loop: two connections, however many wait.
+
+One connection attends the lines, now and then, for all who stand in them; the other one listens for
+wake-ups. Neither ever takes a lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import random
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self, TypeVar
+from weakref import WeakKeyDictionary
+
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from nexus_redis_provider.core.endpoint import Endpoint
+from nexus_redis_provider.core.errors import ServerError
+from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE, LockKeys
+from nexus_redis_provider.core.locks.protocol import Attendance, Holder, attend
+from nexus_redis_provider.core.scripts import Call, arun
+
+T = TypeVar("T")
+
+# Owners per script: it keeps the server busy for well under a millisecond.
+_CHUNK = 250
+_LISTENING_PAUSE = 5.0
+_RECONNECT_PAUSE = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a waiter stands.
+
+    Attributes:
+        is_turn: it is its turn, or it has no place in the line (any more): time to ask for the lock.
+        is_head: it is the first living waiter.
+        position: from 1; 0 if it is not known.
+        length: of the line.
+        holders: who has the lock.
+        error: why nothing is known, or None.
+    """
+
+    is_turn: bool = False
+    is_head: bool = False
+    position: int = 0
+    length: int = 0
+    holders: tuple[Holder, ...] = ()
+    error: ServerError | None = None
+
+
+class Place:
+    """One waiter's place in a line, as long as it is attended."""
+
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+        self._news = asyncio.Event()
+        self._standing = Standing()
+
+    async def news(self) -> Standing:
+        """The next standing that differs from the last one, or is the head's."""
+        await self._news.wait()
+        self._news.clear()
+        return self._standing
+
+    def tell(self, standing: Standing) -> None:
+        """Let the waiter know. A turn that it has not yet heard of is not taken back."""
+        if self._standing.is_turn and self._news.is_set():
+            return
+        if standing != self._standing or standing.is_head:
+            self._standing = standing
+            self._news.set()
+
+
+@dataclass(eq=False)
+class _Line:
+    """Those here who wait for the same lock."""
+
+    name: str
+    namespace: str
+    places: dict[str, set[Place]] = field(default_factory=dict)
+    fresh: set[str] = field(default_factory=set)
+    poll_s: float = 60.0
+    due_at: float = 0.0
+
+
+class WaitingRoom:
+    """Where all of an event loop wait who wait for locks of the same endpoint.
+
+    It costs the server one script per lock, `poll` and 250 waiters, and one more for each wake-up.
+
+    Example:
+        async with WaitingRoom.of(endpoint) as room:
+            with room.place(name, owner) as place:
+                while not (await place.news()).is_turn:
+                    ...
+    """
+
+    _rooms: ClassVar[
+        WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Endpoint, WaitingRoom]]
+    ] = WeakKeyDictionary()
+
+    @classmethod
+    def of(cls, endpoint: Endpoint) -> WaitingRoom:
+        """The room of the running loop. Enter it at once; it closes behind the last guest."""
+        rooms = cls._rooms.setdefault(asyncio.get_running_loop(), {})
+        return rooms.setdefault(endpoint, cls(endpoint))
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.channel = LockKeys.channel(uuid.uuid4().hex)
+        self._endpoint = endpoint
+        self._guests = 0
+        self._busy = asyncio.Lock()
+        self._lines: dict[str, _Line] = {}
+        self._agenda: list[tuple[float, int, _Line]] = []
+        self._entries = 0
+        self._called = asyncio.Event()
+        self._staff: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        self._guests += 1
+        if self._guests == 1:
+            self._client: redis.asyncio.Redis = self._endpoint.async_client()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._guests -= 1
+        if self._guests:
+            return
+        # Who comes from now on opens another room.
+        del self._rooms[asyncio.get_running_loop()][self._endpoint]
+        for task in self._staff:
+            await _end(task)
+        await self._client.aclose()
+
+    async def run(self, call: Call[T]) -> T:
+        """Run a call on the room's one connection for that; raises as `arun`."""
+        return await self.use(lambda client: arun(client, call))
+
+    async def use(self, action: Callable[[redis.asyncio.Redis], Awaitable[T]]) -> T:
+        """Do something with the room's connection while nobody else does."""
+        async with self._busy:
+            return await action(self._client)
+
+    @contextlib.contextmanager
+    def place(
+        self, name: str, owner: str, *, poll: float = 10.0, namespace: str = DEFAULT_NAMESPACE
+    ) -> Any:
+        """Attend the place that an owner has in the line of a lock, within the block.
+
+        Args:
+            name: of the lock.
+            owner: who stands in line since it asked for the lock with a `stay`.
+            poll: seconds between two looks, spread by a fifth either way; the least one of a line
+                is that of all in it.
+            namespace: first part of the lock's keys.
+        """
+        if not self._staff:
+            self._staff = [asyncio.create_task(self._attend()), asyncio.create_task(self._listen())]
+        key = LockKeys(name, namespace).lock
+        line = self._lines.setdefault(key, _Line(name, namespace))
+        place = Place(owner)
+        line.places.setdefault(owner, set()).add(place)
+        line.fresh.add(owner)
+        line.poll_s = min(line.poll_s, poll)
+        self._look_again(line, at=0.0)
+        try:
+            yield place
+        finally:
+            line.places[owner].discard(place)
+            if not line.places[owner]:
+                del line.places[owner]
+                line.fresh.discard(owner)
+            if not line.places:
+                self._lines.pop(key, None)
+
+    def _look_again(self, line: _Line, at: float) -> None:
+        self._entries += 1
+        heapq.heappush(self._agenda, (at, self._entries, line))
+        self._called.set()
+
+    async def _attend(self) -> None:
+        clock = asyncio.get_running_loop().time
+        while True:
+            while self._agenda and self._agenda[0][0] <= clock():
+                _, _, line = heapq.heappop(self._agenda)
+                if line.due_at <= clock():
+                    await self._look(line, list(line.places))
+                elif line.fresh:
+                    await self._look(line, list(line.fresh))
+            self._called.clear()
+            pause = max(0.0, self._agenda[0][0] - clock()) if self._agenda else None
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._called.wait(), pause)
+
+    async def _look(self, line: _Line, owners: list[str]) -> None:
+        whole_line = len(owners) == len(line.places)
+        line.fresh.difference_update(owners)
+        soonest = line.poll_s * random.uniform(0.8, 1.2)
+        for start in range(0, len(owners), _CHUNK):
+            chunk = owners[start : start + _CHUNK]
+            call = attend(line.name, chunk, channel=self.channel, namespace=line.namespace)
+            try:
+                attendance = await self.run(call)
+            except ServerError as error:
+                for owner in chunk:
+                    _tell(line, owner, Standing(error=error))
+            else:
+                for owner in chunk:
+                    _tell(line, owner, _standing_of(owner, attendance))
+                if attendance.head in line.places:
+                    # Nobody calls when a lease runs out.
+                    ends = [h.expires_in for h in attendance.holders if h.expires_in > 0]
+                    soonest = min(soonest, min(ends, default=soonest) + 0.01)
+        if whole_line and line.places:
+            line.due_at = asyncio.get_running_loop().time() + soonest
+            self._look_again(line, line.due_at)
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async with self._client.pubsub() as wakes:
+                    await wakes.subscribe(self.channel)
+                    while True:
+                        message = await wakes.get_message(timeout=_LISTENING_PAUSE)
+                        if message is not None:
+                            self._hear(message)
+            except (RedisError, OSError):
+                # Looks go on meanwhile, and tell those who wait what is wrong.
+                await asyncio.sleep(_RECONNECT_PAUSE)
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        if message["type"] == "subscribe":
+            # What was said before this, or while the line was down, nobody here has heard.
+            for line in self._lines.values():
+                line.due_at = 0.0
+                self._look_again(line, at=0.0)
+        elif message["type"] == "message":
+            key, _, owner = message["data"].decode().partition("\n")
+            if line := self._lines.get(key):
+                _tell(line, owner, Standing(is_turn=True, is_head=True, position=1))
+
+
+def _tell(line: _Line, owner: str, standing: Standing) -> None:
+    for place in line.places.get(owner, ()):
+        place.tell(standing)
+
+
+def _standing_of(owner: str, attendance: Attendance) -> Standing:
+    return Standing(
+        is_turn=owner in attendance.turns or owner in attendance.strangers,
+        is_head=owner == attendance.head,
+        position=attendance.positions[owner],
+        length=attendance.length,
+        holders=attendance.holders,
+    )
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    # Before Python 3.12 redis-py may swallow a cancellation that comes just when sending is done.
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=0.1)
