@@ -8,6 +8,7 @@
 -- Uses: lock_base
 -- Uses: lock
 local known = redis.call('HEXISTS', WAITERS, ARGV[1])
+if known == 0 then return 0 end -- a lock that nobody knows must not get a head that never expires
 strike_out(ARGV[1])
 wake(holders())
 return known
