@@ -24,7 +24,8 @@ from airflow.sdk import DAG, Param, task
 
 from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.hooks.redis import NexusRedisHook
-from nexus_redis_provider.operators.dag_lock import OnHeld, dag_lock
+from nexus_redis_provider.operators.dag_lock import dag_lock
+from nexus_redis_provider.operators.locking import OnHeld
 from nexus_redis_provider.sensors.cache_warm import CacheWarmSensor
 
 HERE = Path(__file__).resolve().parent

@@ -23,8 +23,16 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "hooks": _modules("hooks.redis"),
         "operators": _modules("operators.dag_lock"),
+        "extra-links": ["nexus_redis_provider.operators.locking.LockHolderLink"],
+        "task-decorators": [
+            {
+                "name": "locked",
+                "class-name": "nexus_redis_provider.decorators.locked.locked_task",
+            }
+        ],
         "sensors": _modules("sensors.cache_warm"),
         "triggers": _modules("triggers.dag_lock", "triggers.cache_warm"),
+        "cli": ["nexus_redis_provider.cli.definition.get_commands"],
         "connection-types": [
             {
                 "connection-type": "nexus_redis",
@@ -49,14 +57,16 @@ def get_provider_info() -> dict[str, Any]:
                     "deployment_id": {
                         "description": (
                             "Name of this Airflow deployment: the first part of every lock's "
-                            "owner. Deployments that share a Redis server need different names, "
-                            "or equal DAG and run ids pass for the same owner; all components of "
-                            "one deployment need one. Change it only while no lock is held."
+                            "owner, and where a contender can ask whether the owner lives. Without "
+                            "it, the Airflow variable nexus_redis_deployment_id says it, which is "
+                            "made when the first lock is taken. Set it where a database was "
+                            "copied from another deployment that uses the same Redis. Change it "
+                            "only while no lock is held."
                         ),
                         "version_added": "0.1.0",
                         "type": "string",
                         "example": "analytics-production",
-                        "default": "airflow",
+                        "default": "",
                     }
                 },
             }

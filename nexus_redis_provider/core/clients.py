@@ -10,7 +10,15 @@ from redis.exceptions import RedisError
 
 from nexus_redis_provider.core.endpoint import Endpoint, translated
 
-_kept = threading.local()
+
+class _Kept(threading.local):
+    """What a thread keeps; made anew in each."""
+
+    def __init__(self) -> None:
+        self.clients: dict[Endpoint, redis.Redis] = {}
+
+
+_kept = _Kept()
 
 
 def thread_client(endpoint: Endpoint) -> redis.Redis:
@@ -22,7 +30,7 @@ def thread_client(endpoint: Endpoint) -> redis.Redis:
     Raises:
         UnreachableError, AccessDeniedError: it cannot connect.
     """
-    clients: dict[Endpoint, redis.Redis] = _kept.__dict__
+    clients = _kept.clients
     client = clients.get(endpoint)
     if client is None:
         try:
@@ -35,7 +43,7 @@ def thread_client(endpoint: Endpoint) -> redis.Redis:
 def _begin_anew() -> None:
     # What the parent of a fork sends and receives must not get mixed up with ours.
     global _kept  # noqa: PLW0603 - one per process
-    _kept = threading.local()
+    _kept = _Kept()
 
 
 os.register_at_fork(after_in_child=_begin_anew)

@@ -247,9 +247,7 @@ def translated_errors(client: redis.Redis | redis.asyncio.Redis) -> Iterator[Non
         raise translated(address_of(client), error) from error
 
 
-def translated(
-    where: str, error: exceptions.RedisError
-) -> ServerError | exceptions.RedisError:
+def translated(where: str, error: exceptions.RedisError) -> ServerError | exceptions.RedisError:
     """The error of this package that says what an error of redis-py means; else that one itself."""
     if isinstance(error, exceptions.AuthenticationError | exceptions.NoPermissionError):
         return AccessDeniedError(where, error)

@@ -6,62 +6,68 @@ Example:
 
 The lock is a setup task and the unlock its teardown. So clearing the work takes the lock again,
 failed work still unlocks, and so does a run that is marked failed. What no teardown survives (a
-`dagrun_timeout`, a deleted run, a machine that is gone) is left to the lease.
+`dagrun_timeout`, a deleted run, a machine that is gone) is found out by the next contender, who
+asks Airflow whether the run that holds the lock still lives.
 """
 
 from __future__ import annotations
 
-import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow.sdk import BaseOperator, SkipMixin, conf
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk import BaseOperator, SkipMixin
+from airflow.sdk.exceptions import AirflowSkipException
 
-from nexus_redis_provider.core.durations import Duration, in_words, to_ms
-from nexus_redis_provider.core.errors import ConfigurationError, LockHeldError
+from nexus_redis_provider.core.durations import Duration, in_words
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE
-from nexus_redis_provider.core.locks import Holder, acquire, inspect, release
+from nexus_redis_provider.core.locks.protocol import Acquisition, Claim, Mode, inspect, release
 from nexus_redis_provider.core.scripts import run
+from nexus_redis_provider.hooks.dag_runs import deployment_id
 from nexus_redis_provider.hooks.redis import NexusRedisHook
-from nexus_redis_provider.triggers.dag_lock import DagLockTrigger
-from nexus_redis_provider.triggers.polling import TRIGGER_GRACE
+from nexus_redis_provider.operators import lock_metrics
+from nexus_redis_provider.operators.locking import (
+    LOCK_COLOR,
+    LockingOperator,
+    OnHeld,
+    OnUnreachable,
+    Patience,
+    description_of,
+    in_line,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from airflow.sdk import Context
 
-OnHeld = Literal["wait", "fail", "skip"]
 DEFAULT_NAME = "dag:{{ dag.dag_id }}"
-_LOCK_COLOR = "#f6dccb"
 
 
-def owner_of(context: Context) -> str:
+def owner_of(context: Context, deployment: str) -> str:
     """`deployment/dag_id/run_id`: the same for every try, clear and task of a run.
 
     A retry thus finds the lock its own, and the unlock knows it by the run alone. Nothing in it
     needs a logical date, which manual and asset-triggered runs may lack.
     """
-    deployment = conf.get("nexus_redis", "deployment_id", fallback="airflow")
     run_of_dag = context["dag_run"]
     return f"{deployment}/{run_of_dag.dag_id}/{run_of_dag.run_id}"
 
 
-class DagLockOperator(BaseOperator, SkipMixin):
+class DagLockOperator(LockingOperator, SkipMixin):
     """Succeeds only with the lock in the hands of this DAG run; returns the fencing token.
 
-    The token (int, by XCom) rises with every new holder: hand it to what writes, as `fence`. The
-    lock stays with the run, over retries and clears, until `DagUnlockOperator` gives it back or the
-    lease is over. Server trouble fails the task, never the exclusion; `retries` are for that.
+    The token (int, by XCom) rises with every new holder: hand it to what writes, as `fence`.
+
+    The lock stays with the run, over retries and clears, as long as the run is queued or running
+    and until `DagUnlockOperator` gives it back. Nobody guesses how long that may take: who wants
+    the lock asks Airflow, and takes it from a run that is finished or deleted. While Airflow cannot
+    say, the run counts as alive. Server trouble fails the task, never the exclusion.
 
     There is no `on_kill`: Airflow calls it while `execute` may still go on, and a lock given back
-    under working tasks would protect nothing.
+    under working tasks would protect nothing. Who is killed while waiting is passed over.
     """
 
-    template_fields: Sequence[str] = ("name", "redis_conn_id", "namespace")
-    ui_color = _LOCK_COLOR
     # The scheduler then keeps tasks skipped that are cleared without the lock task.
     inherits_from_skipmixin = True
 
@@ -70,96 +76,83 @@ class DagLockOperator(BaseOperator, SkipMixin):
         *,
         name: str = DEFAULT_NAME,
         redis_conn_id: str = NexusRedisHook.default_conn_name,
-        lease: Duration = timedelta(hours=4),
-        on_held: OnHeld = "wait",
-        wait_timeout: Duration | None = None,
+        mode: Mode = "exclusive",
+        permits: int | str = 1,
+        lease: Duration | str = timedelta(hours=4),
+        on_held: OnHeld | str = "wait",
+        on_unreachable: OnUnreachable | str = "fail",
+        wait_timeout: Duration | str | None = None,
+        claim_timeout: Duration | str = 120.0,
         poll_interval: Duration = 10.0,
+        replicas: int | str = 0,
         deferrable: bool = True,
         namespace: str = DEFAULT_NAMESPACE,
         **kwargs: Any,
     ) -> None:
-        """Describe the lock; the task is a setup task.
+        """Describe the lock; the task is a setup task. All but the last two and `poll_interval` may
+        be templates.
 
         Args:
             name: what is locked; by default this DAG. The same name in several DAGs is one lock.
             redis_conn_id: connection of type `nexus_redis` or `redis`, of the *state* role.
-            lease: seconds until others may take the lock, even if the run goes on. Choose it longer
-                than any run may take.
-            on_held: what to do while another run holds it. `wait` for it; `fail` this run at once,
-                without retries; `skip` every task downstream, whatever its trigger rule, except
-                teardowns.
+            mode: `exclusive`, or `shared` with others that say so too.
+            permits: how many runs may hold it at once; more than 1 make it a semaphore.
+            lease: seconds until holders of another kind (another Airflow, plain Python) may take
+                the lock. Contenders of this Airflow go by the state of the run alone.
+            on_held: what to do while others hold it. `wait` in line, first come, first served;
+                `fail` this run at once, without retries; `skip` every task downstream, whatever its
+                trigger rule, except teardowns.
+            on_unreachable: what to do while Redis is away: `fail` this try, or `wait` for it as for
+                the lock. Working without a lock is not offered: it would not be one.
             wait_timeout: seconds to `wait`, then `fail`; None waits as long as it takes.
-            poll_interval: seconds between two looks while waiting.
+            claim_timeout: seconds within which a waiter must be heard from, or come when it is its
+                turn; else others pass it, and it has its place again when it comes back.
+            poll_interval: seconds between two looks while waiting, in case a wake-up is lost, and
+                between two questions whether the holder lives.
+            replicas: how many replicas must confirm before the lock counts as taken.
             deferrable: wait in the triggerer, holding no worker slot.
             namespace: first part of the lock's keys.
 
         Raises:
             ConfigurationError: an option has a value it cannot have.
         """
-        super().__init__(**kwargs)
-        if on_held not in get_args(OnHeld):
-            raise ConfigurationError(
-                f"on_held must be one of {', '.join(get_args(OnHeld))}, not {on_held!r}."
-            )
-        self.name = name
-        self.redis_conn_id = redis_conn_id
-        self.lease_s = to_ms(lease, "lease") / 1000
-        self.on_held = on_held
-        self.wait_s = None if wait_timeout is None else to_ms(wait_timeout, "wait_timeout") / 1000
-        self.poll_s = to_ms(poll_interval, "poll_interval") / 1000
-        self.deferrable = deferrable
-        self.namespace = namespace
+        super().__init__(
+            name=name,
+            redis_conn_id=redis_conn_id,
+            mode=mode,
+            permits=permits,
+            lease=lease,
+            on_held=on_held,
+            on_unreachable=on_unreachable,
+            wait_timeout=wait_timeout,
+            claim_timeout=claim_timeout,
+            poll_interval=poll_interval,
+            replicas=replicas,
+            deferrable=deferrable,
+            namespace=namespace,
+            **kwargs,
+        )
         self.is_setup = True
 
     def execute(self, context: Context) -> int:
-        return self._take(context, None if self.wait_s is None else time.time() + self.wait_s)
+        return self.take(context, self.first_patience()).token
 
     def resume(self, context: Context, event: Mapping[str, Any]) -> int:
-        """Try again after the trigger's event; when another run was faster, wait on."""
-        return self._take(context, event["until"])
+        return self.take(context, Patience(event["until"], event["ticket"]), again=True).token
 
-    def _take(self, context: Context, until: float | None) -> int:
-        owner, description = owner_of(context), _description_of(context)
-        call = acquire(
-            self.name, owner, self.lease_s, description=description, namespace=self.namespace
-        )
-        with NexusRedisHook(self.redis_conn_id) as hook:
-            while not (attempt := run(hook.get_conn(), call)).acquired:
-                self.log.info("%s", _in_words(attempt.holder))
-                self._refuse(context, attempt.holder, until)
-                time.sleep(self.poll_s if until is None else min(self.poll_s, max(0, _left(until))))
-        token = attempt.holder.token
-        self.log.info(
-            "Lock %r is ours: owner %s, fencing token %d, lease %s.",
-            *(self.name, owner, token, in_words(attempt.holder.expires_in)),
-        )
-        return token
-
-    def _refuse(self, context: Context, holder: Holder, until: float | None) -> None:
-        """Return only to look again in this worker."""
-        if self.on_held == "skip":
-            self._skip_run(context)
-        if self.on_held == "fail" or (until is not None and _left(until) <= 0):
-            waited = self.wait_s if self.on_held == "wait" and self.wait_s else 0.0
-            held = LockHeldError(self.name, holder.owner, holder.expires_in, waited)
-            raise AirflowFailException(str(held)) from held
-        if self.deferrable:
-            self.defer(
-                trigger=self._trigger(until),
-                method_name=self.resume.__name__,
-                timeout=None if until is None else _left(until) + TRIGGER_GRACE,
-            )
-
-    def _trigger(self, until: float | None) -> DagLockTrigger:
-        return DagLockTrigger(
-            redis_conn_id=self.redis_conn_id,
+    def claim_of(self, context: Context) -> Claim:
+        deployment = deployment_id()
+        return Claim(
             name=self.name,
+            owner=owner_of(context, deployment),
+            mode=self.mode,
+            permits=int(self.permits),
+            deployment=deployment,
+            description=description_of(context),
             namespace=self.namespace,
-            poll_interval=self.poll_s,
-            until=until,
         )
 
-    def _skip_run(self, context: Context) -> NoReturn:
+    def skip_for(self, context: Context, attempt: Acquisition) -> NoReturn:
         downstream = self.get_flat_relatives(upstream=False)
         # Ends this task, as a success of its own, except in a mapped task.
         self.skip(context["ti"], [task for task in downstream if not task.is_teardown])
@@ -170,11 +163,11 @@ class DagUnlockOperator(BaseOperator):
     """Leaves the lock free of this DAG run, and untouched if another one holds it. Repeatable.
 
     It knows the lock by its owner, this run, and so needs no token. Returns whether there was
-    anything to release.
+    anything to release. If Redis stays away for all its tries, the run's end frees the lock.
     """
 
     template_fields: Sequence[str] = ("name", "redis_conn_id", "namespace")
-    ui_color = _LOCK_COLOR
+    ui_color = LOCK_COLOR
 
     def __init__(
         self,
@@ -202,20 +195,26 @@ class DagUnlockOperator(BaseOperator):
         self.as_teardown()
 
     def execute(self, context: Context) -> bool:
-        owner = owner_of(context)
-        with NexusRedisHook(self.redis_conn_id) as hook:
+        owner = owner_of(context, deployment_id())
+        with closing(NexusRedisHook(self.redis_conn_id)) as hook:
             client = hook.get_conn()
-            holder = run(client, inspect(self.name, namespace=self.namespace))
-            if holder is None:
-                self.log.info("Lock %r is free already.", self.name)
+            state = run(client, inspect(self.name, waiters=0, namespace=self.namespace))
+            ours = next((holder for holder in state.holders if holder.owner == owner), None)
+            if ours is None:
+                for line in in_line(self.name, state.holders, 0, 0) if state.holders else ():
+                    self.log.info("Not ours to release. %s", line)
+                self.log.info("Lock %r is not held by this run: nothing to do.", self.name)
                 return False
-            if holder.owner != owner:
-                self.log.warning("Not ours to release. %s", _in_words(holder))
-                return False
-            call = release(self.name, owner, holder.token, namespace=self.namespace)
-            released = run(client, call)
-        self.log.info("Lock %r released: token %d of %s.", self.name, holder.token, owner)
-        return released
+            call = release(self.name, owner, ours.token, namespace=self.namespace)
+            held_for = run(client, call)
+        if held_for is None:
+            return False
+        lock_metrics.duration("hold_time", self.name, held_for)
+        self.log.info(
+            "Lock %r released after %s: token %d of %s.",
+            *(self.name, in_words(held_for), ours.token, owner),
+        )
+        return True
 
 
 @contextmanager
@@ -236,7 +235,7 @@ def dag_lock(
         namespace: first part of the lock's keys.
         lock_task_id: of the setup task before them.
         unlock_task_id: of the teardown task after them.
-        options: further ones of `DagLockOperator`, such as `on_held` and `lease`.
+        options: further ones of `DagLockOperator`, such as `on_held` and `permits`.
 
     Returns:
         The lock task; its `output` is the fencing token.
@@ -250,25 +249,3 @@ def dag_lock(
     unlock = DagUnlockOperator(task_id=unlock_task_id, **where)
     with unlock.as_teardown(setups=lock):
         yield lock
-
-
-def _left(until: float) -> float:
-    return until - time.time()
-
-
-def _description_of(context: Context) -> dict[str, Any]:
-    instance, run_of_dag = context["ti"], context["dag_run"]
-    return {
-        "dag_id": run_of_dag.dag_id,
-        "run_id": run_of_dag.run_id,
-        "run_type": run_of_dag.run_type,
-        "task_id": instance.task_id,
-        "url": instance.log_url,
-    }
-
-
-def _in_words(holder: Holder) -> str:
-    left = f"{in_words(holder.expires_in)} left" if holder.expires_in > 0 else "over"
-    where = f" ({url})" if (url := holder.description.get("url")) else ""
-    since = holder.since.isoformat(timespec="seconds")
-    return f"Lock {holder.name!r} is held by {holder.owner}{where} since {since}; lease: {left}."

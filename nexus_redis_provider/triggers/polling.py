@@ -71,7 +71,7 @@ class PollingTrigger(BaseTrigger):
         except UnreachableError as error:
             self.log.warning("%s Waiting on.", error)
             due = False
-        _heed_cancellation()
+        heed_cancellation()
         return due
 
     def _pause(self) -> float:
@@ -79,7 +79,8 @@ class PollingTrigger(BaseTrigger):
         return pause if self.until is None else max(0.0, min(pause, self.until - time.time()))
 
 
-def _heed_cancellation() -> None:
+def heed_cancellation() -> None:
+    """Raise the cancellation that may have been swallowed."""
     # Before Python 3.12 `asyncio.wait_for`, by which redis-py sends, swallows a cancellation that
     # comes just when the sending is done. The triggerer cancels but once.
     if (task := asyncio.current_task()) and task.cancelling():

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from nexus_redis_provider.core.endpoint import Node
+from nexus_redis_provider.core.endpoint import Endpoint, Node
 from nexus_redis_provider.embedded import EmbeddedServer, find_server, find_wheel_server
 from tests.conftest import need_server
+from tests.core.lock_calls import Perform, performing
 
 SERVERS = {"path": find_server, "wheel": find_wheel_server}
 
@@ -70,3 +71,14 @@ def proxy(server: EmbeddedServer) -> Iterator[LossyProxy]:
     proxy = LossyProxy(server.endpoint.nodes[0])
     yield proxy
     proxy.close()
+
+
+@pytest.fixture(params=["sync", "async"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+async def perform(kind: str, endpoint: Endpoint) -> AsyncIterator[Perform]:
+    async with performing(kind, endpoint) as perform:
+        yield perform

@@ -135,8 +135,9 @@ async def test_a_wrong_password_is_denied(guarded: EmbeddedServer) -> None:
         endpoint = Endpoint.from_url(f"redis://{user}@{node}")
         for attempt in (run, arun):
             client = endpoint.client() if attempt is run else endpoint.async_client()
+            call = who_holds("a")
             with pytest.raises(AccessDeniedError, match="password") as denied:
-                run(client, who_holds("a")) if attempt is run else await arun(client, who_holds("a"))
+                run(client, call) if attempt is run else await arun(client, call)
             assert str(node) in str(denied.value)
             assert "hunter2" not in str(denied.value)
             client.close() if attempt is run else await client.aclose()

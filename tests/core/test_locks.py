@@ -1,13 +1,13 @@
-"""The promises of a lock, kept by every client on every server."""
+"""The promises of a lock in plain Python, kept by every client on every server."""
 
 from __future__ import annotations
 
 import asyncio
 import multiprocessing
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,39 +19,17 @@ from nexus_redis_provider.core.errors import (
     ConfigurationError,
     LockHeldError,
     LockLostError,
+    NotReplicatedError,
     UnreachableError,
 )
 from nexus_redis_provider.core.keys import LockKeys
-from nexus_redis_provider.core.locks import AsyncLock, Lock, acquire, inspect, release, renew
-from nexus_redis_provider.core.scripts import Call, arun, run, script
+from nexus_redis_provider.core.locks import AsyncLock, Lock
+from nexus_redis_provider.core.locks.protocol import inspect, release, who_holds
+from nexus_redis_provider.core.scripts import run
+from nexus_redis_provider.embedded import EmbeddedServer
+from tests.core.lock_calls import take
 
 NOWHERE = Endpoint.from_url("redis://127.0.0.1:1?retries=0")
-Perform = Callable[[Call[Any]], Awaitable[Any]]
-
-
-@asynccontextmanager
-async def performing(kind: str, endpoint: Endpoint) -> AsyncIterator[Perform]:
-    if kind == "async":
-        async with endpoint.async_client() as client:
-            yield partial(arun, client)
-    else:
-        with endpoint.client() as client:
-
-            async def perform(call: Call[Any]) -> Any:
-                return run(client, call)
-
-            yield perform
-
-
-@pytest.fixture(params=["sync", "async"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture
-async def perform(kind: str, endpoint: Endpoint) -> AsyncIterator[Perform]:
-    async with performing(kind, endpoint) as perform:
-        yield perform
 
 
 @asynccontextmanager
@@ -68,148 +46,19 @@ async def holding(kind: str, endpoint: Endpoint, name: str, **options: Any) -> A
         await asyncio.to_thread(lock.__exit__, None, None, None)
 
 
-async def test_one_owner_at_a_time(perform: Perform, namespace: str) -> None:
-    ours = await perform(acquire("a", "me", 60, description={"run": 1}, namespace=namespace))
-    theirs = await perform(acquire("a", "you", 60, namespace=namespace))
-    assert ours.acquired
-    assert not theirs.acquired
-    assert theirs.holder.owner == "me"
-    assert theirs.holder.description == {"run": 1}
-    assert theirs.holder.token == ours.holder.token
-    assert 59 < theirs.holder.expires_in <= 60
-
-
-async def test_names_are_told_apart(perform: Perform, namespace: str) -> None:
-    for name in ("a", "a b", "a{b}", "{a}b", "a:b", "ä", "a%7Bb%7D"):
-        assert (await perform(acquire(name, f"owner of {name}", 60, namespace=namespace))).acquired
-
-
-async def test_the_owner_reenters_with_the_same_token(perform: Perform, namespace: str) -> None:
-    first = await perform(acquire("a", "me", 60, namespace=namespace))
-    again = await perform(acquire("a", "me", 1, namespace=namespace))
-    assert again.acquired
-    assert again.holder.token == first.holder.token
-    assert again.holder.since == first.holder.since
-    assert again.holder.expires_in > 59, "a re-entry must not shorten the lease"
-
-
-async def test_release_is_repeatable_and_only_for_the_owner(
-    perform: Perform, namespace: str
-) -> None:
-    token = (await perform(acquire("a", "me", 60, namespace=namespace))).holder.token
-    assert not await perform(release("a", "you", token, namespace=namespace))
-    assert not await perform(release("a", "me", token - 1, namespace=namespace))
-    assert await perform(release("a", "me", token, namespace=namespace))
-    assert not await perform(release("a", "me", token, namespace=namespace))
-    other = await perform(acquire("a", "you", 60, namespace=namespace))
-    assert other.acquired
-    assert not await perform(release("a", "me", token, namespace=namespace))
-    assert (await perform(inspect("a", namespace=namespace))).owner == "you"
-
-
-async def test_an_expired_lease_goes_to_the_next(
-    perform: Perform, namespace: str, client: redis.Redis, eventually: Any
-) -> None:
-    first = (await perform(acquire("a", "me", 0.05, namespace=namespace))).holder
-    await eventually(lambda: run(client, inspect("a", namespace=namespace)).expires_in <= 0)
-    second = await perform(acquire("a", "you", 60, namespace=namespace))
-    assert second.acquired
-    assert second.holder.token > first.token
-    assert await perform(renew("a", "me", first.token, 60, namespace=namespace)) == "you"
-    assert not await perform(release("a", "me", first.token, namespace=namespace))
-
-
-async def test_an_expired_lease_that_nobody_took_is_still_the_owners(
-    perform: Perform, namespace: str, client: redis.Redis, eventually: Any
-) -> None:
-    token = (await perform(acquire("a", "me", 0.05, namespace=namespace))).holder.token
-    await eventually(lambda: run(client, inspect("a", namespace=namespace)).expires_in <= 0)
-    assert await perform(renew("a", "me", token, 60, namespace=namespace)) is None
-    assert (await perform(inspect("a", namespace=namespace))).expires_in > 59
-    assert await perform(renew("b", "me", token, 60, namespace=namespace)) == ""
-
-
-async def test_tokens_rise_even_without_their_counter(
-    perform: Perform, namespace: str, client: redis.Redis
-) -> None:
-    tokens = []
-    for turn in range(6):
-        token = (await perform(acquire("a", f"o{turn}", 60, namespace=namespace))).holder.token
-        await perform(release("a", f"o{turn}", token, namespace=namespace))
-        tokens.append(token)
-        if turn % 2:
-            assert client.delete(LockKeys("a", namespace).fence) == 1
-    assert tokens == sorted(set(tokens))
-
-
-async def test_tokens_rise_even_if_the_clock_falls_back(
-    perform: Perform, namespace: str, client: redis.Redis
-) -> None:
-    ahead = 4_000_000_000_000_000
-    client.set(LockKeys("a", namespace).fence, ahead, ex=60)
-    assert (await perform(acquire("a", "me", 60, namespace=namespace))).holder.token == ahead + 1
-
-
-async def test_inspect_of_a_free_lock(perform: Perform, namespace: str) -> None:
-    assert await perform(inspect("a", namespace=namespace)) is None
-
-
-async def test_every_key_is_caught_by_a_net(
-    perform: Perform, namespace: str, client: redis.Redis
-) -> None:
-    await perform(acquire("a", "me", 60, namespace=namespace))
-    keys = LockKeys("a", namespace)
-    day = 24 * 3600
-    assert 0 < client.ttl(keys.holder) <= day + 60
-    assert 29 * day < client.ttl(keys.fence) <= 30 * day
-
-
-@pytest.mark.parametrize(("name", "owner"), [("", "me"), ("a", "")])
-def test_a_lock_has_a_name_and_an_owner(name: str, owner: str) -> None:
-    with pytest.raises(ConfigurationError, match="name and an owner"):
-        acquire(name, owner, 60)
-
-
-@pytest.mark.parametrize("verb", ["acquire", "renew", "release"])
-async def test_a_lost_reply_costs_nothing(
-    *, verb: str, kind: str, namespace: str, endpoint: Endpoint, client: redis.Redis, proxy: Any
-) -> None:
-    for name in ("acquire_lock", "renew_lock", "release_lock"):
-        client.script_load(script(name).source)
-    async with performing(kind, replace(endpoint, nodes=(proxy.node,))) as perform:
-        await perform(inspect("warm up", namespace=namespace))
-        if verb == "acquire":
-            proxy.lose_reply()
-        first = await perform(acquire("a", "me", 60, namespace=namespace))
-        assert first.acquired
-        token = first.holder.token
-        assert run(client, inspect("a", namespace=namespace)).token == token
-        if verb == "renew":
-            proxy.lose_reply()
-            assert await perform(renew("a", "me", token, 90, namespace=namespace)) is None
-            assert run(client, inspect("a", namespace=namespace)).expires_in > 89
-        if verb == "release":
-            proxy.lose_reply()
-            await perform(release("a", "me", token, namespace=namespace))
-            assert run(client, inspect("a", namespace=namespace)) is None
-    (lost,) = proxy.lost
-    if verb == "acquire":
-        assert str(token).encode() in lost, "the token that was minted first"
-
-
 async def test_a_context_holds_and_gives_back(
     kind: str, endpoint: Endpoint, namespace: str, client: redis.Redis
 ) -> None:
     async with holding(kind, endpoint, "a", namespace=namespace) as lock:
         assert lock.held
         lock.ensure_held()
-        assert run(client, inspect("a", namespace=namespace)).token == lock.token
+        assert run(client, who_holds("a", namespace=namespace)).token == lock.token
         with pytest.raises(LockHeldError) as refused:
             async with holding(kind, endpoint, "a", namespace=namespace):
                 pytest.fail("two holders")
         assert refused.value.owner == lock.owner
     assert not lock.held
-    assert run(client, inspect("a", namespace=namespace)) is None
+    assert run(client, who_holds("a", namespace=namespace)) is None
 
 
 async def test_a_context_waits_its_turn(kind: str, endpoint: Endpoint, namespace: str) -> None:
@@ -238,7 +87,7 @@ async def test_a_context_renews_its_lease(
     async with holding(kind, endpoint, "a", namespace=namespace, lease=0.5) as lock:
 
         def renewed_five_times() -> bool:
-            seen.add(client.hget(LockKeys("a", namespace).holder, "expires_ms"))
+            seen.add(client.hget(LockKeys("a", namespace).lock, lock.owner))
             return len(seen) > 5
 
         # Five renewals at a third of the lease take longer than the lease.
@@ -251,12 +100,12 @@ async def test_a_context_is_told_of_its_loss(
     kind: str, endpoint: Endpoint, namespace: str, client: redis.Redis, eventually: Any
 ) -> None:
     async with holding(kind, endpoint, "a", namespace=namespace, lease=0.5) as lock:
-        client.delete(LockKeys("a", namespace).holder)
-        run(client, acquire("a", "thief", 60, namespace=namespace))
+        client.delete(LockKeys("a", namespace).lock)
+        run(client, take("a", "thief", 60, namespace=namespace))
         await eventually(lock.lost.is_set)
         with pytest.raises(LockLostError, match="thief"):
             lock.ensure_held()
-    assert run(client, inspect("a", namespace=namespace)).owner == "thief"
+    assert run(client, who_holds("a", namespace=namespace)).owner == "thief"
 
 
 async def test_a_silent_server_is_a_loss(
@@ -324,8 +173,190 @@ def test_processes_never_overlap(endpoint: Endpoint, namespace: str, tmp_path: P
 def test_a_lock_is_not_entered_twice(endpoint: Endpoint, namespace: str) -> None:
     lock = Lock(endpoint, "twice", namespace=namespace)
     with lock:
-        with pytest.raises(ConfigurationError, match="held by this very object"), lock:
+        with pytest.raises(ConfigurationError, match="entered by this very object"), lock:
             pass
         lock.ensure_held()
     with lock:
         lock.ensure_held()
+
+
+def test_an_object_is_for_one_thread_at_a_time(endpoint: Endpoint, namespace: str) -> None:
+    lock = Lock(endpoint, "shared object", namespace=namespace, wait=10)
+    errors: list[ConfigurationError] = []
+
+    def enter() -> None:
+        try:
+            with lock:
+                pass
+        except ConfigurationError as error:
+            errors.append(error)
+
+    with lock:
+        threads = [threading.Thread(target=enter) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        lock.ensure_held()
+    assert len(errors) == 4
+
+
+def test_threads_with_objects_of_their_own_never_overlap(
+    endpoint: Endpoint, namespace: str
+) -> None:
+    inside, most, tokens = 0, 0, []
+
+    def work() -> None:
+        nonlocal inside, most
+        for _ in range(10):
+            with Lock(endpoint, "threads", namespace=namespace, wait=30) as lock:
+                inside += 1
+                most = max(most, inside)
+                tokens.append(lock.token)
+                inside -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+    assert tokens == sorted(set(tokens))
+    assert len(tokens) == 80
+
+
+async def test_a_semaphore_in_plain_python(kind: str, endpoint: Endpoint, namespace: str) -> None:
+    inside, most = 0, 0
+
+    async def work() -> None:
+        nonlocal inside, most
+        async with holding(kind, endpoint, "s", permits=2, wait=30, namespace=namespace):
+            inside += 1
+            most = max(most, inside)
+            await asyncio.sleep(0.03)
+            inside -= 1
+
+    await asyncio.gather(*(work() for _ in range(5)))
+    assert most == 2
+
+
+async def test_shared_locks_in_plain_python(kind: str, endpoint: Endpoint, namespace: str) -> None:
+    shared = {"mode": "shared", "namespace": namespace}
+    async with (
+        holding(kind, endpoint, "rw", **shared),
+        holding(kind, endpoint, "rw", **shared),
+    ):
+        with pytest.raises(LockHeldError):
+            async with holding(kind, endpoint, "rw", namespace=namespace):
+                pytest.fail("an exclusive holder beside shared ones")
+    async with holding(kind, endpoint, "rw", namespace=namespace):
+        with pytest.raises(LockHeldError):
+            async with holding(kind, endpoint, "rw", **shared):
+                pytest.fail("a shared holder beside an exclusive one")
+
+
+async def test_waiters_are_served_in_their_order(
+    kind: str, endpoint: Endpoint, namespace: str, client: redis.Redis, eventually: Any
+) -> None:
+    order: list[int] = []
+
+    async def wait(number: int) -> None:
+        async with holding(kind, endpoint, "a", namespace=namespace, wait=30):
+            order.append(number)
+
+    async with holding(kind, endpoint, "a", namespace=namespace):
+        tasks = []
+        for number in range(4):
+            tasks.append(asyncio.create_task(wait(number)))
+            await eventually(
+                lambda due=number + 1: run(client, inspect("a", namespace=namespace)).length == due
+            )
+    await asyncio.gather(*tasks)
+    assert order == list(range(4))
+
+
+async def test_who_gives_up_leaves_the_line(
+    kind: str, endpoint: Endpoint, namespace: str, client: redis.Redis
+) -> None:
+    async with holding(kind, endpoint, "a", namespace=namespace):
+        with pytest.raises(LockHeldError, match=r"after waiting 0\.. s at place 1 of the line"):
+            async with holding(kind, endpoint, "a", namespace=namespace, wait=0.1):
+                pytest.fail("two holders")
+        assert run(client, inspect("a", namespace=namespace)).length == 0
+
+
+def _hold_in_child(endpoint: Endpoint, lock: Lock, answers: Any) -> None:
+    try:
+        lock.ensure_held()
+        answers.put("held")
+    except LockLostError:
+        answers.put("not held")
+    lock.__exit__(None, None, None)
+    with Lock(endpoint, "child", namespace=lock._claim.namespace) as own:
+        answers.put(own.token)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_fork_holds_nothing_and_frees_nothing(
+    endpoint: Endpoint, namespace: str, client: redis.Redis
+) -> None:
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    with Lock(endpoint, "a", namespace=namespace, lease=1) as lock:
+        child = context.Process(target=_hold_in_child, args=(endpoint, lock, answers))
+        child.start()
+        assert answers.get(timeout=20) == "not held"
+        assert answers.get(timeout=20) > lock.token
+        child.join(20)
+        assert child.exitcode == 0
+        lock.ensure_held()
+        assert run(client, who_holds("a", namespace=namespace)).owner == lock.owner
+
+
+async def test_a_lock_waits_for_its_replicas(kind: str, namespace: str, wait_until: Any) -> None:
+    with EmbeddedServer() as primary:
+        options = {"namespace": namespace, "replicas": 1, "replica_timeout": 0.3}
+        with pytest.raises(NotReplicatedError, match="confirmed by 0 of 1 replica"):
+            async with holding(kind, primary.endpoint, "a", **options):
+                pytest.fail("a lock without its replica")
+        with primary.endpoint.client() as client:
+            assert run(client, who_holds("a", namespace=namespace)) is None
+            with EmbeddedServer("--replicaof", f"127.0.0.1 {primary.port}") as replica:
+                wait_until(lambda: client.info("replication")["connected_slaves"] == 1)
+                wait_until(
+                    lambda: client.info("replication").get("slave0", {}).get("state") == "online"
+                )
+                async with holding(kind, primary.endpoint, "a", **options) as lock:
+                    with replica.endpoint.client() as reader:
+                        field = reader.hget(LockKeys("a", namespace).lock, lock.owner)
+                    assert field.startswith(str(lock.token).encode())
+
+
+def test_a_replica_timeout_fits_into_the_clients(endpoint: Endpoint) -> None:
+    with pytest.raises(ConfigurationError, match="replica_timeout must be less than"):
+        Lock(endpoint, "a", replicas=1, replica_timeout=5)
+
+
+async def test_waiting_outlives_a_restart(kind: str, namespace: str, eventually: Any) -> None:
+    with EmbeddedServer("--appendonly", "yes", "--appendfsync", "always") as server:
+        endpoint = replace(server.endpoint, retries=0)
+        entered = asyncio.Event()
+
+        async def wait() -> int:
+            async with holding(kind, endpoint, "a", namespace=namespace, wait=60, poll=0.2) as lock:
+                entered.set()
+                return lock.token
+
+        with server.endpoint.client() as client:
+            held = run(client, take("a", "holder", namespace=namespace))
+            waiting = asyncio.create_task(wait())
+            await eventually(lambda: run(client, inspect("a", namespace=namespace)).length)
+        server.stop()
+        await asyncio.sleep(0.5)
+        assert not waiting.done()
+        await asyncio.to_thread(server.start)
+        with server.endpoint.client() as client:
+            assert run(client, who_holds("a", namespace=namespace)).token == held.token
+            assert not entered.is_set()
+            run(client, release("a", "holder", held.token, namespace=namespace))
+        assert await asyncio.wait_for(waiting, 20) > held.token

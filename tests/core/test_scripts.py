@@ -7,13 +7,14 @@ from importlib import resources
 
 import pytest
 
-from nexus_redis_provider.core import locks
 from nexus_redis_provider.core.gold.readers import live_manifest
+from nexus_redis_provider.core.locks import protocol
 from nexus_redis_provider.core.scripts import script
 
 NAMES = sorted(
     entry.name.removesuffix(".lua")
     for entry in resources.files("nexus_redis_provider.core").joinpath("lua").iterdir()
+    if entry.is_file()
 )
 
 
@@ -49,10 +50,13 @@ def test_header_tells_reply_clock_and_why(name):
 @pytest.mark.parametrize(
     "call",
     [
-        locks.acquire("name", "owner", 1),
-        locks.release("name", "owner", 1),
-        locks.renew("name", "owner", 1, 1),
-        locks.inspect("name"),
+        protocol.acquire(protocol.Claim("name", "owner"), 1),
+        protocol.release("name", "owner", 1),
+        protocol.renew("name", "owner", 1, 1),
+        protocol.inspect("name"),
+        protocol.leave("name", "owner"),
+        protocol.attend("name", ["owner"]),
+        protocol.break_lock("name", by="me", why="test"),
         live_manifest("dataset"),
     ],
     ids=lambda call: call.script,

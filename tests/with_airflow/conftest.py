@@ -31,6 +31,7 @@ os.environ |= {
     "AIRFLOW__CORE__UNIT_TEST_MODE": "false",
     "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps([BUNDLE]),
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{HOME}/airflow.db",
+    "AIRFLOW__NEXUS_REDIS__DEPLOYMENT_ID": "airflow",
     "AIRFLOW__LOGGING__BASE_LOG_FOLDER": f"{HOME}/logs",
     "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "false",
 }

@@ -59,9 +59,7 @@ class Lease:
     def renew_call(self) -> Call[str | None]:
         """What to send to renew it."""
         claim = self._claim
-        return renew(
-            claim.name, claim.owner, self.token, self._lease_s, namespace=claim.namespace
-        )
+        return renew(claim.name, claim.owner, self.token, self._lease_s, namespace=claim.namespace)
 
     def release_call(self) -> Call[float | None]:
         """What to send to give it back."""

@@ -386,7 +386,9 @@ def break_lock(
     Redis: stream `LockKeys.audit`, capped at a thousand entries.
     """
     if not by or not why:
-        raise ConfigurationError(f"Breaking lock {name!r} needs who does it and why: it is audited.")
+        raise ConfigurationError(
+            f"Breaking lock {name!r} needs who does it and why: it is audited."
+        )
     keys = LockKeys(name, namespace)
     return Call(
         "break_lock",

@@ -14,6 +14,7 @@ from nexus_redis_provider.core.errors import ServerError
 from nexus_redis_provider.core.locks.leases import Lease
 from nexus_redis_provider.core.scripts import run_all
 
+
 def renewal_endpoint(endpoint: Endpoint, lease_s: float) -> Endpoint:
     """The endpoint with timeouts that leave time for a second try, and without hidden retries.
 

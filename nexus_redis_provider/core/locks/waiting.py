@@ -38,7 +38,7 @@ class Standing:
     """How a waiter stands.
 
     Attributes:
-        is_turn: it is its turn, or it has no place in the line (any more): time to ask for the lock.
+        is_turn: time to ask for the lock: it is its turn, or it has no place in the line any more.
         is_head: it is the first living waiter.
         position: from 1; 0 if it is not known.
         length: of the line.
@@ -101,9 +101,9 @@ class WaitingRoom:
                     ...
     """
 
-    _rooms: ClassVar[
-        WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Endpoint, WaitingRoom]]
-    ] = WeakKeyDictionary()
+    _rooms: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Endpoint, WaitingRoom]]] = (
+        WeakKeyDictionary()
+    )
 
     @classmethod
     def of(cls, endpoint: Endpoint) -> WaitingRoom:
@@ -242,8 +242,8 @@ class WaitingRoom:
                 self._look_again(line, at=0.0)
         elif message["type"] == "message":
             key, _, owner = message["data"].decode().partition("\n")
-            if line := self._lines.get(key):
-                _tell(line, owner, Standing(is_turn=True, is_head=True, position=1))
+            if called := self._lines.get(key):
+                _tell(called, owner, Standing(is_turn=True, is_head=True, position=1))
 
 
 def _tell(line: _Line, owner: str, standing: Standing) -> None:
