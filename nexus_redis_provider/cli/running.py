@@ -1,0 +1,134 @@
+"""How a command runs: what it answers is printed, what goes wrong is one line and an exit code."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nexus_redis_provider.cli.commands import Command
+from nexus_redis_provider.core.endpoint import Endpoint
+from nexus_redis_provider.core.errors import (
+    AccessDeniedError,
+    ConfigurationError,
+    NexusRedisError,
+    UnreachableError,
+)
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    Parts = Iterable[RenderableType]
+
+FAILED = 1
+MISUSED = 2
+_CODES: tuple[tuple[type[NexusRedisError], int], ...] = (
+    (ConfigurationError, MISUSED),
+    (UnreachableError, 3),
+    (AccessDeniedError, 4),
+)
+_INTERRUPTED = 130
+# Wide enough for any row: what reads a pipe or a file wants lines whole.
+_UNBOUNDED = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command found out.
+
+    Attributes:
+        document: for JSON.
+        view: for people; called only where they look, since it needs rich.
+        complaints: what went wrong besides, one line each; the command counts as failed then.
+    """
+
+    document: Any
+    view: Callable[[], Parts]
+    complaints: tuple[str, ...] = ()
+
+
+def perform(command: Command, args: Namespace, endpoint: Callable[[], Endpoint]) -> int:
+    """Run a command to its end, whatever happens; returns the exit code.
+
+    Args:
+        command: what to do.
+        args: its options as they were given.
+        endpoint: says which server; its errors are reported like those of the command.
+
+    Returns:
+        0 done, 1 failed, 2 wrong use or configuration, 3 server unreachable, 4 access denied.
+    """
+    try:
+        _refuse_what_is_no_text(args)
+        if not args.json:
+            _need_rich()
+        with endpoint().client() as client:
+            answer: Answer = command.load()(client, args)
+        _print(answer, as_json=args.json)
+    except NexusRedisError as error:
+        _complain(str(error))
+        return next((code for kind, code in _CODES if isinstance(error, kind)), FAILED)
+    except BrokenPipeError:
+        # Whoever read has seen enough. Python would complain again when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    for complaint in answer.complaints:
+        _complain(complaint)
+    return FAILED if answer.complaints else 0
+
+
+def _refuse_what_is_no_text(args: Namespace) -> None:
+    for name, value in vars(args).items():
+        if isinstance(value, str):
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise ConfigurationError(f"{name} is not UTF-8 text: {value!r}.") from None
+
+
+def _need_rich() -> None:
+    try:
+        import rich  # noqa: F401  # an extra
+    except ImportError:
+        raise ConfigurationError(
+            "Tables need rich: pip install 'nexus_redis_provider[cli]', or pass --json."
+        ) from None
+
+
+def _print(answer: Answer, *, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(answer.document, indent=2) + "\n")
+    else:
+        _print_for_people(answer.view())
+    sys.stdout.flush()
+
+
+def _print_for_people(parts: Parts) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that the terminal's encoding lacks must not keep the others from being shown.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    # Names are not markup, and nothing in them is to be guessed at.
+    console = Console(
+        file=sys.stdout,
+        width=None if sys.stdout.isatty() else _UNBOUNDED,
+        markup=False,
+        highlight=False,
+        emoji=False,
+    )
+    for part in parts:
+        # The terminal breaks lines so that they can be copied whole, rich does not.
+        console.print(part, soft_wrap=isinstance(part, str | Text))
+
+
+def _complain(message: str) -> None:
+    sys.stderr.write(f"nexus-redis: {' '.join(message.split())}\n")
