@@ -61,6 +61,9 @@ def loaded_by(wheel: Path, modules: list[str], tmp_path: Path) -> set[str]:
         ("embedded", {"airflow", "pyspark", "pyarrow", "fastapi"}),
         ("core", {"airflow", "pyspark", "fastapi"}),
         ("spark", {"airflow", "fastapi"}),
+        ("cli/commands", {"airflow", "pyspark", "pyarrow", "redis", "rich"}),
+        ("cli/main", {"airflow", "pyspark", "pyarrow", "rich"}),
+        ("cli/locks", {"airflow", "pyspark", "pyarrow", "rich"}),
         *((part, {"pyspark", "pyarrow"}) for part in AIRFLOW_PARTS),
     ],
 )
@@ -72,6 +75,24 @@ def test_part_loads_only_its_own(wheel, tmp_path, part, absent):
 def test_readers_and_locks_need_no_pyarrow(wheel, tmp_path):
     modules = ["nexus_redis_provider.core.gold.readers", "nexus_redis_provider.core.locks"]
     assert "pyarrow" not in loaded_by(wheel, modules, tmp_path)
+
+
+def test_airflows_command_line_loads_nothing_more(wheel, tmp_path):
+    given = ["airflow.cli.cli_config", "nexus_redis_provider"]
+    ours = "nexus_redis_provider.cli.definition"
+    loaded = loaded_by(wheel, [*given, ours], tmp_path) - loaded_by(wheel, given, tmp_path)
+    assert ours in loaded
+    assert {name for name in loaded if "redis" in name} == {
+        "nexus_redis_provider.cli",
+        "nexus_redis_provider.cli.commands",
+        "nexus_redis_provider.cli.definition",
+        "nexus_redis_provider.core",
+        "nexus_redis_provider.core.errors",
+        "nexus_redis_provider.core.keys",
+    }
+    assert {name.split(".")[0] for name in loaded} - sys.stdlib_module_names == {
+        "nexus_redis_provider"
+    }
 
 
 def test_wheel_holds_every_script_and_no_test(wheel):
