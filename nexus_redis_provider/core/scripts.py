@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from collections.abc import Callable, Sequence
@@ -95,6 +96,16 @@ async def arun(client: redis.asyncio.Redis, call: Call[T]) -> T:
     except RedisError as error:
         raise translated(address_of(client), error) from error
     return call.decode(reply)
+
+
+def heed_cancellation() -> None:
+    """Raise the cancellation that an `await` of redis-py may have swallowed.
+
+    Before Python 3.12 `asyncio.wait_for`, by which redis-py sends, swallows a cancellation that
+    comes just when the sending is done. Most callers cancel but once.
+    """
+    if (task := asyncio.current_task()) and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def run_all(client: redis.Redis, calls: Sequence[Call[T]]) -> list[T | ServerError]:

@@ -12,9 +12,9 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from nexus_redis_provider.core.errors import AccessDeniedError, UnreachableError
 from nexus_redis_provider.core.locks.protocol import renew
 from nexus_redis_provider.core.locks.waiting import WaitingRoom
+from nexus_redis_provider.core.scripts import heed_cancellation
 from nexus_redis_provider.hooks.dag_runs import ais_dag_run_alive
 from nexus_redis_provider.hooks.redis import NexusRedisHook
-from nexus_redis_provider.triggers.polling import heed_cancellation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class DagLockTrigger(BaseTrigger):
     """Fires when it is a waiter's turn, or at `until`. The worker takes the lock then.
 
-    The trigger never does, so it does not matter if a trigger runs twice, or dies and runs again elsewhere. All triggers of
-    a triggerer that wait on one server share two connections.
+    The trigger never does, so it does not matter if a trigger runs twice, or dies and runs again
+    elsewhere. All triggers of a triggerer that wait on one server share two connections.
     """
 
     def __init__(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from nexus_redis_provider.core.errors import UnreachableError
+from nexus_redis_provider.core.scripts import heed_cancellation
 from nexus_redis_provider.hooks.redis import NexusRedisHook
 
 if TYPE_CHECKING:
@@ -77,11 +78,3 @@ class PollingTrigger(BaseTrigger):
     def _pause(self) -> float:
         pause = self.poll_interval * random.uniform(0.8, 1.2)
         return pause if self.until is None else max(0.0, min(pause, self.until - time.time()))
-
-
-def heed_cancellation() -> None:
-    """Raise the cancellation that may have been swallowed."""
-    # Before Python 3.12 `asyncio.wait_for`, by which redis-py sends, swallows a cancellation that
-    # comes just when the sending is done. The triggerer cancels but once.
-    if (task := asyncio.current_task()) and task.cancelling():
-        raise asyncio.CancelledError

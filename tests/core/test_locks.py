@@ -150,7 +150,7 @@ def add_ones(endpoint: Endpoint, namespace: str, path: str, times: int) -> None:
     """Counts in a file by read, add, write: any overlap loses a count."""
     file = Path(path)
     for _ in range(times):
-        with Lock(endpoint, "counter", namespace=namespace, wait=60, poll=0.002) as lock:
+        with Lock(endpoint, "counter", namespace=namespace, wait=60) as lock:
             count, token = map(int, file.read_text().split())
             assert lock.token > token, "tokens must rise in the order of holding"
             file.write_text(f"{count + 1} {lock.token}")

@@ -29,10 +29,26 @@ from nexus_redis_provider.core.errors import (
 )
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE, LockKeys
 from nexus_redis_provider.core.locks.leases import Lease
-from nexus_redis_provider.core.locks.protocol import Acquisition, Claim, Mode, acquire, leave
+from nexus_redis_provider.core.locks.protocol import (
+    Acquisition,
+    Claim,
+    LockState,
+    Mode,
+    acquire,
+    inspect,
+    leave,
+    release,
+)
 from nexus_redis_provider.core.locks.renewal import Renewer, renewal_endpoint
 from nexus_redis_provider.core.locks.waiting import WaitingRoom
-from nexus_redis_provider.core.scripts import Call, arun, arun_replicated, run, run_replicated
+from nexus_redis_provider.core.scripts import (
+    Call,
+    arun,
+    arun_replicated,
+    heed_cancellation,
+    run,
+    run_replicated,
+)
 
 DEFAULT_LEASE = 30.0
 _HOST = socket.gethostname()
@@ -156,6 +172,17 @@ class _PythonLock:
     def _leave_call(self) -> Call[bool]:
         return leave(self.name, self.owner, namespace=self._claim.namespace)
 
+    def _look_call(self) -> Call[LockState]:
+        return inspect(self.name, waiters=0, namespace=self._claim.namespace)
+
+    def _undo_calls(self, found: LockState) -> list[Call[float | None]]:
+        # An owner that was given to us may have the lock by another object.
+        return [
+            release(self.name, self.owner, holder.token, namespace=self._claim.namespace)
+            for holder in found.holders
+            if holder.owner == self.owner and self._owner_is_ours
+        ]
+
     def _refusal(self, attempt: Acquisition, waited: float = 0.0) -> LockHeldError:
         holder = attempt.holders[0] if attempt.holders else None
         owner, expires_in = (holder.owner, holder.expires_in) if holder else ("", 0.0)
@@ -169,8 +196,13 @@ class _PythonLock:
             pause = min(pause, min(ends, default=pause) + 0.005)
         return max(0.0, min(pause, deadline - time.monotonic()))
 
-    def _too_few(self, confirmed: int) -> NotReplicatedError:
-        return NotReplicatedError(self.name, self._replicas, confirmed, self._replica_ms / 1000)
+    def _check_replicas(self, confirmed: int) -> None:
+        if confirmed < self._replicas:
+            raise NotReplicatedError(self.name, self._replicas, confirmed, self._replica_ms / 1000)
+
+    def _may_have_left_something(self, error: BaseException) -> bool:
+        # Even one who is interrupted before the reply may stand in line, or hold the lock.
+        return bool(self._wait_s) or not isinstance(error, LockHeldError)
 
 
 class Lock(_PythonLock):
@@ -219,24 +251,33 @@ class Lock(_PythonLock):
         self._guard.release()
 
     def _take(self, client: redis.Redis) -> Lease:
-        asked_at = time.monotonic()
-        attempt = run(client, self._only_ask if not self._wait_s else self._acquire_call())
-        if not attempt.acquired:
-            if not self._wait_s:
-                raise self._refusal(attempt)
-            try:
-                asked_at, attempt = self._wait(client, attempt, asked_at)
-            except BaseException:
-                with contextlib.suppress(ServerError):
-                    run(client, self._leave_call())
-                raise
-        hold = Lease(self._claim, self._lease_s, asked_at, attempt.token)
-        if self._replicas:
-            confirmed = run_replicated(client, hold.renew_call(), self._replica_ms, self._replicas)
-            if confirmed < self._replicas:
-                run(client, hold.release_call())
-                raise self._too_few(confirmed)
+        try:
+            asked_at, attempt = self._ask(client)
+            hold = Lease(self._claim, self._lease_s, asked_at, attempt.token)
+            if self._replicas:
+                self._check_replicas(
+                    run_replicated(client, hold.renew_call(), self._replica_ms, self._replicas)
+                )
+        except BaseException as error:
+            if self._may_have_left_something(error):
+                self._withdraw(client)
+            raise
         return hold
+
+    def _ask(self, client: redis.Redis) -> tuple[float, Acquisition]:
+        asked_at = time.monotonic()
+        attempt = run(client, self._acquire_call() if self._wait_s else self._only_ask)
+        if attempt.acquired:
+            return asked_at, attempt
+        if not self._wait_s:
+            raise self._refusal(attempt)
+        return self._wait(client, attempt, asked_at)
+
+    def _withdraw(self, client: redis.Redis) -> None:
+        with contextlib.suppress(ServerError):
+            run(client, self._leave_call())
+            for call in self._undo_calls(run(client, self._look_call())):
+                run(client, call)
 
     def _wait(
         self, client: redis.Redis, attempt: Acquisition, began_at: float
@@ -303,40 +344,49 @@ class AsyncLock(_PythonLock):
             self._guard.release()
 
     async def _take(self, room: WaitingRoom) -> Lease:
+        try:
+            asked_at, attempt = await self._ask(room)
+            hold = Lease(self._claim, self._lease_s, asked_at, attempt.token)
+            if self._replicas:
+                self._check_replicas(
+                    await room.use(
+                        lambda client: arun_replicated(
+                            client, hold.renew_call(), self._replica_ms, self._replicas
+                        )
+                    )
+                )
+        except BaseException as error:
+            if self._may_have_left_something(error):
+                await self._withdraw(room)
+            raise
+        return hold
+
+    async def _ask(self, room: WaitingRoom) -> tuple[float, Acquisition]:
         asked_at = time.monotonic()
-        attempt = await room.run(
-            self._acquire_call(room.channel) if self._wait_s else self._only_ask
-        )
+        call = self._acquire_call(room.channel) if self._wait_s else self._only_ask
+        attempt = await room.run(call)
         if not attempt.acquired:
             if not self._wait_s:
                 raise self._refusal(attempt)
-            try:
-                asked_at, attempt = await self._wait(room, attempt, asked_at)
-            except BaseException:
-                with contextlib.suppress(ServerError):
-                    await room.run(self._leave_call())
-                raise
-        hold = Lease(self._claim, self._lease_s, asked_at, attempt.token)
-        if self._replicas:
-            confirmed = await room.use(
-                lambda client: arun_replicated(
-                    client, hold.renew_call(), self._replica_ms, self._replicas
-                )
-            )
-            if confirmed < self._replicas:
-                await room.run(hold.release_call())
-                raise self._too_few(confirmed)
-        return hold
+            asked_at, attempt = await self._wait(room, call, asked_at)
+        heed_cancellation()
+        return asked_at, attempt
+
+    async def _withdraw(self, room: WaitingRoom) -> None:
+        with contextlib.suppress(ServerError):
+            await room.run(self._leave_call())
+            for call in self._undo_calls(await room.run(self._look_call())):
+                await room.run(call)
 
     async def _wait(
-        self, room: WaitingRoom, attempt: Acquisition, began_at: float
+        self, room: WaitingRoom, call: Call[Acquisition], began_at: float
     ) -> tuple[float, Acquisition]:
         claim, deadline = self._claim, began_at + self._wait_s
-        call = self._acquire_call(room.channel)
         with room.place(
             claim.name, claim.owner, poll=self._poll_s, namespace=claim.namespace
         ) as place:
             while True:
+                heed_cancellation()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                         while not (await place.news()).is_turn:
