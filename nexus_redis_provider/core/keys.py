@@ -33,7 +33,10 @@ def checked_name(name: str, what: str) -> str:
 @lru_cache(maxsize=4096)
 def _lock_root(name: str, namespace: str) -> str:
     checked_name(namespace, "A namespace")
-    return f"{namespace}:lock:{{{quote(name, safe='/:@+=,. ')}}}"
+    try:
+        return f"{namespace}:lock:{{{quote(name, safe='/:@+=,. ')}}}"
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(f"A lock's name must be text that UTF-8 has: {error}.") from error
 
 
 @dataclass(frozen=True, slots=True)

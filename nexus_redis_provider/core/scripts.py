@@ -112,7 +112,7 @@ def run_all(client: redis.Redis, calls: Sequence[Call[T]]) -> list[T | ServerErr
     """Run calls in one round trip; what the server refuses is in the list as an error.
 
     Raises:
-        UnreachableError, AccessDeniedError: as `run`; none of the calls may have happened, or all.
+        UnreachableError: as `run`; none of the calls may have happened, or all.
     """
     replies = _sent(client, calls)
     if any(isinstance(reply, NoScriptError) for reply in replies):
@@ -121,11 +121,14 @@ def run_all(client: redis.Redis, calls: Sequence[Call[T]]) -> list[T | ServerErr
                 client.script_load(script(name).source)
         replies = _sent(client, calls)
     return [
-        ServerError(f"Redis at {address_of(client)} refused: {reply}")
-        if isinstance(reply, Exception)
-        else call.decode(reply)
+        _refusal(client, reply) if isinstance(reply, Exception) else call.decode(reply)
         for call, reply in zip(calls, replies, strict=True)
     ]
+
+
+def _refusal(client: redis.Redis, reply: Exception) -> ServerError:
+    error = translated(address_of(client), reply) if isinstance(reply, RedisError) else reply
+    return error if isinstance(error, ServerError) else ServerError(str(error))
 
 
 def _sent(client: redis.Redis, calls: Sequence[Call[T]]) -> list[Any]:

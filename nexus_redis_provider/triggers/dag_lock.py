@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from nexus_redis_provider.core.locks.protocol import Holder
     from nexus_redis_provider.core.locks.waiting import Place, Standing
 
+# A thousand waiters move up at every hand-off: who is not the first tells so once a minute.
+_WORD_PAUSE_S = 60.0
+
 
 class DagLockTrigger(BaseTrigger):
     """Fires when it is a waiter's turn, or at `until`. The worker takes the lock then.
@@ -90,7 +93,7 @@ class DagLockTrigger(BaseTrigger):
 
     async def _turn(self, room: WaitingRoom, place: Place) -> None:
         """Return when a worker should ask for the lock."""
-        told = ""
+        told, next_word = "", 0.0
         while True:
             standing = await place.news()
             heed_cancellation()
@@ -98,8 +101,10 @@ class DagLockTrigger(BaseTrigger):
                 return
             if isinstance(standing.error, AccessDeniedError):
                 raise standing.error
-            if (line := self._in_words(standing)) != told:
-                told = line
+            now = asyncio.get_running_loop().time()
+            at_once = standing.is_head or standing.error
+            if (line := self._in_words(standing)) != told and (at_once or now >= next_word):
+                told, next_word = line, now + _WORD_PAUSE_S
                 self.log.info("%s", line)
             if standing.is_head:
                 for holder in standing.holders:

@@ -15,24 +15,25 @@ from airflow.sdk import DAG, BaseOperator
 from airflow.sdk.exceptions import TaskDeferred
 
 from nexus_redis_provider.core.errors import ConfigurationError
-from nexus_redis_provider.core.locks import acquire, inspect, release
+from nexus_redis_provider.core.locks.protocol import release, who_holds
 from nexus_redis_provider.core.scripts import run
 from nexus_redis_provider.operators.dag_lock import DagLockOperator, DagUnlockOperator, dag_lock
+from tests.core.lock_calls import take
 
 
 @pytest.fixture
 def held(client: redis.Redis, namespace: str) -> Any:
     """The lock "a" in the hands of another run."""
-    return run(client, acquire("a", "another run", 600, namespace=namespace)).holder
+    return run(client, take("a", "another run", 600, namespace=namespace))
 
 
 def holder_of(client: redis.Redis, namespace: str) -> str | None:
-    holder = run(client, inspect("a", namespace=namespace))
+    holder = run(client, who_holds("a", namespace=namespace))
     return holder and holder.owner
 
 
 def test_lock_work_unlock(run_dag: Any, client: redis.Redis, namespace: str) -> None:
-    before = run(client, acquire("a", "earlier", 60, namespace=namespace)).holder.token
+    before = run(client, take("a", "earlier", 60, namespace=namespace)).token
     run(client, release("a", "earlier", before, namespace=namespace))
     outcome = run_dag("lock_fail", lock="a")
     assert outcome["state"] == "success"
@@ -116,10 +117,10 @@ def test_who_is_beaten_waits_on_for_the_rest(namespace: str, held: Any) -> None:
         lock = DagLockOperator(task_id="lock", name="a", namespace=namespace, wait_timeout=20)
     until = time.time() + 20
     with pytest.raises(TaskDeferred) as deferred:
-        lock.resume(context_of("beaten", "r1"), {"until": until})
+        lock.resume(context_of("beaten", "r1"), {"until": until, "ticket": 0})
     assert deferred.value.trigger.until == until
     assert deferred.value.method_name == "resume"
-    assert deferred.value.timeout == pytest.approx(80, abs=2)
+    assert deferred.value.timeout.total_seconds() == pytest.approx(80, abs=2)
 
 
 def test_a_retry_finds_its_own_lock(client: redis.Redis, namespace: str) -> None:

@@ -30,6 +30,8 @@ T = TypeVar("T")
 # Owners per script: it keeps the server busy for well under a millisecond.
 _CHUNK = 250
 _LISTENING_PAUSE = 5.0
+# Those who arrive within it are looked after together.
+_ARRIVAL_PAUSE = 0.05
 _RECONNECT_PAUSE = 1.0
 
 
@@ -166,9 +168,10 @@ class WaitingRoom:
         line = self._lines.setdefault(key, _Line(name, namespace))
         place = Place(owner)
         line.places.setdefault(owner, set()).add(place)
+        if not line.fresh:
+            self._look_again(line, at=asyncio.get_running_loop().time() + _ARRIVAL_PAUSE)
         line.fresh.add(owner)
         line.poll_s = min(line.poll_s, poll)
-        self._look_again(line, at=0.0)
         try:
             yield place
         finally:

@@ -88,7 +88,7 @@ if ARGV[6] ~= '0' then
   place.permits, place.stay, place.deployment = permits, ARGV[6], deployment
   place.channel, place.description = ARGV[7], description
   write_waiter(place)
-  line_up(place)
+  line_up({place})
   -- Who has been silent for a day will not come back.
   local silent = redis.call('ZRANGE', HEARD, '-inf', whole(now_ms - DAY_MS), 'BYSCORE',
     'LIMIT', 0, 10)

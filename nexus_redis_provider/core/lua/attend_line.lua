@@ -7,20 +7,21 @@
 -- Atomic because turn, positions and holders are to fit together.
 -- Uses: lock_base
 -- Uses: lock
-local owners, mine, turns, strangers, positions = cjson.decode(ARGV[2]), {}, {}, {}, {}
+local owners, mine, known = cjson.decode(ARGV[2]), {}, {}
+local turns, strangers, positions = {}, {}, {}
 for _, owner in ipairs(owners) do
   local one = waiter_of(owner)
   if one then
-    mine[owner] = true
+    mine[owner], known[#known + 1] = true, one
     if one.channel ~= ARGV[1] then
       one.channel = ARGV[1]
       write_waiter(one)
     end
-    line_up(one)
   else
     strangers[#strangers + 1] = owner
   end
 end
+line_up(known)
 local held = holders()
 for _, one in ipairs(admitted(held)) do
   if mine[one.owner] then

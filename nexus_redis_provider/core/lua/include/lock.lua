@@ -88,10 +88,16 @@ local function write_waiter(one)
   }, ' '))
 end
 
--- Puts a waiter, in its old place if it had one, in the line; it counts as living for its `stay`.
-local function line_up(one)
-  redis.call('ZADD', LINE, one.ticket, one.owner)
-  redis.call('ZADD', HEARD, whole(now_ms + one.stay), one.owner)
+-- Puts waiters, in their old places if they had some, in the line; each counts as living for its
+-- `stay`.
+local function line_up(waiters)
+  if #waiters == 0 then
+    return
+  end
+  for _, one in ipairs(waiters) do
+    redis.call('ZADD', LINE, one.ticket, one.owner)
+    redis.call('ZADD', HEARD, whole(now_ms + one.stay), one.owner)
+  end
   for _, key in ipairs({LINE, WAITERS, HEARD}) do
     redis.call('PEXPIRE', key, DAY_MS)
   end
