@@ -38,7 +38,8 @@ class Lease:
         """Whether the lock is ours for all that we know. Never, in a fork of who took it."""
         return (
             not self.is_lost
-            and time.monotonic() < self.renewed_at + self._lease_s
+            # The server cuts its clock to milliseconds, so there a lease may end by one earlier.
+            and time.monotonic() < self.renewed_at + self._lease_s - 0.001
             and self._pid == os.getpid()
         )
 
