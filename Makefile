@@ -2,16 +2,17 @@
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+BENCH_INSTALLED := .venv/.bench-installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 # Spark finds its JVM by JAVA_HOME, Airflow finds spark-submit on PATH.
 RUN = home=$$(.ci/java) && JAVA_HOME="$$home" PATH="$(CURDIR)/$(BIN):$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench clean
+.PHONY: help install demo test check bench bench-locks clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## create .venv with the exact environment of constraints.txt
 
@@ -27,8 +28,11 @@ check: $(INSTALLED) ## lint, format, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(INSTALLED) ## run the benchmarks
-	@$(RUN) $(BIN)/python -m tests.benchmarks
+bench: $(INSTALLED) ## run the benchmarks of publishing
+	@$(RUN) $(BIN)/python -m tests.benchmarks.gold
+
+bench-locks: $(BENCH_INSTALLED) ## run the benchmarks of locks, beside other libraries
+	@$(BIN)/python -m tests.benchmarks.locks
 
 clean: ## remove .venv, caches and build output
 	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
@@ -46,4 +50,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PIP) install -qq -c constraints.txt -e '.[airflow,spark,cli,embedded,hiredis]' --group dev
 	@echo "packages: Airflow's Spark provider"
 	@$(PIP) install -qq --no-deps -c constraints.txt apache-airflow-providers-apache-spark
+	@touch $@
+
+# Locks of other libraries, for their benchmark alone.
+$(BENCH_INSTALLED): $(INSTALLED)
+	@echo "packages: locks to compare with"
+	@$(PIP) install -qq -c constraints.txt --group bench
 	@touch $@
