@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from nexus_redis_provider.core.locks.protocol import release, who_holds
 from nexus_redis_provider.core.scripts import run
 from nexus_redis_provider.operators.dag_lock import DagLockOperator, DagUnlockOperator, dag_lock
 from tests.core.lock_calls import take
+from tests.with_airflow.contexts import context_of
 
 
 @pytest.fixture
@@ -184,11 +184,6 @@ def test_two_locks_in_one_another() -> None:
 def test_what_a_lock_cannot_be(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         DagLockOperator(task_id="lock", **options)
-
-
-def context_of(dag_id: str, run_id: str) -> Any:
-    dag_run = SimpleNamespace(dag_id=dag_id, run_id=run_id, run_type="manual")
-    return {"dag_run": dag_run, "ti": SimpleNamespace(task_id="lock", log_url="http://a/b")}
 
 
 def script_calls(client: redis.Redis) -> int:
