@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from nexus_redis_provider.core.locks.audits import AuditEntry
-from nexus_redis_provider.core.locks.protocol import Holder, LockState, Waiter
+from nexus_redis_provider.core.locks.states import Holder, LockState, Waiter
 
 
 def mode_of(permits: int) -> str:

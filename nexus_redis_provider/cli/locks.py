@@ -22,7 +22,8 @@ from nexus_redis_provider.core.endpoint import address_of
 from nexus_redis_provider.core.errors import ConfigurationError, LockError
 from nexus_redis_provider.core.locks.audits import audit
 from nexus_redis_provider.core.locks.listing import lock_names, lock_states
-from nexus_redis_provider.core.locks.protocol import LockState, break_lock, inspect
+from nexus_redis_provider.core.locks.protocol import break_lock, inspect
+from nexus_redis_provider.core.locks.states import LockState
 from nexus_redis_provider.core.scripts import run
 
 if TYPE_CHECKING:

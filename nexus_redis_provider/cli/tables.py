@@ -15,7 +15,7 @@ from rich.text import Text
 from nexus_redis_provider.cli.documents import is_passed_over
 from nexus_redis_provider.core.durations import in_words
 from nexus_redis_provider.core.locks.audits import AuditEntry
-from nexus_redis_provider.core.locks.protocol import Holder, LockState, Waiter
+from nexus_redis_provider.core.locks.states import Holder, LockState, Waiter
 
 _HOLDERS_LISTED = 5
 

@@ -20,7 +20,8 @@ from airflow.sdk.exceptions import AirflowSkipException
 from nexus_redis_provider.core.durations import Duration
 from nexus_redis_provider.core.locks import Lock
 from nexus_redis_provider.core.locks.holding import DEFAULT_LEASE
-from nexus_redis_provider.core.locks.protocol import Acquisition, Claim
+from nexus_redis_provider.core.locks.protocol import Claim
+from nexus_redis_provider.core.locks.states import Acquisition
 from nexus_redis_provider.hooks.dag_runs import deployment_id
 from nexus_redis_provider.hooks.redis import NexusRedisHook
 from nexus_redis_provider.operators import lock_metrics

@@ -15,7 +15,7 @@ from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from asgiref.sync import sync_to_async
 
 if TYPE_CHECKING:
-    from nexus_redis_provider.core.locks.protocol import Holder
+    from nexus_redis_provider.core.locks.states import Holder
 
 DEPLOYMENT_VARIABLE = "nexus_redis_deployment_id"
 _LIVING = ["queued", "running"]

@@ -21,7 +21,8 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from nexus_redis_provider.core.durations import Duration, in_words
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE
-from nexus_redis_provider.core.locks.protocol import Acquisition, Claim, Mode, inspect, release
+from nexus_redis_provider.core.locks.protocol import Claim, Mode, inspect, release
+from nexus_redis_provider.core.locks.states import Acquisition
 from nexus_redis_provider.core.scripts import run
 from nexus_redis_provider.hooks.dag_runs import deployment_id
 from nexus_redis_provider.hooks.redis import NexusRedisHook

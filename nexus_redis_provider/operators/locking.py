@@ -21,15 +21,14 @@ from nexus_redis_provider.core.errors import (
 )
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE
 from nexus_redis_provider.core.locks.protocol import (
-    Acquisition,
     Claim,
-    Holder,
     Mode,
     acquire,
     release,
     renew,
     steal,
 )
+from nexus_redis_provider.core.locks.states import Acquisition, Holder
 from nexus_redis_provider.core.scripts import run, run_replicated
 from nexus_redis_provider.hooks.dag_runs import deployment_id, is_dag_run_alive
 from nexus_redis_provider.hooks.redis import NexusRedisHook

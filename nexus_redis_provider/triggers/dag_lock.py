@@ -19,7 +19,7 @@ from nexus_redis_provider.hooks.redis import NexusRedisHook
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from nexus_redis_provider.core.locks.protocol import Holder
+    from nexus_redis_provider.core.locks.states import Holder
     from nexus_redis_provider.core.locks.waiting import Place, Standing
 
 # A thousand waiters move up at every hand-off: who is not the first tells so once a minute.

@@ -10,7 +10,8 @@ import pytest
 import redis
 
 from nexus_redis_provider.cli.main import main
-from nexus_redis_provider.core.locks.protocol import Acquisition, Claim, acquire
+from nexus_redis_provider.core.locks.protocol import Claim, acquire
+from nexus_redis_provider.core.locks.states import Acquisition
 from nexus_redis_provider.core.scripts import run
 from nexus_redis_provider.embedded import EmbeddedServer
 

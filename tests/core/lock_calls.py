@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 from nexus_redis_provider.core.endpoint import Endpoint
-from nexus_redis_provider.core.locks.protocol import Acquisition, Claim, acquire
+from nexus_redis_provider.core.locks.protocol import Claim, acquire
+from nexus_redis_provider.core.locks.states import Acquisition
 from nexus_redis_provider.core.scripts import Call, arun, run
 
 Perform = Callable[[Call[Any]], Awaitable[Any]]

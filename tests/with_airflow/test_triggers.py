@@ -13,7 +13,8 @@ import structlog
 from airflow.triggers.base import BaseTrigger
 
 from nexus_redis_provider.core.errors import AccessDeniedError
-from nexus_redis_provider.core.locks.protocol import Holder, inspect, release, who_holds
+from nexus_redis_provider.core.locks.protocol import inspect, release, who_holds
+from nexus_redis_provider.core.locks.states import Holder
 from nexus_redis_provider.core.scripts import run
 from nexus_redis_provider.embedded import EmbeddedServer
 from nexus_redis_provider.triggers.cache_warm import CacheWarmTrigger

@@ -30,9 +30,7 @@ from nexus_redis_provider.core.errors import (
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE, LockKeys
 from nexus_redis_provider.core.locks.leases import Lease
 from nexus_redis_provider.core.locks.protocol import (
-    Acquisition,
     Claim,
-    LockState,
     Mode,
     acquire,
     inspect,
@@ -40,6 +38,7 @@ from nexus_redis_provider.core.locks.protocol import (
     release,
 )
 from nexus_redis_provider.core.locks.renewal import Renewer, renewal_endpoint
+from nexus_redis_provider.core.locks.states import Acquisition, LockState
 from nexus_redis_provider.core.locks.waiting import WaitingRoom
 from nexus_redis_provider.core.scripts import (
     Call,

@@ -10,7 +10,8 @@ import redis
 from nexus_redis_provider.core.endpoint import translated_errors
 from nexus_redis_provider.core.errors import AccessDeniedError, ServerError, UnreachableError
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE, LockKeys
-from nexus_redis_provider.core.locks.protocol import LockState, inspect
+from nexus_redis_provider.core.locks.protocol import inspect
+from nexus_redis_provider.core.locks.states import LockState
 from nexus_redis_provider.core.scripts import Call, run, run_all
 
 _SCANNED = 1000

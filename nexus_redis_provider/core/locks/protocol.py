@@ -13,138 +13,26 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
 from nexus_redis_provider.core.durations import Duration, to_ms
 from nexus_redis_provider.core.errors import ConfigurationError
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE, LockKeys
+from nexus_redis_provider.core.locks.states import (
+    NOBODY,
+    Acquisition,
+    Attendance,
+    Holder,
+    LockState,
+    holders_of,
+    time_of,
+    waiter_of,
+)
 from nexus_redis_provider.core.scripts import Call
 
 Mode = Literal["exclusive", "shared"]
 
-_NOBODY = "-"
 _DEPLOYMENT = re.compile(r"[A-Za-z0-9_.:@-]{1,100}")
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """Who holds a lock.
-
-    Attributes:
-        owner: the holder's identity, such as `deployment/dag_id/run_id`.
-        token: its fencing token.
-        permits: how many may hold the lock at once as it sees it; 0 for any number.
-        expires_in: seconds left of its lease; negative when it has run out and nobody else came.
-        since: when it took the lock, by the server's clock.
-        entries: how often the owner took it, retries of the same work included.
-        deployment: where one can ask whether it still lives; empty for a plain holder.
-        description: what the holder says of itself.
-    """
-
-    name: str
-    owner: str
-    token: int
-    permits: int
-    expires_in: float
-    since: datetime
-    entries: int
-    deployment: str
-    description: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Waiter:
-    """Who stands in line for a lock.
-
-    Attributes:
-        owner: the identity that it will hold the lock by.
-        ticket: its place; smaller is earlier.
-        permits: as of a holder.
-        since: when it came, by the server's clock.
-        heard_for: seconds until it is passed over unless it is heard from; negative if it is.
-        deployment: as of a holder.
-        description: what it says of itself.
-    """
-
-    owner: str
-    ticket: int
-    permits: int
-    since: datetime
-    heard_for: float
-    deployment: str
-    description: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Acquisition:
-    """What came of an attempt to take a lock.
-
-    Attributes:
-        acquired: whether it is ours.
-        token: our fencing token, or 0.
-        expires_in: seconds left of our lease, or 0.
-        since: when we took it; None if it is not ours.
-        waited: seconds since we first stood in line, if it is ours now.
-        entries: how often we have taken it since `since`.
-        expired: holders whose lease was found run out, and who lost the lock by that.
-        ticket: our place in the line, or 0 if we stand in none.
-        position: how many are before us, and we ourselves; 0 if we stand in no line.
-        length: of the line.
-        holders: who has it instead; none where only those ahead of us have a claim.
-    """
-
-    acquired: bool
-    token: int = 0
-    expires_in: float = 0.0
-    since: datetime | None = None
-    waited: float = 0.0
-    entries: int = 0
-    expired: int = 0
-    ticket: int = 0
-    position: int = 0
-    length: int = 0
-    holders: tuple[Holder, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Attendance:
-    """How a line stands, as those see it who attend it together.
-
-    Attributes:
-        turns: owners whose turn it is.
-        strangers: owners that have no place in the line (any more): they hold the lock, gave up, or
-            the server lost its data.
-        positions: by owner, from 1.
-        length: of the line.
-        head: the first living waiter, attended by whomever; empty if there is none.
-        holders: of the lock.
-    """
-
-    turns: frozenset[str]
-    strangers: frozenset[str]
-    positions: Mapping[str, int]
-    length: int
-    head: str
-    holders: tuple[Holder, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class LockState:
-    """A lock as an onlooker sees it.
-
-    Attributes:
-        token: the newest fencing token; 0 if it is forgotten.
-        holders: longest first.
-        length: of the line.
-        waiters: the first ones in line.
-    """
-
-    name: str
-    token: int
-    holders: tuple[Holder, ...]
-    length: int
-    waiters: tuple[Waiter, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +97,7 @@ def acquire(
     lease: Duration,
     *,
     stay: Duration | None = None,
-    channel: str = _NOBODY,
+    channel: str = NOBODY,
     ticket: int = 0,
 ) -> Call[Acquisition]:
     """Take the lock, or learn who holds it. The same owner gets the same token again.
@@ -228,7 +116,7 @@ def acquire(
         claim.owner,
         to_ms(lease, "lease"),
         0 if claim.mode == "shared" else claim.permits,
-        claim.deployment or _NOBODY,
+        claim.deployment or NOBODY,
         json.dumps(dict(claim.description), sort_keys=True) if claim.description else "{}",
         0 if stay is None else to_ms(stay, "stay"),
         channel,
@@ -242,7 +130,7 @@ def acquire(
                 acquired=True,
                 token=int(token),
                 expires_in=left_ms / 1000,
-                since=_time(since_ms),
+                since=time_of(since_ms),
                 waited=waited_ms / 1000,
                 entries=entries,
                 expired=expired,
@@ -254,7 +142,7 @@ def acquire(
             position=position,
             length=length,
             expired=expired,
-            holders=_holders(claim.name, holders),
+            holders=holders_of(claim.name, holders),
         )
 
     return Call("acquire_lock", claim.keys.state, args, decode)
@@ -314,7 +202,7 @@ def attend(
     name: str,
     owners: Sequence[str],
     *,
-    channel: str = _NOBODY,
+    channel: str = NOBODY,
     namespace: str = DEFAULT_NAMESPACE,
 ) -> Call[Attendance]:
     """Let waiters count as living for their `stay` anew, and learn how they stand.
@@ -333,7 +221,7 @@ def attend(
             positions=dict(zip(owners, positions, strict=True)),
             length=length,
             head=head.decode(),
-            holders=_holders(name, holders),
+            holders=holders_of(name, holders),
         )
 
     args = (channel, json.dumps(list(owners)))
@@ -351,8 +239,8 @@ def inspect(
 
     def decode(reply: Any) -> LockState:
         token, length, holders, waiting = reply
-        by_age = sorted(_holders(name, holders), key=lambda holder: holder.token)
-        return LockState(name, int(token), tuple(by_age), length, tuple(map(_waiter, waiting)))
+        by_age = sorted(holders_of(name, holders), key=lambda holder: holder.token)
+        return LockState(name, int(token), tuple(by_age), length, tuple(map(waiter_of, waiting)))
 
     return Call("inspect_lock", LockKeys(name, namespace).state, (waiters,), decode)
 
@@ -394,48 +282,10 @@ def break_lock(
         "break_lock",
         (*keys.state, keys.audit),
         (owner, by, why),
-        lambda reply: _holders(name, reply),
+        lambda reply: holders_of(name, reply),
     )
 
 
 def is_free(holder: Holder | None) -> bool:
     """Whether another plain owner may take the exclusive lock that `who_holds` found so."""
     return holder is None or holder.expires_in <= 0
-
-
-def _time(milliseconds: Any) -> datetime:
-    return datetime.fromtimestamp(int(milliseconds) / 1000, tz=UTC)
-
-
-def _deployment(text: bytes) -> str:
-    return text.decode() if text != _NOBODY.encode() else ""
-
-
-def _holders(name: str, reply: list[list[Any]]) -> tuple[Holder, ...]:
-    return tuple(
-        Holder(
-            name=name,
-            owner=owner.decode(),
-            token=int(token),
-            permits=int(permits),
-            expires_in=left_ms / 1000,
-            since=_time(since_ms),
-            entries=int(entries),
-            deployment=_deployment(deployment),
-            description=json.loads(text),
-        )
-        for owner, token, permits, left_ms, since_ms, entries, deployment, text in reply
-    )
-
-
-def _waiter(reply: list[Any]) -> Waiter:
-    owner, ticket, permits, arrived_ms, heard_ms, deployment, text = reply
-    return Waiter(
-        owner=owner.decode(),
-        ticket=int(ticket),
-        permits=int(permits),
-        since=_time(arrived_ms),
-        heard_for=heard_ms / 1000,
-        deployment=_deployment(deployment),
-        description=json.loads(text),
-    )

@@ -22,7 +22,8 @@ from redis.exceptions import RedisError
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import ServerError
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE, LockKeys
-from nexus_redis_provider.core.locks.protocol import Attendance, Holder, attend
+from nexus_redis_provider.core.locks.protocol import attend
+from nexus_redis_provider.core.locks.states import Attendance, Holder
 from nexus_redis_provider.core.scripts import Call, arun
 
 T = TypeVar("T")
