@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
@@ -24,6 +24,7 @@ from nexus_redis_provider.core.locks.protocol import (
     Claim,
     Mode,
     acquire,
+    leave,
     release,
     renew,
     steal,
@@ -272,15 +273,20 @@ class LockingOperator(BaseOperator):
         if self.on_held == "skip":
             self.skip_for(context, attempt)
         if self.on_held == "fail" or patience.left <= 0:
-            waited = (
-                _seconds("wait_timeout", self.wait_timeout)
-                if self.on_held == "wait" and self.wait_timeout is not None
-                else 0.0
-            )
+            waited = 0.0
+            if self.on_held == "wait" and self.wait_timeout is not None:
+                waited = _seconds("wait_timeout", self.wait_timeout)
+                self._leave_line(claim)
             owner, expires_in = (first.owner, first.expires_in) if first else ("", 0.0)
             held = LockHeldError(claim.name, owner, expires_in, waited, attempt.position)
             raise AirflowFailException(str(held)) from held
         self._wait_on(patience, claim)
+
+    def _leave_line(self, claim: Claim) -> None:
+        """Those behind are not to wait until they may pass who has given up."""
+        call = leave(claim.name, claim.owner, namespace=claim.namespace)
+        with suppress(UnreachableError), closing(NexusRedisHook(self.redis_conn_id)) as hook:
+            run(hook.get_conn(), call)
 
     def _wait_on(self, patience: Patience, claim: Claim) -> None:
         if not self.deferrable:

@@ -14,7 +14,7 @@ from airflow.sdk import DAG, BaseOperator
 from airflow.sdk.exceptions import TaskDeferred
 
 from nexus_redis_provider.core.errors import ConfigurationError
-from nexus_redis_provider.core.locks.protocol import release, who_holds
+from nexus_redis_provider.core.locks.protocol import inspect, release, who_holds
 from nexus_redis_provider.core.scripts import run
 from nexus_redis_provider.operators.dag_lock import DagLockOperator, DagUnlockOperator, dag_lock
 from tests.core.lock_calls import take
@@ -103,6 +103,8 @@ def test_wait_in_vain(
     assert outcome["states"]["lock"] == "failed"
     assert outcome["states"]["work"] == "upstream_failed"
     assert holder_of(client, namespace) == "another run"
+    # Those behind need not wait until they may pass it.
+    assert run(client, inspect("a", namespace=namespace)).length == 0
 
 
 def test_without_redis_nothing_is_locked_and_nothing_runs(run_dag: Any) -> None:
