@@ -93,9 +93,9 @@ class LockKeys:
         return unquote(key[key.index("{") + 1 : key.index("}")])
 
     @staticmethod
-    def channel(waiter: str, namespace: str = DEFAULT_NAMESPACE) -> str:
-        """Pub/sub channel by which one waiter, or one room of them, is woken."""
-        return f"{namespace}:lock-wake:{waiter}"
+    def channel(waiter: str) -> str:
+        """Pub/sub channel that wakes a waiter, or a room of them, whatever the namespace."""
+        return f"{DEFAULT_NAMESPACE}:lock-wake:{waiter}"
 
 
 @dataclass(frozen=True, slots=True)

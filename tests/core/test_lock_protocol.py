@@ -245,6 +245,16 @@ async def test_the_dead_are_passed_over_and_get_their_place_back(
     assert taken.waited > 0
 
 
+async def test_others_that_ask_do_not_keep_the_dead_alive(
+    perform: Perform, namespace: str, client: redis.Redis, eventually: Any
+) -> None:
+    held = await perform(take("a", "holder", namespace=namespace))
+    await line_up(perform, namespace, "dead", stay=0.3)
+    await perform(release("a", "holder", held.token, namespace=namespace))
+    asker = take("a", "asker", stay=60, namespace=namespace)
+    await eventually(lambda: run(client, asker).acquired)
+
+
 async def test_a_place_is_taken_up_again_by_attending(
     perform: Perform, namespace: str, client: redis.Redis, dead_waiters: Any
 ) -> None:
@@ -292,7 +302,7 @@ async def test_a_ticket_outlives_the_servers_memory(
 
 
 def wakes(client: redis.Redis, namespace: str) -> tuple[Any, str]:
-    channel = LockKeys.channel("test", namespace)
+    channel = LockKeys.channel(namespace)
     listener = client.pubsub(ignore_subscribe_messages=True)
     listener.subscribe(channel)
     listener.get_message(timeout=5)
@@ -446,11 +456,20 @@ async def test_breaking_a_lock_is_written_down(
 ) -> None:
     one = await perform(take("a", "o1", permits=2, namespace=namespace))
     two = await perform(take("a", "o2", permits=2, namespace=namespace))
-    lost = await perform(break_lock("a", by="ann", why="stuck", owner="o1", namespace=namespace))
-    assert [holder.owner for holder in lost] == ["o1"]
+    by_force = break_lock("a", by="ann", why="stuck", owner="o1", namespace=namespace)
+    lost = await perform(by_force)
+    assert [(holder.owner, holder.token) for holder in lost] == [("o1", one.token)]
+    await perform(take("a", "o1", permits=2, namespace=namespace))
+    again = await perform(by_force)
+    assert [(holder.owner, holder.token) for holder in again] == [("o1", one.token)]
+    returned = run(client, inspect("a", namespace=namespace)).holders[1]
+    assert returned.owner == "o1", "the same request breaks no second hold"
+    await perform(release("a", "o1", returned.token, namespace=namespace))
     assert await perform(renew("a", "o1", one.token, 60, namespace=namespace)) == "o2"
     assert await perform(renew("a", "o2", two.token, 60, namespace=namespace)) is None
     ((_, entry),) = client.xrange(LockKeys("a", namespace).audit)
+    assert entry.pop(b"hold").startswith(str(one.token).encode())
+    assert len(entry.pop(b"request")) == 32
     assert entry == {
         b"action": b"force-release",
         b"owner": b"o1",

@@ -282,7 +282,7 @@ class Lock(_PythonLock):
         self, client: redis.Redis, attempt: Acquisition, began_at: float
     ) -> tuple[float, Acquisition]:
         deadline = began_at + self._wait_s
-        channel = LockKeys.channel(uuid.uuid4().hex, self._claim.namespace)
+        channel = LockKeys.channel(uuid.uuid4().hex)
         call = self._acquire_call(channel)
         # Subscribed before the lock is asked for again: no wake-up falls in between.
         with contextlib.closing(client.pubsub(ignore_subscribe_messages=True)) as wakes:

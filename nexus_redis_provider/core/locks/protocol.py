@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -105,8 +106,8 @@ def acquire(
     Args:
         claim: who wants what.
         lease: seconds until others may take the lock unless it is renewed.
-        stay: stand in line if it is not free, and count as waiting for so many seconds, and again
-            from being woken; None only asks.
+        stay: stand in line if it is not free, and count as living for so many seconds; None only
+            asks.
         channel: to be woken by.
         ticket: of a place held before, for a server that has forgotten it.
 
@@ -281,7 +282,7 @@ def break_lock(
     return Call(
         "break_lock",
         (*keys.state, keys.audit),
-        (owner, by, why),
+        (owner, by, why, uuid.uuid4().hex),
         lambda reply: holders_of(name, reply),
     )
 

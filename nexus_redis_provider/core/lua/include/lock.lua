@@ -170,10 +170,10 @@ local function admitted(held)
   return found
 end
 
--- Tells waiters that it is their turn; from now on each has its `stay` to come.
+-- Tells waiters that it is their turn. It does not count as a sign of life: who never comes must be
+-- passed over, however often others ask.
 local function wake(held)
   for _, one in ipairs(admitted(held)) do
-    redis.call('ZADD', HEARD, 'GT', whole(now_ms + one.stay), one.owner)
     if one.channel ~= '-' then
       redis.call('PUBLISH', one.channel, LOCK .. '\n' .. one.owner)
     end
