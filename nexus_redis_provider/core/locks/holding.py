@@ -12,14 +12,16 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
+from weakref import WeakKeyDictionary
 
 import redis
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from nexus_redis_provider.core.clients import thread_client
 from nexus_redis_provider.core.durations import Duration, to_ms
-from nexus_redis_provider.core.endpoint import Endpoint
+from nexus_redis_provider.core.endpoint import Endpoint, address_of, translated
 from nexus_redis_provider.core.errors import (
     ConfigurationError,
     LockHeldError,
@@ -282,25 +284,25 @@ class Lock(_PythonLock):
         self, client: redis.Redis, attempt: Acquisition, began_at: float
     ) -> tuple[float, Acquisition]:
         deadline = began_at + self._wait_s
-        channel = LockKeys.channel(uuid.uuid4().hex)
-        call = self._acquire_call(channel)
-        # Subscribed before the lock is asked for again: no wake-up falls in between.
-        with contextlib.closing(client.pubsub(ignore_subscribe_messages=True)) as wakes:
-            _listen(wakes, self._endpoint.read_timeout, channel)
-            while True:
-                asked_at = time.monotonic()
-                try:
+        wakes = _Wakes.of(client)
+        call = self._acquire_call(wakes.channel)
+        while True:
+            try:
+                # Subscribed before the lock is asked for again: no wake-up falls in between.
+                wakes.subscribe()
+                while True:
+                    asked_at = time.monotonic()
                     attempt = run(client, call)
                     if attempt.acquired:
                         return asked_at, attempt
                     if asked_at >= deadline:
                         raise self._refusal(attempt, asked_at - began_at)
-                    _listen(wakes, self._next_look(attempt, deadline))
-                except UnreachableError:
-                    # A server that restarts knows the line again, or forms it anew.
-                    if time.monotonic() >= deadline:
-                        raise
-                    time.sleep(min(self._poll_s, 0.5))
+                    wakes.listen(self._next_look(attempt, deadline))
+            except UnreachableError:
+                # A server that restarts knows the line again, or forms it anew.
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(min(self._poll_s, 0.5))
 
 
 class AsyncLock(_PythonLock):
@@ -425,11 +427,53 @@ def _new_owner() -> str:
     return f"{_HOST}/{os.getpid()}/{uuid.uuid4().hex}"
 
 
-def _listen(wakes: redis.client.PubSub, timeout: float, subscribe_to: str | None = None) -> None:
-    """Return on a wake-up, or after `timeout` seconds."""
-    try:
-        if subscribe_to is not None:
-            wakes.subscribe(subscribe_to)
-        wakes.get_message(timeout=timeout)
-    except (RedisError, OSError) as error:
-        raise UnreachableError("the lock's server", error) from error
+class _Wakes:
+    """What wakes a thread that waits: a channel, and a connection that is kept with its client.
+
+    To connect for every wait, and to disconnect before the lock is had, takes longer than a
+    hand-off.
+    """
+
+    _of_clients: ClassVar[WeakKeyDictionary[redis.Redis, _Wakes]] = WeakKeyDictionary()
+
+    @classmethod
+    def of(cls, client: redis.Redis) -> _Wakes:
+        found = cls._of_clients.get(client)
+        if found is None:
+            found = cls._of_clients[client] = cls(client)
+        return found
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.channel = LockKeys.channel(uuid.uuid4().hex)
+        self._where = address_of(client)
+        self._pool = client.connection_pool
+        self._connection: Any = None
+
+    def subscribe(self) -> None:
+        """Return when the server says that the channel is heard; what it said before is dropped."""
+        try:
+            if self._connection is None:
+                self._connection = self._pool.get_connection()
+            self._connection.retry.call_with_retry(
+                self._subscribe, lambda _: self._connection.disconnect()
+            )
+        except RedisError as error:
+            raise translated(self._where, error) from error
+
+    def _subscribe(self) -> None:
+        self._connection.send_command("SUBSCRIBE", self.channel, check_health=False)
+        reply = None
+        while not reply or reply[0] != b"subscribe":
+            reply = self._connection.read_response(push_request=True)
+
+    def listen(self, timeout: float) -> None:
+        """Return on a wake-up, or after `timeout` seconds."""
+        try:
+            self._connection.read_response(
+                disconnect_on_error=False, push_request=True, timeout=timeout
+            )
+        except RedisTimeoutError:
+            pass
+        except RedisError as error:
+            self._connection.disconnect()
+            raise translated(self._where, error) from error
