@@ -21,7 +21,7 @@ _SPACING = 0.004
 _SETTLING = 1.0
 _PATIENCE = 10.0
 # Who came so much earlier is overtaken if it gets the lock later.
-_EARLIER = 0.1
+_EARLIER = 0.25
 
 
 def one_waiter(server: EmbeddedServer, hand_offs: int) -> None:

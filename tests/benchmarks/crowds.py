@@ -108,7 +108,7 @@ def _be_a_part(
     endpoint, name = place
     way, visits = WAITING[way_name], [Visit() for _ in numbers]
     begins_at: list[float] = []
-    ready, start = threading.Semaphore(0), threading.Event()
+    ready, start, end = threading.Semaphore(0), threading.Event(), threading.Event()
 
     def wait_in_thread(number: int, visit: Visit) -> None:
         with way.lock(endpoint, f"{name}-warm-{number}"):
@@ -119,6 +119,7 @@ def _be_a_part(
         visit.arrived = time.monotonic()
         with lock:
             visit.entered = visit.left = time.monotonic()
+        end.wait()  # A thread that ends closes its connections; no other is to wait for that.
 
     async def wait_in_task(number: int, visit: Visit) -> None:
         await asyncio.sleep(begins_at[0] + number * spacing - time.monotonic())
