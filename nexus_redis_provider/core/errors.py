@@ -132,6 +132,18 @@ class NotPublishedError(GoldError):
         self.version = version
 
 
+class RollbackError(GoldError):
+    """A rollback was refused; what readers see is unchanged.
+
+    Attributes:
+        version: the one asked for, or None if that was the one before the live one.
+    """
+
+    def __init__(self, dataset: str, reason: str, version: str | None = None) -> None:
+        super().__init__(f"Gold dataset {dataset!r} was not rolled back: {reason}.", dataset)
+        self.version = version
+
+
 class PublishError(GoldError):
     """A publish was refused or failed.
 

@@ -7,7 +7,9 @@ from importlib import resources
 
 import pytest
 
+from nexus_redis_provider.core.gold.history import history, move_live
 from nexus_redis_provider.core.gold.readers import live_manifest
+from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.core.locks import protocol
 from nexus_redis_provider.core.scripts import script
 
@@ -58,6 +60,8 @@ def test_header_tells_reply_clock_and_why(name):
         protocol.attend("name", ["owner"]),
         protocol.break_lock("name", by="me", why="test"),
         live_manifest("dataset"),
+        history("dataset"),
+        move_live(GoldKeys("dataset"), "b", seen="a", fence=1),
     ],
     ids=lambda call: call.script,
 )
