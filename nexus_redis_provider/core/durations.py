@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 
 from nexus_redis_provider.core.errors import ConfigurationError
 
 Duration = timedelta | float
+
+_UPTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def uptime() -> float:
+    """Seconds on a clock that never jumps and, on Linux, counts while the machine sleeps."""
+    return time.clock_gettime(_UPTIME)
 
 
 def to_ms(duration: Duration, name: str) -> int:

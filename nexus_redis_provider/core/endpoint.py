@@ -247,15 +247,29 @@ def translated_errors(client: redis.Redis | redis.asyncio.Redis) -> Iterator[Non
         raise translated(address_of(client), error) from error
 
 
-def translated(where: str, error: exceptions.RedisError) -> ServerError | exceptions.RedisError:
-    """The error of this package that says what an error of redis-py means; else that one itself."""
-    if isinstance(error, exceptions.AuthenticationError | exceptions.NoPermissionError):
+_DENIED = (exceptions.AuthenticationError, exceptions.NoPermissionError)
+# A primary that has become a replica, or a replica that has lost its primary, is about to change.
+_UNREACHABLE = (
+    exceptions.ConnectionError,
+    exceptions.TimeoutError,
+    exceptions.ReadOnlyError,
+    exceptions.MasterDownError,
+    exceptions.TryAgainError,
+)
+
+
+def translated(where: str, error: exceptions.RedisError) -> ServerError | exceptions.WatchError:
+    """The error of this package that says what an error of redis-py means.
+
+    That of an optimistic transaction is none, but an answer, and stays as it is.
+    """
+    if isinstance(error, exceptions.WatchError):
+        return error
+    if isinstance(error, _DENIED):
         return AccessDeniedError(where, error)
-    if isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError):
+    if isinstance(error, _UNREACHABLE):
         return UnreachableError(where, error)
-    if isinstance(error, exceptions.ResponseError):
-        return ServerError(f"Redis at {where} refused: {error}")
-    return error
+    return ServerError(f"Redis at {where} refused: {error}")
 
 
 _NUMBERS: dict[str, type[int | float]] = {

@@ -80,6 +80,12 @@ def run(client: redis.Redis, call: Call[T]) -> T:
             reply = client.eval(loaded.source, numkeys, *params)
     except RedisError as error:
         raise translated(address_of(client), error) from error
+    except BaseException:
+        # Interrupted: a reply that was not read must not pass for that of the next command. A pool
+        # looks after that, a client with one connection does not.
+        if client.connection is not None:
+            client.connection.disconnect()
+        raise
     return call.decode(reply)
 
 
@@ -98,13 +104,22 @@ async def arun(client: redis.asyncio.Redis, call: Call[T]) -> T:
     return call.decode(reply)
 
 
-def heed_cancellation() -> None:
+def cancellations() -> int:
+    """How often the running task was asked to end, for `heed_cancellation`."""
+    task = asyncio.current_task()
+    return task.cancelling() if task else 0
+
+
+def heed_cancellation(before: int = 0) -> None:
     """Raise the cancellation that an `await` of redis-py may have swallowed.
 
     Before Python 3.12 `asyncio.wait_for`, by which redis-py sends, swallows a cancellation that
     comes just when the sending is done. Most callers cancel but once.
+
+    Args:
+        before: how many there had been at the beginning; a task may clean up after one.
     """
-    if (task := asyncio.current_task()) and task.cancelling():
+    if cancellations() > before:
         raise asyncio.CancelledError
 
 
@@ -138,24 +153,29 @@ def _sent(client: redis.Redis, calls: Sequence[Call[T]]) -> list[Any]:
         return pipe.execute(raise_on_error=False)
 
 
-def run_replicated(client: redis.Redis, call: Call[T], timeout_ms: int, replicas: int) -> int:
-    """Run a call and return how many replicas, up to `replicas`, have confirmed it within the time.
+def run_replicated(
+    client: redis.Redis, call: Call[T], timeout_ms: int, replicas: int
+) -> tuple[T, int]:
+    """Run a call; returns its result, and how many replicas confirmed it within the time.
 
-    The confirmation covers all that the server did before, on whatever connection.
+    The confirmation covers all that the server did before, on whatever connection. `replicas` are
+    enough.
     """
     with translated_errors(client), client.pipeline(transaction=False) as pipe:
         _queue_replicated(pipe, call, timeout_ms, replicas)
-        return int(pipe.execute()[-1])
+        reply, confirmed = pipe.execute()
+    return call.decode(reply), int(confirmed)
 
 
 async def arun_replicated(
     client: redis.asyncio.Redis, call: Call[T], timeout_ms: int, replicas: int
-) -> int:
+) -> tuple[T, int]:
     """The asyncio twin of `run_replicated`."""
     with translated_errors(client):
         async with client.pipeline(transaction=False) as pipe:
             _queue_replicated(pipe, call, timeout_ms, replicas)
-            return int((await pipe.execute())[-1])
+            reply, confirmed = await pipe.execute()
+    return call.decode(reply), int(confirmed)
 
 
 def _queue_replicated(pipe: Any, call: Call[T], timeout_ms: int, replicas: int) -> None:

@@ -69,13 +69,15 @@ class LockedPythonOperator(LockingOperator, _PythonDecoratedOperator):
         return self._run(context)
 
     def claim_of(self, context: Context) -> Claim:
-        instance = context["ti"]
-        owner = f"{owner_of(context, deployment_id())}/{instance.task_id}/{instance.map_index}"
+        instance, deployment = context["ti"], deployment_id()
+        owner = f"{owner_of(context, deployment)}/{instance.task_id}/{instance.map_index}"
         return Claim(
             name=self.name,
             owner=owner,
             mode=self.mode,
             permits=int(self.permits),
+            deployment=deployment,
+            lease_only=True,  # renewed while the task works, and only then
             description=description_of(context),
             namespace=self.namespace,
         )

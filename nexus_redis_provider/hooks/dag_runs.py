@@ -27,12 +27,19 @@ def deployment_id() -> str:
 
     It is what `[nexus_redis] deployment_id` says, else an Airflow variable that is made at the
     first call: the identity of a deployment is that of its metadata database.
+
+    Raises:
+        Exception: Airflow cannot say, for whatever reason.
     """
     configured = conf.get("nexus_redis", "deployment_id", fallback="")
     return configured or Variable.get(DEPLOYMENT_VARIABLE, default=None) or _new_deployment_id()
 
 
 def _new_deployment_id() -> str:
+    # Getting a variable hides an API server that fails, listing does not. A second name would make
+    # every holder a stranger.
+    if DEPLOYMENT_VARIABLE in Variable.keys(prefix=DEPLOYMENT_VARIABLE):
+        return str(Variable.get(DEPLOYMENT_VARIABLE))
     Variable.set(
         DEPLOYMENT_VARIABLE,
         f"airflow-{uuid.uuid4().hex[:12]}",

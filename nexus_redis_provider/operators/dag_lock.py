@@ -90,7 +90,7 @@ class DagLockOperator(LockingOperator, SkipMixin):
         namespace: str = DEFAULT_NAMESPACE,
         **kwargs: Any,
     ) -> None:
-        """Describe the lock; the task is a setup task. All but the last two and `poll_interval` may
+        """Describe the lock; the task is a setup task. All but `poll_interval` and `deferrable` may
         be templates.
 
         Args:
@@ -206,7 +206,7 @@ class DagUnlockOperator(BaseOperator):
                     self.log.info("Not ours to release. %s", line)
                 self.log.info("Lock %r is not held by this run: nothing to do.", self.name)
                 return False
-            call = release(self.name, owner, ours.token, namespace=self.namespace)
+            call = release(self.name, owner, ours.token, ours.entries, namespace=self.namespace)
             held_for = run(client, call)
         if held_for is None:
             return False

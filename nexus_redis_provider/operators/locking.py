@@ -24,6 +24,7 @@ from nexus_redis_provider.core.locks.protocol import (
     Claim,
     Mode,
     acquire,
+    extend,
     leave,
     release,
     renew,
@@ -31,7 +32,7 @@ from nexus_redis_provider.core.locks.protocol import (
 )
 from nexus_redis_provider.core.locks.states import Acquisition, Holder
 from nexus_redis_provider.core.scripts import run, run_replicated
-from nexus_redis_provider.hooks.dag_runs import deployment_id, is_dag_run_alive
+from nexus_redis_provider.hooks.dag_runs import is_dag_run_alive
 from nexus_redis_provider.hooks.redis import NexusRedisHook
 from nexus_redis_provider.operators import lock_metrics
 from nexus_redis_provider.triggers.dag_lock import DagLockTrigger
@@ -146,9 +147,16 @@ class LockingOperator(BaseOperator):
             ),
         }
         for name, check in checks.items():
-            value = getattr(self, name)
-            if not (isinstance(value, str) and "{" in value):
+            if _is_literal(getattr(self, name)):
                 check()
+        if (
+            _is_literal(self.claim_timeout)
+            and _seconds("claim_timeout", self.claim_timeout) < 3 * self.poll_s
+        ):
+            raise ConfigurationError(
+                f"claim_timeout must be at least three times poll_interval, {self.poll_s} s, not "
+                f"{self.claim_timeout!r}: else who waits is passed over between two looks."
+            )
 
     @abstractmethod
     def claim_of(self, context: Context) -> Claim:
@@ -203,18 +211,19 @@ class LockingOperator(BaseOperator):
         call = acquire(claim, lease_s, stay=stay, ticket=patience.ticket)
         attempt = run(client, call)
         # A dead holder makes room at once; whether for us, the line decides.
-        while not attempt.acquired and self._remove_dead(client, attempt.holders, lease_s):
+        while not attempt.acquired and self._remove_dead(client, claim, attempt.holders):
             attempt = run(client, call)
-        lock_metrics.count("expiries", claim.name, attempt.expired)
-        if attempt.acquired and (replicas := _whole("replicas", self.replicas, least=0)):
-            self._confirm(client, claim, attempt, replicas)
+        if attempt.acquired:
+            lock_metrics.count("expiries", claim.name, attempt.expired)
+            if replicas := _whole("replicas", self.replicas, least=0):
+                self._confirm(client, claim, attempt, replicas)
         return attempt
 
-    def _remove_dead(self, client: redis.Redis, holders: Sequence[Holder], lease_s: float) -> bool:
+    def _remove_dead(self, client: redis.Redis, claim: Claim, holders: Sequence[Holder]) -> bool:
         """Take the lock from holders whose DAG run is over, and renew it for those that live."""
-        removed = False
+        removed, lease_s = False, _seconds("lease", self.lease)
         for holder in holders:
-            if not holder.deployment or holder.deployment != deployment_id():
+            if not holder.deployment or holder.deployment != claim.deployment:
                 continue
             try:
                 alive = is_dag_run_alive(holder)
@@ -223,17 +232,8 @@ class LockingOperator(BaseOperator):
                 continue
             if alive:
                 if holder.expires_in < lease_s / 2:
-                    run(
-                        client,
-                        renew(
-                            holder.name,
-                            holder.owner,
-                            holder.token,
-                            lease_s,
-                            namespace=self.namespace,
-                        ),
-                    )
-            elif run(client, steal(holder, namespace=self.namespace)) is not None:
+                    run(client, extend(holder, lease_s, namespace=claim.namespace))
+            elif run(client, steal(holder, namespace=claim.namespace)) is not None:
                 self.log.warning(
                     "Took lock %r from %s, whose run is over.", holder.name, holder.owner
                 )
@@ -244,12 +244,17 @@ class LockingOperator(BaseOperator):
     def _confirm(
         self, client: redis.Redis, claim: Claim, attempt: Acquisition, replicas: int
     ) -> None:
-        lease_s = _seconds("lease", self.lease)
-        call = renew(claim.name, claim.owner, attempt.token, lease_s, namespace=claim.namespace)
-        confirmed = run_replicated(client, call, _REPLICA_TIMEOUT_MS, replicas)
-        if confirmed < replicas:
-            run(client, release(claim.name, claim.owner, attempt.token, namespace=claim.namespace))
-            raise NotReplicatedError(claim.name, replicas, confirmed, _REPLICA_TIMEOUT_MS / 1000)
+        where = {"namespace": claim.namespace}
+        again = renew(
+            claim.name, claim.owner, attempt.token, _seconds("lease", self.lease), **where
+        )
+        taken_by, confirmed = run_replicated(client, again, _REPLICA_TIMEOUT_MS, replicas)
+        if taken_by is None and confirmed >= replicas:
+            return
+        # A lock that the run has worked under before stays with it.
+        if attempt.entries == 1:
+            run(client, release(claim.name, claim.owner, attempt.token, 1, **where))
+        raise NotReplicatedError(claim.name, replicas, confirmed, _REPLICA_TIMEOUT_MS / 1000)
 
     def _taken(self, claim: Claim, attempt: Acquisition) -> Acquisition:
         if attempt.entries == 1:
@@ -272,6 +277,11 @@ class LockingOperator(BaseOperator):
         self.holder_url = str(first.description.get("url", "")) if first else ""
         if self.on_held == "skip":
             self.skip_for(context, attempt)
+        if any(claim.owner.startswith(f"{holder.owner}/") for holder in attempt.holders):
+            raise AirflowFailException(
+                f"Lock {claim.name!r} is held by this very run, which would wait for itself: give "
+                "the task another lock than the run."
+            )
         if self.on_held == "fail" or patience.left <= 0:
             waited = 0.0
             if self.on_held == "wait" and self.wait_timeout is not None:
@@ -298,7 +308,7 @@ class LockingOperator(BaseOperator):
                 name=claim.name,
                 namespace=claim.namespace,
                 owner=claim.owner,
-                deployment=deployment_id(),
+                deployment=claim.deployment,
                 lease=_seconds("lease", self.lease),
                 poll_interval=self.poll_s,
                 until=patience.until,
@@ -338,6 +348,13 @@ def _in_words(holder: Holder) -> str:
     where = f" ({url})" if (url := holder.description.get("url")) else ""
     since = holder.since.isoformat(timespec="seconds")
     return f"{holder.owner}{where} since {since}; lease: {left}"
+
+
+def _is_literal(value: Any) -> bool:
+    """Whether a value is what it will be when the task runs: neither template nor XComArg."""
+    return isinstance(value, int | float | timedelta) or (
+        isinstance(value, str) and "{" not in value
+    )
 
 
 def _one_of(option: str, value: Any, choices: Any) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from nexus_redis_provider.core.errors import AccessDeniedError, UnreachableError
-from nexus_redis_provider.core.locks.protocol import renew
+from nexus_redis_provider.core.errors import AccessDeniedError, ServerError
+from nexus_redis_provider.core.locks.protocol import extend
 from nexus_redis_provider.core.locks.waiting import WaitingRoom
 from nexus_redis_provider.core.scripts import heed_cancellation
 from nexus_redis_provider.hooks.dag_runs import ais_dag_run_alive
@@ -120,11 +120,8 @@ class DagLockTrigger(BaseTrigger):
             self.log.warning("Airflow cannot say if %s lives: %s", holder.owner, error)
             return True
         if alive and holder.expires_in < self.lease / 2:
-            call = renew(
-                holder.name, holder.owner, holder.token, self.lease, namespace=self.namespace
-            )
-            with contextlib.suppress(UnreachableError):
-                await room.run(call)
+            with contextlib.suppress(ServerError):
+                await room.run(extend(holder, self.lease, namespace=self.namespace))
         return alive
 
     def _in_words(self, standing: Standing) -> str:

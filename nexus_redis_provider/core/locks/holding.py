@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 from weakref import WeakKeyDictionary
@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from nexus_redis_provider.core.clients import thread_client
-from nexus_redis_provider.core.durations import Duration, to_ms
+from nexus_redis_provider.core.durations import Duration, to_ms, uptime
 from nexus_redis_provider.core.endpoint import Endpoint, address_of, translated
 from nexus_redis_provider.core.errors import (
     ConfigurationError,
@@ -37,7 +37,7 @@ from nexus_redis_provider.core.locks.protocol import (
     acquire,
     inspect,
     leave,
-    release,
+    steal,
 )
 from nexus_redis_provider.core.locks.renewal import Renewer, renewal_endpoint
 from nexus_redis_provider.core.locks.states import Acquisition, LockState
@@ -46,6 +46,7 @@ from nexus_redis_provider.core.scripts import (
     Call,
     arun,
     arun_replicated,
+    cancellations,
     heed_cancellation,
     run,
     run_replicated,
@@ -87,7 +88,7 @@ class _PythonLock:
             poll: seconds between two looks while waiting, in case a wake-up is lost. Who is not
                 heard from for three times as long is passed over.
             owner: identity; by default unique to this object in this process. The same owner gets
-                the same hold again, so two objects must not share it unless one replaces the other.
+                the same hold again, and then its earlier object no longer gives it back.
             description: shown to whoever inspects the lock or waits for it.
             replicas: how many replicas must confirm before the lock counts as taken.
             replica_timeout: seconds that they have for that.
@@ -177,11 +178,11 @@ class _PythonLock:
         return inspect(self.name, waiters=0, namespace=self._claim.namespace)
 
     def _undo_calls(self, found: LockState) -> list[Call[float | None]]:
-        # An owner that was given to us may have the lock by another object.
+        # An owner that was given to us may have had the lock before.
         return [
-            release(self.name, self.owner, holder.token, namespace=self._claim.namespace)
+            steal(holder, namespace=self._claim.namespace)
             for holder in found.holders
-            if holder.owner == self.owner and self._owner_is_ours
+            if holder.owner == self.owner and (self._owner_is_ours or holder.entries == 1)
         ]
 
     def _refusal(self, attempt: Acquisition, waited: float = 0.0) -> LockHeldError:
@@ -195,14 +196,21 @@ class _PythonLock:
             # Nobody calls when a lease runs out.
             ends = [h.expires_in for h in attempt.holders if h.expires_in > 0]
             pause = min(pause, min(ends, default=pause) + 0.005)
-        return max(0.0, min(pause, deadline - time.monotonic()))
+        return max(0.0, min(pause, deadline - uptime()))
 
-    def _check_replicas(self, confirmed: int) -> None:
-        if confirmed < self._replicas:
+    def _check_replicas(self, taken_by: str | None, confirmed: int) -> None:
+        if taken_by is not None or confirmed < self._replicas:
             raise NotReplicatedError(self.name, self._replicas, confirmed, self._replica_ms / 1000)
 
+    def _is_slow(self, asked_at: float) -> bool:
+        # What is left of the lease may be over before it is renewed for the first time.
+        return uptime() - asked_at > self._lease_s / 3
+
     def _may_have_left_something(self, error: BaseException) -> bool:
-        # Even one who is interrupted before the reply may stand in line, or hold the lock.
+        # Even one who is interrupted before the reply may stand in line, or hold the lock. Where
+        # the server does not answer, the lease and the place end by themselves.
+        if isinstance(error, UnreachableError):
+            return False
         return bool(self._wait_s) or not isinstance(error, LockHeldError)
 
 
@@ -217,12 +225,16 @@ class Lock(_PythonLock):
 
     def __enter__(self) -> Self:
         self._enter()
+        client = None
         try:
-            self._hold = self._take(thread_client(self._endpoint))
-        except BaseException:
+            client = thread_client(self._endpoint)
+            self._hold = self._take(client)
+            self._renewer.add(self._hold)
+        except BaseException as error:
+            if client is not None and self._may_have_left_something(error):
+                self._withdraw(client)
             self._guard.release()
             raise
-        self._renewer.add(self._hold)
         return self
 
     @property
@@ -252,21 +264,18 @@ class Lock(_PythonLock):
         self._guard.release()
 
     def _take(self, client: redis.Redis) -> Lease:
-        try:
+        asked_at, attempt = self._ask(client)
+        if self._is_slow(asked_at):
             asked_at, attempt = self._ask(client)
-            hold = Lease(self._claim, self._lease_s, asked_at, attempt.token)
-            if self._replicas:
-                self._check_replicas(
-                    run_replicated(client, hold.renew_call(), self._replica_ms, self._replicas)
-                )
-        except BaseException as error:
-            if self._may_have_left_something(error):
-                self._withdraw(client)
-            raise
+        hold = Lease(self._claim, self._lease_s, asked_at, attempt)
+        if self._replicas:
+            self._check_replicas(
+                *run_replicated(client, hold.renew_call(), self._replica_ms, self._replicas)
+            )
         return hold
 
     def _ask(self, client: redis.Redis) -> tuple[float, Acquisition]:
-        asked_at = time.monotonic()
+        asked_at = uptime()
         attempt = run(client, self._acquire_call() if self._wait_s else self._only_ask)
         if attempt.acquired:
             return asked_at, attempt
@@ -275,6 +284,8 @@ class Lock(_PythonLock):
         return self._wait(client, attempt, asked_at)
 
     def _withdraw(self, client: redis.Redis) -> None:
+        if self._hold is not None:
+            self._renewer.discard(self._hold)
         with contextlib.suppress(ServerError):
             run(client, self._leave_call())
             for call in self._undo_calls(run(client, self._look_call())):
@@ -291,7 +302,7 @@ class Lock(_PythonLock):
                 # Subscribed before the lock is asked for again: no wake-up falls in between.
                 wakes.subscribe()
                 while True:
-                    asked_at = time.monotonic()
+                    asked_at = uptime()
                     attempt = run(client, call)
                     if attempt.acquired:
                         return asked_at, attempt
@@ -300,7 +311,7 @@ class Lock(_PythonLock):
                     wakes.listen(self._next_look(attempt, deadline))
             except UnreachableError:
                 # A server that restarts knows the line again, or forms it anew.
-                if time.monotonic() >= deadline:
+                if uptime() >= deadline:
                     raise
                 time.sleep(min(self._poll_s, 0.5))
 
@@ -316,22 +327,28 @@ class AsyncLock(_PythonLock):
         self._enter()
         self.lost = asyncio.Event()
         self._done = asyncio.Event()
+        self._cancelled = cancellations()
         self._room = WaitingRoom.of(self._endpoint)
+        await self._room.__aenter__()
         try:
-            await self._room.__aenter__()
-            try:
-                self._hold = await self._take(self._room)
-            except BaseException:
-                await self._room.__aexit__()
-                raise
-        except BaseException:
-            self._guard.release()
+            hold = await self._take(self._room)
+        except BaseException as error:
+            await self._to_the_end(self._leave(undo=self._may_have_left_something(error)))
             raise
-        self._hold.on_loss = self.lost.set
-        self._renewing = asyncio.create_task(self._keep_renewing(self._hold))
+        self._hold = hold
+        hold.on_loss = self.lost.set
+        self._renewing = asyncio.create_task(self._keep_renewing(hold))
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._to_the_end(self._give_back())
+
+    async def _to_the_end(self, closing: Coroutine[Any, Any, None]) -> None:
+        # Whoever cancels us now does not keep the lock from being given back.
+        self._closing = asyncio.create_task(closing)
+        await asyncio.shield(self._closing)
+
+    async def _give_back(self) -> None:
         # Told, not cancelled: before Python 3.12 redis-py may swallow a cancellation as it sends.
         self._done.set()
         hold = self._hold
@@ -341,36 +358,40 @@ class AsyncLock(_PythonLock):
                 with contextlib.suppress(ServerError):
                     await self._room.run(hold.release_call())
         finally:
+            await self._leave(undo=False)
+
+    async def _leave(self, *, undo: bool) -> None:
+        try:
+            if undo:
+                await self._withdraw(self._room)
+        finally:
             await self._room.__aexit__()
             self._guard.release()
 
     async def _take(self, room: WaitingRoom) -> Lease:
-        try:
+        asked_at, attempt = await self._ask(room)
+        if self._is_slow(asked_at):
             asked_at, attempt = await self._ask(room)
-            hold = Lease(self._claim, self._lease_s, asked_at, attempt.token)
-            if self._replicas:
-                self._check_replicas(
-                    await room.use(
-                        lambda client: arun_replicated(
-                            client, hold.renew_call(), self._replica_ms, self._replicas
-                        )
+        hold = Lease(self._claim, self._lease_s, asked_at, attempt)
+        if self._replicas:
+            self._check_replicas(
+                *await room.use(
+                    lambda client: arun_replicated(
+                        client, hold.renew_call(), self._replica_ms, self._replicas
                     )
                 )
-        except BaseException as error:
-            if self._may_have_left_something(error):
-                await self._withdraw(room)
-            raise
+            )
         return hold
 
     async def _ask(self, room: WaitingRoom) -> tuple[float, Acquisition]:
-        asked_at = time.monotonic()
+        asked_at = uptime()
         call = self._acquire_call(room.channel) if self._wait_s else self._only_ask
         attempt = await room.run(call)
         if not attempt.acquired:
             if not self._wait_s:
                 raise self._refusal(attempt)
             asked_at, attempt = await self._wait(room, call, asked_at)
-        heed_cancellation()
+        heed_cancellation(self._cancelled)
         return asked_at, attempt
 
     async def _withdraw(self, room: WaitingRoom) -> None:
@@ -387,12 +408,12 @@ class AsyncLock(_PythonLock):
             claim.name, claim.owner, poll=self._poll_s, namespace=claim.namespace
         ) as place:
             while True:
-                heed_cancellation()
+                heed_cancellation(self._cancelled)
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    async with asyncio.timeout(max(0.0, deadline - uptime())):
                         while not (await place.news()).is_turn:
                             pass
-                asked_at = time.monotonic()
+                asked_at = uptime()
                 try:
                     attempt = await room.run(call)
                 except UnreachableError:
@@ -405,13 +426,13 @@ class AsyncLock(_PythonLock):
                     raise self._refusal(attempt, asked_at - began_at)
 
     async def _keep_renewing(self, hold: Lease) -> None:
-        pause = self._lease_s / 3
+        pause = max(0.0, self._lease_s / 3 - (uptime() - hold.renewed_at))
         async with renewal_endpoint(self._endpoint, self._lease_s).async_client() as client:
             while not await self._is_done(within=pause):
-                asked_at, pause = time.monotonic(), self._lease_s / 3
+                asked_at, pause = uptime(), self._lease_s / 3
                 try:
                     hold.renewed(asked_at, await arun(client, hold.renew_call()))
-                except ServerError:
+                except Exception:  # noqa: BLE001 - whatever it is, it needs another try
                     # What is left of the lease is for further tries.
                     pause = self._lease_s / 10
                 if hold.is_over():

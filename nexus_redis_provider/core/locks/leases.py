@@ -1,13 +1,14 @@
-"""What a plain Python holder knows of its lock, on its own monotonic clock."""
+"""What a plain Python holder knows of its lock, on its own clock."""
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 
+from nexus_redis_provider.core.durations import uptime
 from nexus_redis_provider.core.errors import LockLostError
 from nexus_redis_provider.core.locks.protocol import Claim, release, renew
+from nexus_redis_provider.core.locks.states import Acquisition
 from nexus_redis_provider.core.scripts import Call
 
 
@@ -20,14 +21,15 @@ class Lease:
         token: the fencing token.
         is_lost: whether the lock is known to be lost.
         on_loss: called when it is, once, by who renews it.
-        renewed_at: when the server was last asked with success, monotonic seconds.
+        renewed_at: when the server was last asked with success, seconds of `uptime`.
     """
 
-    def __init__(self, claim: Claim, lease_s: float, asked_at: float, token: int) -> None:
-        self.token = token
+    def __init__(self, claim: Claim, lease_s: float, asked_at: float, attempt: Acquisition) -> None:
+        self.token = attempt.token
         self.is_lost = False
         self.on_loss: Callable[[], None] | None = None
         self.renewed_at = asked_at
+        self._entries = attempt.entries
         self._claim = claim
         self._lease_s = lease_s
         self._pid = os.getpid()
@@ -39,7 +41,7 @@ class Lease:
         return (
             not self.is_lost
             # The server cuts its clock to milliseconds, so there a lease may end by one earlier.
-            and time.monotonic() < self.renewed_at + self._lease_s - 0.001
+            and uptime() < self.renewed_at + self._lease_s - 0.001
             and self._pid == os.getpid()
         )
 
@@ -65,7 +67,9 @@ class Lease:
     def release_call(self) -> Call[float | None]:
         """What to send to give it back."""
         claim = self._claim
-        return release(claim.name, claim.owner, self.token, namespace=claim.namespace)
+        return release(
+            claim.name, claim.owner, self.token, self._entries, namespace=claim.namespace
+        )
 
     def renewed(self, asked_at: float, taken_by: str | None) -> None:
         """Take notice of the reply to `renew_call`, which was sent at `asked_at`."""

@@ -45,8 +45,9 @@ class Claim:
         owner: identity that a retry of the same work repeats exactly.
         mode: `exclusive`, or `shared` with others that say so too.
         permits: how many may hold it at once; 1 excludes all others, more make a semaphore.
-        deployment: where a contender of the same deployment can ask whether the owner still lives,
-            whatever its lease says; empty for an owner that its lease alone speaks for.
+        deployment: the Airflow that the owner belongs to, or empty. Contenders of the same one ask
+            there whether a holder still lives, whatever its lease says.
+        lease_only: the owner's own hold ends with its lease all the same.
         description: shown to whoever inspects the lock or waits for it.
         namespace: first part of the keys.
 
@@ -59,6 +60,7 @@ class Claim:
     mode: Mode = "exclusive"
     permits: int = 1
     deployment: str = ""
+    lease_only: bool = False
     description: Mapping[str, Any] = field(default_factory=dict)
     namespace: str = DEFAULT_NAMESPACE
 
@@ -122,6 +124,7 @@ def acquire(
         0 if stay is None else to_ms(stay, "stay"),
         channel,
         ticket,
+        NOBODY if claim.lease_only else claim.deployment or NOBODY,
     )
 
     def decode(reply: Any) -> Acquisition:
@@ -136,13 +139,12 @@ def acquire(
                 entries=entries,
                 expired=expired,
             )
-        _, ticket, position, length, expired, holders = reply
+        _, ticket, position, length, holders = reply
         return Acquisition(
             acquired=False,
             ticket=int(ticket),
             position=position,
             length=length,
-            expired=expired,
             holders=holders_of(claim.name, holders),
         )
 
@@ -150,13 +152,23 @@ def acquire(
 
 
 def release(
-    name: str, owner: str, token: int, *, namespace: str = DEFAULT_NAMESPACE
+    name: str, owner: str, token: int, entries: int = 0, *, namespace: str = DEFAULT_NAMESPACE
 ) -> Call[float | None]:
     """Give the lock back if it is still ours; never takes it from another owner. Repeatable.
 
-    Returns the seconds for which it was held, or None if it was not ours (any more).
+    Args:
+        name, owner, token: of the hold.
+        entries: release only if the owner has not taken the lock again since; 0 does in any case.
+
+    Returns:
+        The seconds for which it was held, or None if it was not ours (any more).
     """
-    return _release(LockKeys(name, namespace), owner, token, 0)
+    return Call(
+        "release_lock",
+        LockKeys(name, namespace).state,
+        (owner, token, entries),
+        lambda reply: reply[1] / 1000 if reply[0] == 1 else None,
+    )
 
 
 def steal(holder: Holder, *, namespace: str = DEFAULT_NAMESPACE) -> Call[float | None]:
@@ -165,16 +177,7 @@ def steal(holder: Holder, *, namespace: str = DEFAULT_NAMESPACE) -> Call[float |
     Ask for the holder first and whether it lives after that: who took the lock again meanwhile (as
     a run that is cleared does) has another number of entries, and keeps it. Returns as `release`.
     """
-    return _release(LockKeys(holder.name, namespace), holder.owner, holder.token, holder.entries)
-
-
-def _release(keys: LockKeys, owner: str, token: int, entries: int) -> Call[float | None]:
-    return Call(
-        "release_lock",
-        keys.state,
-        (owner, token, entries),
-        lambda reply: reply[1] / 1000 if reply[0] == 1 else None,
-    )
+    return release(holder.name, holder.owner, holder.token, holder.entries, namespace=namespace)
 
 
 def renew(
@@ -192,6 +195,13 @@ def renew(
         (owner, token, to_ms(lease, "lease")),
         lambda reply: None if reply[0] == 1 else reply[1].decode(),
     )
+
+
+def extend(
+    holder: Holder, lease: Duration, *, namespace: str = DEFAULT_NAMESPACE
+) -> Call[str | None]:
+    """Let the lease of a holder that was found alive begin anew, on its behalf; as `renew`."""
+    return renew(holder.name, holder.owner, holder.token, lease, namespace=namespace)
 
 
 def leave(name: str, owner: str, *, namespace: str = DEFAULT_NAMESPACE) -> Call[bool]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from nexus_redis_provider.core.clients import thread_client
+from nexus_redis_provider.core.durations import uptime
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import ServerError
 from nexus_redis_provider.core.locks.leases import Lease
@@ -60,8 +61,9 @@ class Renewer:
         with self._lock:
             self._due[lease] = lease.renewed_at + self._lease_s / 3
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="renew leases", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="renew leases", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def discard(self, lease: Lease) -> None:
         """Renew it no longer. A renewal that is under way may still come after this."""
@@ -69,25 +71,25 @@ class Renewer:
             self._due.pop(lease, None)
 
     def _run(self) -> None:
-        pause = self._lease_s / 3
+        pause = self._pause()
         while True:
             time.sleep(pause)
             with self._lock:
                 if not self._due:
                     self._thread = None
                     return
-                now = time.monotonic()
+                now = uptime()
                 due = [lease for lease, at in self._due.items() if at <= now]
             pause = self._renew(due)
 
     def _renew(self, leases: list[Lease]) -> float:
         """Renew these; returns the seconds until the next are due."""
-        asked_at, failed = time.monotonic(), False
+        asked_at, failed = uptime(), False
         try:
             calls = [lease.renew_call() for lease in leases]
             replies = run_all(thread_client(self._endpoint), calls) if calls else []
-        except ServerError as error:
-            replies = [error] * len(leases)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the leases need another try
+            replies = [ServerError(str(error))] * len(leases)
         for lease, reply in zip(leases, replies, strict=True):
             if isinstance(reply, ServerError):
                 failed = True
@@ -97,9 +99,12 @@ class Renewer:
         if failed:
             # What is left of the leases is for further tries.
             return self._lease_s / 10
+        return self._pause()
+
+    def _pause(self) -> float:
         with self._lock:
-            first = next(iter(self._due.values()), asked_at + self._lease_s / 3)
-        return max(0.0, first - time.monotonic())
+            first = next(iter(self._due.values()), None)
+        return self._lease_s / 3 if first is None else max(0.0, first - uptime())
 
     def _enter_again(self, lease: Lease) -> None:
         with self._lock:

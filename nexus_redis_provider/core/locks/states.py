@@ -22,7 +22,7 @@ class Holder:
         expires_in: seconds left of its lease; negative when it has run out and nobody else came.
         since: when it took the lock, by the server's clock.
         entries: how often the owner took it, retries of the same work included.
-        deployment: where one can ask whether it still lives; empty for a plain holder.
+        deployment: where it can be asked whether it still lives; empty where its lease says so.
         description: what the holder says of itself.
     """
 
@@ -71,7 +71,7 @@ class Acquisition:
         since: when we took it; None if it is not ours.
         waited: seconds since we first stood in line, if it is ours now.
         entries: how often we have taken it since `since`.
-        expired: holders whose lease was found run out, and who lost the lock by that.
+        expired: holders whose lease had run out, and whose hold we ended by entering.
         ticket: our place in the line, or 0 if we stand in none.
         position: how many are before us, and we ourselves; 0 if we stand in no line.
         length: of the line.

@@ -1,15 +1,17 @@
 -- Takes a lock, or finds it already ours, or stands in line for it.
 -- KEYS[1] lock hash   KEYS[2] line, sorted set   KEYS[3] waiters hash   KEYS[4] heard, sorted set
--- ARGV[1] owner   ARGV[2] lease, ms   ARGV[3] permits, 0 for any number   ARGV[4] deployment or -
+-- ARGV[1] owner   ARGV[2] lease, ms   ARGV[3] permits, 0 for any number
+-- ARGV[4] deployment that the owner belongs to, or -
 -- ARGV[5] description of the owner, JSON   ARGV[6] how long to count as waiting, ms; 0: not in line
 -- ARGV[7] channel to be woken by, or -   ARGV[8] ticket of a place held before, or 0
--- Returns {1, token, lease left in ms, held since in ms, waited ms, leases found expired, entries}, or
--- {0, ticket, position from 1 or 0, length of the line, leases found expired, {holders}}.
+-- ARGV[9] where it can be asked whether the owner lives, whatever its lease says, or -
+-- Returns {1, token, lease left in ms, held since in ms, waited ms, leases ended, entries}, or
+-- {0, ticket, position from 1 or 0, length of the line, {holders}}.
 -- Clock: server TIME.
 -- Atomic because looking at holders and line, minting a token and writing must not interleave.
 -- Idempotent: the same owner gets the same token, or keeps its ticket, so a lost reply costs nothing.
 -- Uses: lock_base
-local owner, lease_ms, deployment, description = ARGV[1], tonumber(ARGV[2]), ARGV[4], ARGV[5]
+local owner, lease_ms, description, oracle = ARGV[1], tonumber(ARGV[2]), ARGV[5], ARGV[9]
 local fields = redis.call('HGETALL', LOCK)
 
 if #fields == 0 or (#fields == 2 and string.sub(fields[2], -2) == ' 0') then
@@ -17,29 +19,28 @@ if #fields == 0 or (#fields == 2 and string.sub(fields[2], -2) == ' 0') then
   local stored = fields[2] and string.match(fields[2], '%d+') or 0
   local token, since = whole(math.max(stored + 1, now_us)), whole(now_ms)
   redis.call('HSET', LOCK, '', token .. ' 0', owner, table.concat({
-    token, ARGV[3], whole(now_ms + lease_ms), since, '1', deployment, description,
+    token, ARGV[3], whole(now_ms + lease_ms), since, '1', oracle, description,
   }, ' '))
-  redis.call('PEXPIRE', LOCK, whole(net_of(lease_ms, deployment)))
+  redis.call('PEXPIRE', LOCK, whole(net_of(lease_ms, oracle)))
   return {1, token, lease_ms, since, 0, 0, 1}
 end
 -- Uses: lock
-local permits = permits_of(ARGV[3])
-local held, ours, expired = {}, nil, 0
+local permits, deployment = permits_of(ARGV[3]), ARGV[4]
+local held, expired, ours = {}, {}, nil
 for _, one in ipairs(holders()) do
   if one.owner == owner then
     ours = one
   elseif blocks(one, deployment) then
     held[#held + 1] = one
   else
-    redis.call('HDEL', LOCK, one.owner)
-    expired = expired + 1
+    expired[#expired + 1] = one
   end
 end
 
 local function enter(waited_ms)
   write_holder(ours)
   return {
-    1, ours.token, ours.expires - now_ms, ours.since, waited_ms, expired, tonumber(ours.entries),
+    1, ours.token, ours.expires - now_ms, ours.since, waited_ms, #expired, tonumber(ours.entries),
   }
 end
 
@@ -50,6 +51,11 @@ if ours then
   return enter(0)
 end
 
+-- Who was passed over stands where it stood before it is judged.
+local place = waiter_of(owner)
+if place and ARGV[6] ~= '0' then
+  line_up({place})
+end
 local count, least = occupancy(held, deployment)
 least = math.min(least, permits)
 local fits = count + 1 <= least
@@ -66,11 +72,14 @@ if fits then
   end
 end
 
-local place = waiter_of(owner)
 if fits then
+  -- Only who enters makes an end of leases that ran out: others may have to ask about them first.
+  for _, one in ipairs(expired) do
+    redis.call('HDEL', LOCK, one.owner)
+  end
   ours = {
     owner = owner, token = mint(), permits = permits, expires = now_ms + lease_ms,
-    since = whole(now_ms), entries = '1', deployment = deployment, description = description,
+    since = whole(now_ms), entries = '1', deployment = oracle, description = description,
   }
   if place then
     strike_out(owner)
@@ -96,10 +105,10 @@ if ARGV[6] ~= '0' then
     strike_out(gone)
   end
 end
--- A lease that was found expired, or a dead waiter that left the line, may be another one's turn.
-wake(held)
+-- A lease that ran out, or a dead waiter that left the line, may be another one's turn.
+local all = holders()
+wake(all)
 local rank = redis.call('ZRANK', LINE, owner)
 return {
-  0, place and place.ticket or '0', rank and rank + 1 or 0, redis.call('ZCARD', LINE), expired,
-  shown(held),
+  0, place and place.ticket or '0', rank and rank + 1 or 0, redis.call('ZCARD', LINE), shown(all),
 }
