@@ -9,27 +9,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
+import math
 import random
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, ClassVar, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 import redis.asyncio
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
-from nexus_redis_provider.core.endpoint import Endpoint
+from nexus_redis_provider.core.endpoint import Endpoint, address_of, translated, translated_errors
 from nexus_redis_provider.core.errors import ServerError
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE, LockKeys
 from nexus_redis_provider.core.locks.protocol import attend
 from nexus_redis_provider.core.locks.states import Attendance, Holder
-from nexus_redis_provider.core.scripts import Call, arun
+from nexus_redis_provider.core.scripts import Call, arun, script
 
 T = TypeVar("T")
 
-# Owners per script: it keeps the server busy for well under a millisecond.
-_CHUNK = 250
+# Owners in one go: they keep the server busy for about a millisecond. A script is as much work as
+# so many of them.
+_BATCH = 250
+_SCRIPT = 15
 _LISTENING_PAUSE = 5.0
 # Those who arrive within it are looked after together.
 _ARRIVAL_PAUSE = 0.05
@@ -87,7 +91,7 @@ class _Line:
     name: str
     namespace: str
     places: dict[str, set[Place]] = field(default_factory=dict)
-    fresh: set[str] = field(default_factory=set)
+    unseen: dict[str, None] = field(default_factory=dict)
     poll_s: float = 60.0
     due_at: float = 0.0
 
@@ -95,7 +99,8 @@ class _Line:
 class WaitingRoom:
     """Where all of an event loop wait who wait for locks of the same endpoint.
 
-    It costs the server one script per lock, `poll` and 250 waiters, and one more for each wake-up.
+    It costs the server one script per lock, `poll` and 250 waiters, and one more for each wake-up;
+    small lines that are due together share a round trip.
 
     Example:
         async with WaitingRoom.of(endpoint) as room:
@@ -169,9 +174,9 @@ class WaitingRoom:
         line = self._lines.setdefault(key, _Line(name, namespace))
         place = Place(owner)
         line.places.setdefault(owner, set()).add(place)
-        if not line.fresh:
+        if not line.unseen:
             self._look_again(line, at=asyncio.get_running_loop().time() + _ARRIVAL_PAUSE)
-        line.fresh.add(owner)
+        line.unseen[owner] = None
         line.poll_s = min(line.poll_s, poll)
         try:
             yield place
@@ -179,9 +184,13 @@ class WaitingRoom:
             line.places[owner].discard(place)
             if not line.places[owner]:
                 del line.places[owner]
-                line.fresh.discard(owner)
+                line.unseen.pop(owner, None)
             if not line.places:
                 self._lines.pop(key, None)
+
+    def _look_at_all(self, line: _Line, at: float) -> None:
+        line.due_at = at
+        self._look_again(line, at)
 
     def _look_again(self, line: _Line, at: float) -> None:
         self._entries += 1
@@ -191,39 +200,55 @@ class WaitingRoom:
     async def _attend(self) -> None:
         clock = asyncio.get_running_loop().time
         while True:
-            while self._agenda and self._agenda[0][0] <= clock():
-                _, _, line = heapq.heappop(self._agenda)
-                if line.due_at <= clock():
-                    await self._look(line, list(line.places))
-                elif line.fresh:
-                    await self._look(line, list(line.fresh))
+            while batch := self._next_batch(clock()):
+                await self._look(batch)
             self._called.clear()
             pause = max(0.0, self._agenda[0][0] - clock()) if self._agenda else None
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._called.wait(), pause)
 
-    async def _look(self, line: _Line, owners: list[str]) -> None:
-        whole_line = len(owners) == len(line.places)
-        line.fresh.difference_update(owners)
-        soonest = line.poll_s * random.uniform(0.8, 1.2)
-        for start in range(0, len(owners), _CHUNK):
-            chunk = owners[start : start + _CHUNK]
-            call = attend(line.name, chunk, channel=self.channel, namespace=line.namespace)
-            try:
-                attendance = await self.run(call)
-            except ServerError as error:
-                for owner in chunk:
-                    _tell(line, owner, Standing(error=error))
-            else:
-                for owner in chunk:
-                    _tell(line, owner, _standing_of(owner, attendance))
-                if attendance.head in line.places:
-                    # Nobody calls when a lease runs out.
-                    ends = [h.expires_in for h in attendance.holders if h.expires_in > 0]
-                    soonest = min(soonest, min(ends, default=soonest) + 0.01)
-        if whole_line and line.places:
-            line.due_at = asyncio.get_running_loop().time() + soonest
-            self._look_again(line, line.due_at)
+    def _next_batch(self, now: float) -> list[tuple[_Line, list[str]]]:
+        """Whom to look after now, in one round trip."""
+        batch: list[tuple[_Line, list[str]]] = []
+        effort = 0
+        while effort < _BATCH and self._agenda and self._agenda[0][0] <= now:
+            _, _, line = heapq.heappop(self._agenda)
+            if line.places and line.due_at <= now:
+                line.unseen = dict.fromkeys(line.places)
+                self._look_at_all(line, _beat_after(now, line.poll_s))
+            if owners := list(islice(line.unseen, _BATCH - effort)):
+                batch.append((line, owners))
+                effort += len(owners) + _SCRIPT
+                for owner in owners:
+                    del line.unseen[owner]
+            if line.unseen:
+                self._look_again(line, at=0.0)
+        return batch
+
+    async def _look(self, batch: list[tuple[_Line, list[str]]]) -> None:
+        calls = [
+            attend(line.name, owners, channel=self.channel, namespace=line.namespace)
+            for line, owners in batch
+        ]
+        attendances: list[Attendance | ServerError]
+        try:
+            attendances = await self.use(lambda client: _arun_all(client, calls))
+        except ServerError as error:
+            attendances = [error] * len(batch)
+        now = asyncio.get_running_loop().time()
+        for (line, owners), attendance in zip(batch, attendances, strict=True):
+            if isinstance(attendance, ServerError):
+                for owner in owners:
+                    _tell(line, owner, Standing(error=attendance))
+                continue
+            for owner in owners:
+                _tell(line, owner, _standing_of(owner, attendance))
+            if attendance.head in line.places:
+                # Nobody calls when a lease runs out.
+                ends = [h.expires_in for h in attendance.holders if h.expires_in > 0]
+                soonest = now + min(ends, default=line.poll_s) + 0.01
+                if soonest < line.due_at:
+                    self._look_at_all(line, soonest)
 
     async def _listen(self) -> None:
         while True:
@@ -242,12 +267,45 @@ class WaitingRoom:
         if message["type"] == "subscribe":
             # What was said before this, or while the line was down, nobody here has heard.
             for line in self._lines.values():
-                line.due_at = 0.0
-                self._look_again(line, at=0.0)
+                self._look_at_all(line, at=0.0)
         elif message["type"] == "message":
             key, _, owner = message["data"].decode().partition("\n")
             if called := self._lines.get(key):
                 _tell(called, owner, Standing(is_turn=True, is_head=True, position=1))
+
+
+def _beat_after(now: float, poll_s: float) -> float:
+    """When to look again. At one of few moments, so that many lines are due together."""
+    beat = poll_s / 100
+    return math.ceil((now + poll_s * random.uniform(0.8, 1.2)) / beat) * beat
+
+
+async def _arun_all(
+    client: redis.asyncio.Redis, calls: list[Call[Attendance]]
+) -> list[Attendance | ServerError]:
+    """Run calls of one script in one round trip."""
+    replies = await _sent(client, calls)
+    if any(isinstance(reply, NoScriptError) for reply in replies):
+        await arun(client, calls[0])
+        replies = await _sent(client, calls)
+    where = address_of(client)
+    return [
+        _refusal(where, reply) if isinstance(reply, RedisError) else call.decode(reply)
+        for call, reply in zip(calls, replies, strict=True)
+    ]
+
+
+def _refusal(where: str, reply: RedisError) -> ServerError:
+    error = translated(where, reply)
+    return error if isinstance(error, ServerError) else ServerError(str(error))
+
+
+async def _sent(client: redis.asyncio.Redis, calls: list[Call[Attendance]]) -> list[Any]:
+    with translated_errors(client):
+        async with client.pipeline(transaction=False) as pipe:
+            for call in calls:
+                pipe.evalsha(script(call.script).sha, len(call.keys), *call.keys, *call.args)
+            return list(await pipe.execute(raise_on_error=False))
 
 
 def _tell(line: _Line, owner: str, standing: Standing) -> None:
