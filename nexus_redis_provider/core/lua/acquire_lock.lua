@@ -48,6 +48,7 @@ if ours then
   -- A re-entry never shortens the lease. Whoever judged the owner dead before it must judge again.
   ours.expires = math.max(ours.expires, now_ms + lease_ms)
   ours.entries, ours.description = whole(ours.entries + 1), description
+  expired = {} -- they stay until somebody else enters
   return enter(0)
 end
 
