@@ -122,4 +122,72 @@ LOCKS = Group(
     ),
 )
 
-GROUPS = (LOCKS,)
+_GOLD = "nexus_redis_provider.cli.gold"
+_DATASET = option("dataset", metavar="DATASET", help="as `list` shows it")
+
+GOLD = Group(
+    "gold",
+    "which Gold datasets there are, what they hold, and how to go back to an earlier version",
+    (
+        Command(
+            "list",
+            "list the datasets with the version that readers see",
+            f"{_GOLD}:list_datasets",
+            (JSON,),
+        ),
+        Command(
+            "show",
+            "show what readers see, which versions are kept, and what is being written",
+            f"{_GOLD}:show_dataset",
+            (_DATASET, JSON),
+        ),
+        Command(
+            "rollback",
+            "move readers to an earlier version, all at once",
+            f"{_GOLD}:rollback_dataset",
+            (
+                _DATASET,
+                option(
+                    "--to",
+                    metavar="VERSION",
+                    help="a kept one, as `show` lists it (default: the one before)",
+                ),
+                JSON,
+            ),
+        ),
+        Command(
+            "sweep",
+            "remove versions that nobody reads, as each publish does",
+            f"{_GOLD}:sweep_datasets",
+            (
+                option(
+                    "dataset", metavar="DATASET", nargs="?", help="only this one (default: all)"
+                ),
+                JSON,
+            ),
+        ),
+        Command(
+            "get",
+            "print one row of what readers see",
+            f"{_GOLD}:get_row",
+            (
+                _DATASET,
+                option(
+                    "key",
+                    metavar="KEY",
+                    nargs="+",
+                    help="values of the key columns, in their order; dates as 2026-11-23",
+                ),
+                JSON,
+            ),
+        ),
+        Command(
+            "verify",
+            "read every row that readers see, and compare with what was published",
+            f"{_GOLD}:verify_dataset",
+            (_DATASET, JSON),
+        ),
+    ),
+)
+
+GROUPS = (LOCKS, GOLD)

@@ -1,0 +1,214 @@
+"""Gold datasets as people read them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from nexus_redis_provider.cli.gold_documents import row_document, state_of
+from nexus_redis_provider.cli.tables import printable
+from nexus_redis_provider.core.durations import in_words
+from nexus_redis_provider.core.gold.history import History, StagingArea, Version
+from nexus_redis_provider.core.gold.manifests import Manifest
+from nexus_redis_provider.core.gold.schemas import ColumnType
+
+_NUMBERS = ("ROWS", "BYTES", "KEPT", "STAGED", "TO SWEEP")
+_FREE_TEXT = ("DATASET", "COLUMN", "TYPE", "VALUE", "REMOVED")
+
+
+def datasets_table(all_seen: Sequence[History]) -> Table:
+    """One row for each dataset."""
+    table = _table(
+        *("DATASET", "LIVE", "ROWS", "BYTES", "PUBLISHED (UTC)", "AGE", "EXPIRES"),
+        *("KEPT", "STAGED", "TO SWEEP"),
+    )
+    for seen in all_seen:
+        abandoned = sum(area.is_abandoned for area in seen.staged)
+        live = seen.live_version
+        table.add_row(
+            printable(seen.dataset),
+            printable(seen.live or "-"),
+            *(_extent(live) if live else ("-", "-")),
+            _time(live.published_at) if live else "-",
+            in_words((seen.now_ms - live.published_ms) / 1000) if live else "-",
+            _expires(live, seen.now_ms) if live else "-",
+            *(str(len(seen.versions)), str(len(seen.staged) - abandoned), str(abandoned)),
+        )
+    return table
+
+
+def history_view(seen: History) -> Iterator[RenderableType]:
+    """Everything about one dataset."""
+    live = seen.live_version
+    yield _facts(_facts_of(seen, live))
+    if live and live.manifest:
+        if live.manifest.lineage:
+            yield _heading("Where it came from")
+            yield _facts(list(live.manifest.lineage.items()))
+        yield _heading("Columns")
+        yield _columns_table(live.manifest)
+    if seen.versions:
+        yield _heading("Kept, newest first")
+        yield _versions_table(seen)
+    if seen.staged:
+        yield _heading("Being written or removed, oldest first")
+        yield _staging_table(seen.staged)
+
+
+def rollback_view(seen: History, now: Manifest) -> Iterator[RenderableType]:
+    """From where to where readers were moved, and what may move them on."""
+    live = seen.live_version
+    before = _brief(live.manifest) if live and live.manifest else f"{seen.live}, expired"
+    yield f"Readers of {printable(seen.dataset)} see another version now."
+    yield _facts([("before", before), ("now", _brief(now))])
+    if now.expires_ms is not None:
+        yield f"It expires in {in_words(max(0, now.expires_ms - seen.now_ms) / 1000)}."
+    writing = [printable(area.version) for area in seen.staged if not area.is_abandoned]
+    if writing:
+        yield f"A publish is under way, and moves readers when it commits: {', '.join(writing)}."
+    yield "The next publish moves readers to what it brings: mend first what was wrong."
+
+
+def sweep_view(removed: Mapping[str, Sequence[str]]) -> Iterator[RenderableType]:
+    """Which versions were removed."""
+    table = _table("DATASET", "REMOVED")
+    for dataset, versions in removed.items():
+        table.add_row(printable(dataset), printable(", ".join(versions)))
+    yield table
+
+
+def row_table(row: Mapping[str, Any]) -> Table:
+    """One line for each column of a row."""
+    table = _table("COLUMN", "VALUE")
+    for name, value in row_document(row).items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        table.add_row(printable(name), Text(printable(text)))
+    return table
+
+
+def _facts_of(seen: History, live: Version | None) -> list[tuple[str, Any]]:
+    facts: list[tuple[str, Any]] = [("dataset", seen.dataset)]
+    facts.append(("live version", seen.live or "none"))
+    if live:
+        age = in_words((seen.now_ms - live.published_ms) / 1000)
+        facts.append(("published", f"{_time(live.published_at)} UTC, {age} ago"))
+        facts.append(("expires", _expires(live, seen.now_ms)))
+    if live and (manifest := live.manifest):
+        facts += [
+            ("key", manifest.key),
+            ("mode", manifest.mode),
+            ("layout", manifest.layout),
+            ("rows", f"{manifest.rows:,}"),
+            ("bytes", f"{manifest.bytes:,}"),
+            ("checksum", manifest.checksum),
+            ("partitions", manifest.partitions),
+            ("fencing token", manifest.fence or "none"),
+        ]
+    facts.append(("newest token", seen.fence or "none"))
+    return facts
+
+
+def _columns_table(manifest: Manifest) -> Table:
+    table = _table("COLUMN", "TYPE")
+    for column in manifest.columns:
+        table.add_row(printable(column.name), printable(_type(column.type)))
+    return table
+
+
+def _versions_table(seen: History) -> Table:
+    table = _table("VERSION", "STATE", "PUBLISHED (UTC)", "ROWS", "BYTES", "EXPIRES")
+    for one in seen.versions:
+        table.add_row(
+            printable(one.version),
+            state_of(one),
+            _time(one.published_at),
+            *_extent(one),
+            _expires(one, seen.now_ms),
+        )
+    return table
+
+
+def _staging_table(areas: Sequence[StagingArea]) -> Table:
+    table = _table("VERSION", "BEGUN (UTC)", "ROWS", "LEASE LEFT")
+    for area in areas:
+        left = "over, to be swept" if area.is_abandoned else in_words(area.lease_left)
+        table.add_row(printable(area.version), _time(area.created_at), f"{area.rows:,}", left)
+    return table
+
+
+def _extent(version: Version) -> tuple[str, str]:
+    manifest = version.manifest
+    return (f"{manifest.rows:,}", _size(manifest.bytes)) if manifest else ("-", "-")
+
+
+def _expires(version: Version, now_ms: int) -> str:
+    if version.manifest is None:
+        return "expired"
+    expires_ms = version.manifest.expires_ms
+    return "never" if expires_ms is None else f"in {in_words(max(0, expires_ms - now_ms) / 1000)}"
+
+
+def _brief(manifest: Manifest) -> str:
+    published = f"published {_time(manifest.published_at)} UTC"
+    return f"{manifest.version}, {published}, {manifest.rows:,} rows"
+
+
+def _size(count: float) -> str:
+    units = iter(("B", "kB", "MB", "GB"))
+    unit = next(units)
+    # What would be shown as 1000.0 is one of the next unit.
+    while count >= 999.95 and unit != "GB":
+        count, unit = count / 1000, next(units)
+    return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+
+
+def _type(type_: ColumnType) -> str:
+    if isinstance(type_, str):
+        return type_
+    match type_["type"]:
+        case "array":
+            return f"array<{_type(type_['elementType'])}>"
+        case "map":
+            return f"map<{_type(type_['keyType'])},{_type(type_['valueType'])}>"
+        case "struct":
+            fields = (f"{field['name']}:{_type(field['type'])}" for field in type_["fields"])
+            return f"struct<{','.join(fields)}>"
+        case other:
+            return str(other)
+
+
+def _table(*headers: str) -> Table:
+    """A table which, where the terminal is narrow, breaks texts and leaves numbers whole."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for header in headers:
+        table.add_column(
+            header,
+            no_wrap=header not in _FREE_TEXT,
+            overflow="fold",
+            justify="right" if header in _NUMBERS else "left",
+        )
+    return table
+
+
+def _facts(facts: Sequence[tuple[str, Any]]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in facts:
+        grid.add_row(printable(name), Text(printable(str(value))))
+    return grid
+
+
+def _heading(text: str) -> Text:
+    return Text(f"\n{text}", style="bold")
+
+
+def _time(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S}"
