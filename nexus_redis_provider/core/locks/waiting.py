@@ -38,6 +38,8 @@ _LISTENING_PAUSE = 5.0
 # Those who arrive within it are looked after together.
 _ARRIVAL_PAUSE = 0.05
 _RECONNECT_PAUSE = 1.0
+# How long a room stays open for the next guest, who would have to connect again.
+_LINGER = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,14 +117,17 @@ class WaitingRoom:
 
     @classmethod
     def of(cls, endpoint: Endpoint) -> WaitingRoom:
-        """The room of the running loop. Enter it at once; it closes behind the last guest."""
+        """The room of the running loop. Enter it at once; it closes soon after the last guest."""
         rooms = cls._rooms.setdefault(asyncio.get_running_loop(), {})
-        return rooms.setdefault(endpoint, cls(endpoint))
+        return rooms.get(endpoint) or rooms.setdefault(endpoint, cls(endpoint))
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.channel = LockKeys.channel(uuid.uuid4().hex)
         self._endpoint = endpoint
         self._guests = 0
+        self._is_empty = asyncio.Event()
+        self._was_used = False
+        self._host: asyncio.Task[None] | None = None
         self._busy = asyncio.Lock()
         self._lines: dict[str, _Line] = {}
         self._agenda: list[tuple[float, int, _Line]] = []
@@ -131,20 +136,32 @@ class WaitingRoom:
         self._staff: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        self._guests += 1
-        if self._guests == 1:
+        if self._host is None:
             self._client: redis.asyncio.Redis = self._endpoint.async_client()
+            self._host = asyncio.create_task(self._keep_open())
+        self._guests += 1
+        self._is_empty.clear()
+        self._was_used = True
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._guests -= 1
-        if self._guests:
-            return
-        # Who comes from now on opens another room.
-        del self._rooms[asyncio.get_running_loop()][self._endpoint]
-        for task in self._staff:
-            await _end(task)
-        await self._client.aclose()
+        if not self._guests:
+            self._is_empty.set()
+
+    async def _keep_open(self) -> None:
+        """Close when nobody was here for a while, or the loop ends."""
+        try:
+            while self._guests or self._was_used:
+                self._was_used = False
+                await asyncio.sleep(_LINGER)
+        finally:
+            # Who comes from now on opens another room.
+            del self._rooms[asyncio.get_running_loop()][self._endpoint]
+            await self._is_empty.wait()
+            for task in self._staff:
+                await _end(task)
+            await self._client.aclose()
 
     async def run(self, call: Call[T]) -> T:
         """Run a call on the room's one connection for that; raises as `arun`."""
