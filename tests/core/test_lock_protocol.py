@@ -375,6 +375,46 @@ async def test_a_lease_does_not_speak_for_a_run_of_the_same_deployment(
     assert foreign.expired == 1
 
 
+async def test_who_is_refused_ends_no_lease_that_ran_out(
+    perform: Perform, namespace: str, client: redis.Redis, eventually: Any
+) -> None:
+    await perform(take("a", "run", 0.05, deployment="d", namespace=namespace))
+    ahead = take("a", "other run", stay=60, deployment="d", namespace=namespace)
+    assert not (await perform(ahead)).acquired
+    await eventually(lambda: run(client, who_holds("a", namespace=namespace)).expires_in <= 0)
+    # For one without Airflow the lock is free, but who is ahead has yet to ask if the run lives.
+    passer_by = await perform(take("a", "passer-by", namespace=namespace))
+    assert not passer_by.acquired
+    assert run(client, who_holds("a", namespace=namespace)).owner == "run"
+    assert not (await perform(ahead)).acquired
+
+
+async def test_who_belongs_to_a_deployment_asks_even_if_its_own_hold_is_a_lease(
+    perform: Perform, namespace: str, client: redis.Redis, eventually: Any
+) -> None:
+    await perform(take("a", "run", 0.05, deployment="d", namespace=namespace))
+    await eventually(lambda: run(client, who_holds("a", namespace=namespace)).expires_in <= 0)
+    task = {"deployment": "d", "lease_only": True, "namespace": namespace}
+    assert not (await perform(take("a", "task", **task))).acquired
+    await perform(take("b", "task", 0.05, **task))
+    assert run(client, who_holds("b", namespace=namespace)).deployment == ""
+    await eventually(lambda: run(client, who_holds("b", namespace=namespace)).expires_in <= 0)
+    assert (await perform(take("b", "run", deployment="d", namespace=namespace))).acquired
+
+
+async def test_an_old_attempt_does_not_free_the_lock_of_the_new_one(
+    perform: Perform, namespace: str, client: redis.Redis
+) -> None:
+    old = await perform(take("a", "work", namespace=namespace))
+    new = await perform(take("a", "work", namespace=namespace))
+    assert new.token == old.token
+    freed = release("a", "work", old.token, old.entries, namespace=namespace)
+    assert await perform(freed) is None
+    assert run(client, who_holds("a", namespace=namespace)).owner == "work"
+    freed = release("a", "work", new.token, new.entries, namespace=namespace)
+    assert await perform(freed) is not None
+
+
 async def test_a_run_without_lease_is_remembered_for_a_year(
     perform: Perform, namespace: str, client: redis.Redis
 ) -> None:

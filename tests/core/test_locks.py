@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import redis
 
+from nexus_redis_provider.core.clients import thread_client
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import (
     ConfigurationError,
@@ -25,7 +26,7 @@ from nexus_redis_provider.core.errors import (
 from nexus_redis_provider.core.keys import LockKeys
 from nexus_redis_provider.core.locks import AsyncLock, Lock
 from nexus_redis_provider.core.locks.protocol import inspect, release, who_holds
-from nexus_redis_provider.core.scripts import run
+from nexus_redis_provider.core.scripts import run, run_all
 from nexus_redis_provider.embedded import EmbeddedServer
 from tests.core.lock_calls import take
 
@@ -360,3 +361,104 @@ async def test_waiting_outlives_a_restart(kind: str, namespace: str, eventually:
             assert not entered.is_set()
             run(client, release("a", "holder", held.token, namespace=namespace))
         assert await asyncio.wait_for(waiting, 20) > held.token
+
+
+async def test_an_earlier_object_of_an_owner_gives_nothing_back(
+    kind: str, endpoint: Endpoint, namespace: str, client: redis.Redis
+) -> None:
+    options = {"owner": "work", "namespace": namespace}
+    old = holding(kind, endpoint, "a", **options)
+    await old.__aenter__()
+    async with holding(kind, endpoint, "a", **options) as lock:
+        await old.__aexit__(None, None, None)
+        lock.ensure_held()
+        assert run(client, who_holds("a", namespace=namespace)).token == lock.token
+    assert run(client, who_holds("a", namespace=namespace)) is None
+
+
+def test_an_interrupt_spoils_no_later_lock(
+    endpoint: Endpoint, namespace: str, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interrupt comes just when the server has answered and nobody has read it yet."""
+    with Lock(endpoint, "a", namespace=namespace):
+        pass
+    connection = thread_client(endpoint).connection
+
+    def interrupted(*_: Any, **__: Any) -> Any:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(connection, "read_response", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Lock(endpoint, "a", namespace=namespace).__enter__()
+    for _ in range(3):
+        with Lock(endpoint, "a", namespace=namespace) as lock:
+            assert run(client, who_holds("a", namespace=namespace)).token == lock.token
+
+
+def test_renewal_goes_on_after_an_answer_that_makes_no_sense(
+    endpoint: Endpoint, namespace: str, monkeypatch: pytest.MonkeyPatch, wait_until: Any
+) -> None:
+    tries = []
+
+    def nonsense(*arguments: Any) -> Any:
+        tries.append(arguments)
+        if len(tries) <= 2:
+            raise redis.exceptions.InvalidResponse("nonsense")
+        return run_all(*arguments)
+
+    monkeypatch.setattr("nexus_redis_provider.core.locks.renewal.run_all", nonsense)
+    with Lock(endpoint, "a", namespace=namespace, lease=1) as lock:
+        wait_until(lambda: len(tries) > 4)
+        lock.ensure_held()
+        assert not lock.lost.is_set()
+
+
+async def test_a_slow_server_costs_no_lock(
+    kind: str, endpoint: Endpoint, namespace: str, client: redis.Redis
+) -> None:
+    """Taking the lock takes so long that most of the lease is over by then."""
+    client.client_pause(800)
+    async with holding(kind, endpoint, "a", namespace=namespace, lease=1) as lock:
+        for _ in range(150):
+            lock.ensure_held()
+            await asyncio.sleep(0.01)
+
+
+async def test_whoever_cancels_the_end_of_a_block_keeps_no_lock(
+    endpoint: Endpoint, namespace: str, client: redis.Redis, eventually: Any
+) -> None:
+    async def hold(number: int) -> None:
+        async with AsyncLock(endpoint, f"c{number}", namespace=namespace):
+            await asyncio.sleep(0.01)
+
+    tasks = [asyncio.create_task(hold(number)) for number in range(30)]
+    for turn, task in enumerate(tasks):
+        asyncio.get_running_loop().call_later(0.01 + turn * 0.0007, task.cancel)
+    await asyncio.wait(tasks)
+
+    def all_free() -> bool:
+        names = (f"c{number}" for number in range(30))
+        return not any(run(client, who_holds(name, namespace=namespace)) for name in names)
+
+    await eventually(all_free)
+
+
+async def test_a_lock_helps_to_clean_up_after_a_cancellation(
+    endpoint: Endpoint, namespace: str
+) -> None:
+    cleaned = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            async with AsyncLock(endpoint, "cleanup", namespace=namespace) as lock:
+                cleaned.append(lock.token)
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert cleaned

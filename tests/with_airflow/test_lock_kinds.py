@@ -11,7 +11,11 @@ from airflow.sdk._shared.observability.metrics.base_stats_logger import NoStatsL
 from airflow.sdk.exceptions import TaskDeferred
 from airflow.sdk.observability import stats
 
-from nexus_redis_provider.core.errors import ConfigurationError, UnreachableError
+from nexus_redis_provider.core.errors import (
+    ConfigurationError,
+    NotReplicatedError,
+    UnreachableError,
+)
 from nexus_redis_provider.core.locks.protocol import inspect, release, who_holds
 from nexus_redis_provider.core.scripts import run
 from nexus_redis_provider.embedded import EmbeddedServer
@@ -87,6 +91,21 @@ def test_too_few_replicas_fail_the_task_and_free_the_lock(
     outcome = run_dag("lock_templated", region="eu", replicas="1")
     assert outcome["states"]["lock"] == "failed"
     assert run(client, who_holds("region eu", namespace=namespace)) is None
+
+
+def test_a_run_keeps_what_it_has_when_replicas_fail_later(
+    lock: Any, client: redis.Redis, namespace: str
+) -> None:
+    first = lock().execute(context_of("d", "r"))
+    with pytest.raises(NotReplicatedError):
+        lock(replicas=1).execute(context_of("d", "r"))
+    assert run(client, who_holds("a", namespace=namespace)).token == first
+
+
+def test_a_run_does_not_wait_for_itself(run_dag: Any, client: redis.Redis, namespace: str) -> None:
+    outcome = run_dag("locked_in_locked", lock="t")
+    assert outcome["states"]["work"] == "failed"
+    assert outcome["states"]["unlock"] == "success"
 
 
 @pytest.fixture
@@ -251,6 +270,7 @@ def test_a_locked_task_that_lost_its_lock_fails(run_dag: Any, namespace: str) ->
         ({"permits": 0}, "permits must be a whole number from 1, not 0"),
         ({"permits": True}, "permits must be a whole number from 1, not True"),
         ({"claim_timeout": 0}, "claim_timeout must be a positive number"),
+        ({"claim_timeout": 20, "poll_interval": 10}, "at least three times poll_interval"),
         ({"on_unreachable": "open"}, "on_unreachable must be one of fail, wait, not 'open'"),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import redis
 from airflow.models.dagrun import DagRun
-from airflow.sdk import DAG
+from airflow.sdk import DAG, Variable
 from airflow.utils.session import create_session
 
 from nexus_redis_provider.core.locks.protocol import inspect, who_holds
@@ -135,6 +135,40 @@ def test_a_deployment_names_itself_once(
     assert first.startswith("airflow-")
     monkeypatch.setenv(f"AIRFLOW_VAR_{DEPLOYMENT_VARIABLE.upper()}", "ours")
     assert run_dag(DAG_ID, lock="a")["trail"][0]["owner"].startswith("ours/")
+
+
+def test_an_api_that_fails_once_renames_no_deployment(
+    run_dag: Any, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AIRFLOW__NEXUS_REDIS__DEPLOYMENT_ID")
+    before = run_dag(DAG_ID, lock="a")["trail"][0]["owner"].split("/")[0]
+    hidden = iter([True])
+    get = Variable.get
+
+    def get_once_in_vain(key: str, default: Any = None, **options: Any) -> Any:
+        return default if next(hidden, False) else get(key, default=default, **options)
+
+    monkeypatch.setattr(Variable, "get", get_once_in_vain)
+    after = run_dag(DAG_ID, lock="a")["trail"][0]["owner"].split("/")[0]
+    assert next(hidden, None) is None
+    assert before == after
+
+
+def test_a_task_of_its_own_lock_asks_too(
+    run_dag: Any, client: redis.Redis, namespace: str, earlier: str, wait_until: Any
+) -> None:
+    token = hold_for(client, namespace, earlier, lease=0.05)
+    wait_until(lambda: run(client, who_holds("a", namespace=namespace)).expires_in < 0)
+    set_state(earlier, "running")
+    try:
+        outcome = run_dag("locked_task", lock="a", on_held="fail")
+    finally:
+        set_state(earlier, "success")
+    assert outcome["states"]["work"] == "failed"
+    assert outcome["trail"] == []
+    assert run(client, who_holds("a", namespace=namespace)).token == token
+    outcome = run_dag("locked_task", lock="a", on_held="fail")
+    assert outcome["states"]["work"] == "success"
 
 
 def test_unlock_is_found_by_a_run_of_many(client: redis.Redis, namespace: str) -> None:

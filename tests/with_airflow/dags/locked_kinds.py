@@ -84,3 +84,19 @@ with DAG("locked_task", schedule=None):
         write(total=sum(numbers))
 
     total(work.expand(number=[1, 2, 3]))
+
+
+with (
+    DAG("locked_in_locked", schedule=None),
+    dag_lock("{{ dag_run.conf['lock'] }}", namespace="{{ dag_run.conf['namespace'] }}"),
+):
+
+    @task.locked(
+        lock="{{ dag_run.conf['lock'] }}",
+        namespace="{{ dag_run.conf['namespace'] }}",
+        task_id="work",
+    )
+    def never() -> None:
+        raise AssertionError("a lock within itself")
+
+    never()
