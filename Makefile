@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUN = home=$$(.ci/java) && JAVA_HOME="$$home" PATH="$(CURDIR)/$(BIN):$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench bench-locks clean
+.PHONY: help install demo test chaos check bench bench-locks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ demo: $(INSTALLED) ## run the whole way of the data once, on this machine
 
 test: $(INSTALLED) ## run the tests; ARGS="-k lock" passes options to pytest
 	@$(RUN) $(BIN)/python -m pytest $(ARGS)
+
+chaos: $(INSTALLED) ## prove the locks by a thousand faults; SEED=7 and FAULTS=100 change them
+	@$(BIN)/python -m tests.chaos
 
 check: $(INSTALLED) ## lint, format, types, import contracts
 	$(BIN)/ruff check
