@@ -102,11 +102,11 @@ class DagLockTrigger(BaseTrigger):
             if isinstance(standing.error, AccessDeniedError):
                 raise standing.error
             now = asyncio.get_running_loop().time()
-            at_once = standing.is_head or standing.error
+            at_once = standing.position == 1 or standing.error
             if (line := self._in_words(standing)) != told and (at_once or now >= next_word):
                 told, next_word = line, now + _WORD_PAUSE_S
                 self.log.info("%s", line)
-            if standing.is_head:
+            if standing.is_first:
                 for holder in standing.holders:
                     if not await self._lives(room, holder):
                         return

@@ -19,6 +19,7 @@ VALUES = {
     "recorded": 42,
     "expires_in": 1.5,
     "waited": 2.5,
+    "timeout": 0.5,
     "version": "v9",
 }
 

@@ -419,3 +419,13 @@ def test_what_cannot_be_swept_after_the_publish_does_not_fail_it(endpoint, clien
     assert GoldDataset(client, "sales", namespace=namespace).verify() == manifest
     publish(endpoint, TWO, spec(namespace, keep=0))
     assert len([key for key in keyspace(client, namespace) if ":gold:sales:" in key]) == 2
+
+
+def test_a_clock_that_was_set_back_retires_no_new_version(endpoint, client, namespace):
+    first = publish(endpoint, ONE, spec(namespace))
+    later = first.published_ms + 3_600_000
+    client.zadd(GoldKeys("sales", namespace).versions, {first.version: later})
+    second = publish(endpoint, TWO, spec(namespace, keep=0))
+    rows = GoldDataset(client, "sales", namespace=namespace)
+    assert rows.manifest().version == second.version
+    assert rows.get("c") == {"id": "c", "n": 2}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from nexus_redis_provider.core.endpoint import Endpoint
+from nexus_redis_provider.core.endpoint import Endpoint, Node
 from nexus_redis_provider.core.errors import UnreachableError
 from nexus_redis_provider.core.locks import AsyncLock
 from nexus_redis_provider.core.locks.protocol import inspect, release, who_holds
@@ -58,7 +58,7 @@ async def test_a_thousand_waiters_share_two_connections(
         }
         standings = await asyncio.gather(*(place.news() for place in places.values()))
         assert [standing.position for standing in standings] == list(range(1, 1001))
-        assert standings[0].is_head
+        assert standings[0].is_first
         assert {standing.holders[0].owner for standing in standings} == {"holder"}
         assert clients(client) == before + 2
 
@@ -190,3 +190,45 @@ async def test_a_cancelled_wait_leaves_line_and_room(
         assert waiting.cancelled()
     await eventually(lambda: run(client, inspect("a", namespace=namespace)).length == 0)
     await eventually(lambda: clients(client) == before)
+
+
+async def test_a_silent_server_keeps_nobody_waiting_for_another(endpoint: Endpoint) -> None:
+    asked = 0
+
+    async def answer_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await reader.read()
+        writer.close()
+
+    silent = await asyncio.start_server(answer_nothing, "127.0.0.1", 0)
+    node = Node("127.0.0.1", silent.sockets[0].getsockname()[1])
+    mute = replace(endpoint, nodes=(node,), read_timeout=0.3, connect_timeout=0.3, retries=0)
+    asked_by_then: list[int] = []
+
+    async def enter(number: int) -> None:
+        with pytest.raises(UnreachableError):
+            await AsyncLock(mute, f"l{number}").__aenter__()
+        asked_by_then.append(asked)
+
+    await asyncio.gather(*(enter(number) for number in range(8)))
+    silent.close()
+    assert asked_by_then[0] == 8, "side by side, not one after the other"
+
+
+async def test_waiting_goes_on_after_an_answer_that_makes_no_sense(
+    room: WaitingRoom, client: redis.Redis, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = run(client, take("a", "holder", namespace=namespace))
+    run(client, take("a", "w", stay=60, namespace=namespace))
+    use = room.use
+
+    async def nonsense(_: Any) -> Any:
+        monkeypatch.setattr(room, "use", use)
+        raise redis.exceptions.InvalidResponse("nonsense")
+
+    monkeypatch.setattr(room, "use", nonsense)
+    with room.place("a", "w", poll=0.1, namespace=namespace) as place:
+        assert "nonsense" in str((await place.news()).error)
+        run(client, release("a", "holder", held.token, namespace=namespace))
+        await asyncio.wait_for(turn(place), 5)

@@ -203,6 +203,19 @@ async def test_a_foreign_run_is_bound_by_its_lease_alone(
     assert oracle.asked == []
 
 
+async def test_who_is_first_here_asks_even_behind_one_who_cannot(
+    client: redis.Redis, namespace: str, oracle: Oracle, eventually: Any
+) -> None:
+    run_holds(client, namespace, lease=0.3)
+    line_up(client, namespace, "plain/python", deployment="")
+    line_up(client, namespace)
+    waiting = asyncio.create_task(events_of(lock_trigger(namespace, lease=3600.0)))
+    await eventually(lambda: run(client, who_holds("a", namespace=namespace)).expires_in > 3500)
+    assert not waiting.done(), "the run lives, and its lease was renewed"
+    oracle.alive = False
+    assert await asyncio.wait_for(waiting, 10) == FIRED
+
+
 async def test_only_the_head_asks(
     client: redis.Redis, namespace: str, oracle: Oracle, eventually: Any
 ) -> None:

@@ -319,8 +319,8 @@ class Lock(_PythonLock):
 class AsyncLock(_PythonLock):
     """The asyncio twin of `Lock`: `async with AsyncLock(endpoint, name) as lock:`.
 
-    All locks of an event loop on one endpoint share two connections, and one more for each lock
-    that is held for longer than a third of its lease.
+    All locks of an event loop on one endpoint share a few connections, two of them to wait, and one
+    more for each lock that is held for longer than a third of its lease.
     """
 
     async def __aenter__(self) -> Self:
@@ -356,7 +356,7 @@ class AsyncLock(_PythonLock):
             await asyncio.wait([self._renewing])
             if hold is not None and hold.is_of_this_process:
                 with contextlib.suppress(ServerError):
-                    await self._room.run(hold.release_call())
+                    await self._room.run_beside(hold.release_call())
         finally:
             await self._leave(undo=False)
 
@@ -386,7 +386,7 @@ class AsyncLock(_PythonLock):
     async def _ask(self, room: WaitingRoom) -> tuple[float, Acquisition]:
         asked_at = uptime()
         call = self._acquire_call(room.channel) if self._wait_s else self._only_ask
-        attempt = await room.run(call)
+        attempt = await room.run_beside(call)
         if not attempt.acquired:
             if not self._wait_s:
                 raise self._refusal(attempt)
@@ -396,9 +396,9 @@ class AsyncLock(_PythonLock):
 
     async def _withdraw(self, room: WaitingRoom) -> None:
         with contextlib.suppress(ServerError):
-            await room.run(self._leave_call())
-            for call in self._undo_calls(await room.run(self._look_call())):
-                await room.run(call)
+            await room.run_beside(self._leave_call())
+            for call in self._undo_calls(await room.run_beside(self._look_call())):
+                await room.run_beside(call)
 
     async def _wait(
         self, room: WaitingRoom, call: Call[Acquisition], began_at: float
@@ -415,7 +415,7 @@ class AsyncLock(_PythonLock):
                             pass
                 asked_at = uptime()
                 try:
-                    attempt = await room.run(call)
+                    attempt = await room.run_beside(call)
                 except UnreachableError:
                     if asked_at >= deadline:
                         raise

@@ -35,6 +35,8 @@ T = TypeVar("T")
 _BATCH = 250
 _SCRIPT = 15
 _LISTENING_PAUSE = 5.0
+# Of all that take and give back locks in an event loop, beside the two for waiting.
+_CONNECTIONS = 8
 # Those who arrive within it are looked after together.
 _ARRIVAL_PAUSE = 0.05
 _RECONNECT_PAUSE = 1.0
@@ -48,7 +50,7 @@ class Standing:
 
     Attributes:
         is_turn: time to ask for the lock: it is its turn, or it has no place in the line any more.
-        is_head: it is the first living waiter.
+        is_first: nobody here stands before it, so it is the one to find out whether holders live.
         position: from 1; 0 if it is not known.
         length: of the line.
         holders: who has the lock.
@@ -56,7 +58,7 @@ class Standing:
     """
 
     is_turn: bool = False
-    is_head: bool = False
+    is_first: bool = False
     position: int = 0
     length: int = 0
     holders: tuple[Holder, ...] = ()
@@ -72,7 +74,7 @@ class Place:
         self._standing = Standing()
 
     async def news(self) -> Standing:
-        """The next standing that differs from the last one, or is the head's."""
+        """The next standing that differs from the last one, or is that of the first one here."""
         await self._news.wait()
         self._news.clear()
         return self._standing
@@ -81,7 +83,7 @@ class Place:
         """Let the waiter know. A turn that it has not yet heard of is not taken back."""
         if self._standing.is_turn and self._news.is_set():
             return
-        if standing != self._standing or standing.is_head:
+        if standing != self._standing or standing.is_first:
             self._standing = standing
             self._news.set()
 
@@ -96,6 +98,7 @@ class _Line:
     unseen: dict[str, None] = field(default_factory=dict)
     poll_s: float = 60.0
     due_at: float = 0.0
+    first: float = math.inf
 
 
 class WaitingRoom:
@@ -129,6 +132,7 @@ class WaitingRoom:
         self._was_used = False
         self._host: asyncio.Task[None] | None = None
         self._busy = asyncio.Lock()
+        self._beside = asyncio.Semaphore(_CONNECTIONS)
         self._lines: dict[str, _Line] = {}
         self._agenda: list[tuple[float, int, _Line]] = []
         self._entries = 0
@@ -171,6 +175,11 @@ class WaitingRoom:
         """Do something with the room's connection while nobody else does."""
         async with self._busy:
             return await action(self._client)
+
+    async def run_beside(self, call: Call[T]) -> T:
+        """Run a call on another connection, one of a few: it waits for no one else's."""
+        async with self._beside:
+            return await arun(self._client, call)
 
     @contextlib.contextmanager
     def place(
@@ -231,7 +240,7 @@ class WaitingRoom:
         while effort < _BATCH and self._agenda and self._agenda[0][0] <= now:
             _, _, line = heapq.heappop(self._agenda)
             if line.places and line.due_at <= now:
-                line.unseen = dict.fromkeys(line.places)
+                line.unseen, line.first = dict.fromkeys(line.places), math.inf
                 self._look_at_all(line, _beat_after(now, line.poll_s))
             if owners := list(islice(line.unseen, _BATCH - effort)):
                 batch.append((line, owners))
@@ -250,16 +259,18 @@ class WaitingRoom:
         attendances: list[Attendance | ServerError]
         try:
             attendances = await self.use(lambda client: _arun_all(client, calls))
-        except ServerError as error:
-            attendances = [error] * len(batch)
+        except Exception as error:  # noqa: BLE001 - whatever it is, who waits must be told
+            told = error if isinstance(error, ServerError) else ServerError(str(error))
+            attendances = [told] * len(batch)
         now = asyncio.get_running_loop().time()
         for (line, owners), attendance in zip(batch, attendances, strict=True):
             if isinstance(attendance, ServerError):
                 for owner in owners:
                     _tell(line, owner, Standing(error=attendance))
                 continue
+            line.first = min([line.first, *filter(None, attendance.positions.values())])
             for owner in owners:
-                _tell(line, owner, _standing_of(owner, attendance))
+                _tell(line, owner, _standing_of(owner, attendance, line.first))
             if attendance.head in line.places:
                 # Nobody calls when a lease runs out.
                 ends = [h.expires_in for h in attendance.holders if h.expires_in > 0]
@@ -276,7 +287,7 @@ class WaitingRoom:
                         message = await wakes.get_message(timeout=_LISTENING_PAUSE)
                         if message is not None:
                             self._hear(message)
-            except (RedisError, OSError):
+            except Exception:  # noqa: BLE001 - whatever it is
                 # Looks go on meanwhile, and tell those who wait what is wrong.
                 await asyncio.sleep(_RECONNECT_PAUSE)
 
@@ -288,7 +299,7 @@ class WaitingRoom:
         elif message["type"] == "message":
             key, _, owner = message["data"].decode().partition("\n")
             if called := self._lines.get(key):
-                _tell(called, owner, Standing(is_turn=True, is_head=True, position=1))
+                _tell(called, owner, Standing(is_turn=True, position=1))
 
 
 def _beat_after(now: float, poll_s: float) -> float:
@@ -330,10 +341,10 @@ def _tell(line: _Line, owner: str, standing: Standing) -> None:
         place.tell(standing)
 
 
-def _standing_of(owner: str, attendance: Attendance) -> Standing:
+def _standing_of(owner: str, attendance: Attendance, first: float) -> Standing:
     return Standing(
         is_turn=owner in attendance.turns or owner in attendance.strangers,
-        is_head=owner == attendance.head,
+        is_first=attendance.positions[owner] == first,
         position=attendance.positions[owner],
         length=attendance.length,
         holders=attendance.holders,

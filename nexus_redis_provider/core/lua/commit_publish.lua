@@ -52,7 +52,9 @@ if ARGV[2] ~= '' and stored ~= ARGV[2] then
   redis.call('SET', KEYS[2], ARGV[2])
 end
 redis.call('ZREM', KEYS[3], ARGV[1])
-redis.call('ZADD', KEYS[4], published_ms, ARGV[1])
+-- Where the clock was set back it still counts as the newest, else it would retire itself.
+local last = redis.call('ZREVRANGE', KEYS[4], 0, 0, 'WITHSCORES')[2]
+redis.call('ZADD', KEYS[4], math.max(now_ms, tonumber(last or '0') + 1), ARGV[1])
 redis.call('HSET', KEYS[1], 'live', ARGV[1], 'newest', ARGV[1])
 
 -- Retired versions become staging areas whose lease is over: whoever sweeps next removes them.
