@@ -165,7 +165,8 @@ class WaitingRoom:
             await self._is_empty.wait()
             for task in self._staff:
                 await _end(task)
-            await self._client.aclose()
+            with contextlib.suppress(RedisError):  # A server that is away need not be told.
+                await self._client.aclose()
 
     async def run(self, call: Call[T]) -> T:
         """Run a call on the room's one connection for that; raises as `arun`."""
