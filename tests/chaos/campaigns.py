@@ -58,7 +58,7 @@ class Plan:
             "stall": 15,
             "pause_worker": 14,
             "kill_worker": 12,
-            "kill_server": 4,
+            "kill_server": 5,
         }
     )
     crew: dict[str, int] = field(default_factory=lambda: dict(CREW))
@@ -101,7 +101,9 @@ class _Campaign:
         self._directory = directory
         self._server = server
         self._tell = tell
-        self._random = random.Random(plan.seed)
+        # The order of faults does not depend on whom they meet.
+        self._schedule = random.Random(plan.seed)
+        self._random = random.Random(f"{plan.seed}/targets")
         self._journal = Journal(directory, SUPERVISOR)
         self._oracle = Oracle(directory)
         self._proxy = ChaosProxy(server.endpoint.nodes[0], self._random, self._count)
@@ -170,8 +172,8 @@ class _Campaign:
     async def _do_harm(self) -> None:
         kinds, weights = zip(*self._plan.weights.items(), strict=True)
         while self._faults < self._plan.faults:
-            await asyncio.sleep(self._random.expovariate(self._plan.per_second))
-            (kind,) = self._random.choices(kinds, weights)
+            await asyncio.sleep(self._schedule.expovariate(self._plan.per_second))
+            (kind,) = self._schedule.choices(kinds, weights)
             getattr(self, f"_{kind}")()
 
     def _drop_reply(self) -> None:
