@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import statistics
 import time
@@ -27,14 +28,14 @@ _EARLIER = 0.25
 def one_waiter(server: EmbeddedServer, hand_offs: int) -> None:
     """From the holder's release to the waiter's entry, one waiter in another process."""
     latencies: dict[str, list[float]] = {name: [] for name in WAITING}
-    with ExitStack() as stack:
+    with asyncio.Runner() as loop, ExitStack() as stack:
         partners = {
             way: stack.enter_context(Partner(way, server.endpoint, f"one-{way.name}"))
             for way in WAITING.values()
         }
         for number in range(hand_offs + 1):
             for way in random.sample(list(partners), len(partners)):
-                latency = _hand_off(server, way, partners[way])
+                latency = _hand_off(server, way, partners[way], loop)
                 if number:  # The first one connects.
                     latencies[way.name].append(latency)
     heading("Hand-off to one waiter in another process")
@@ -53,12 +54,12 @@ def one_waiter(server: EmbeddedServer, hand_offs: int) -> None:
     )
 
 
-def _hand_off(server: EmbeddedServer, way: Way, partner: Partner) -> float:
+def _hand_off(server: EmbeddedServer, way: Way, partner: Partner, loop: asyncio.Runner) -> float:
     def work() -> None:
         partner.wait()
         time.sleep(random.uniform(_SHORTEST, _LONGEST))
 
-    left = hold(way, server.endpoint, f"one-{way.name}", work)
+    left = hold(way, server.endpoint, f"one-{way.name}", work, loop)
     return partner.entered_at() - left
 
 
@@ -98,6 +99,7 @@ def many_waiters(server: EmbeddedServer, size: int, seconds: float) -> None:
 def _crowd(server: EmbeddedServer, way: Way, size: int, seconds: float) -> _Outcome:
     name, looks = f"crowd-{size}-{way.name}", []
     with (
+        asyncio.Runner() as loop,
         server.endpoint.client() as client,
         Crowd(way, server.endpoint, name, size, _SPACING) as crowd,
     ):
@@ -109,7 +111,7 @@ def _crowd(server: EmbeddedServer, way: Way, size: int, seconds: float) -> _Outc
             time.sleep(seconds)
             looks.append(Look.at_once(client, crowd.pids))
 
-        left = hold(way, server.endpoint, name, work)
+        left = hold(way, server.endpoint, name, work, loop)
         visits = crowd.visits(until=left + _PATIENCE)
         looks.append(Look.at_once(client, crowd.pids))
     began, ended, done = looks

@@ -35,10 +35,12 @@ class Visit:
     left: float = 0.0
 
 
-def hold(way: Way, endpoint: Endpoint, name: str, work: Callable[[], None]) -> float:
+def hold(
+    way: Way, endpoint: Endpoint, name: str, work: Callable[[], None], loop: asyncio.Runner
+) -> float:
     """Hold a lock while the work is done; returns when giving it back began."""
     if way.is_async:
-        return asyncio.run(_ahold(way.waiting(endpoint, name), work))
+        return loop.run(_ahold(way.waiting(endpoint, name), work))
     with way.waiting(endpoint, name):
         work()
         return time.monotonic()

@@ -16,7 +16,7 @@ from tests.benchmarks.counters import Look
 from tests.benchmarks.peers import REDIS_PY, REDIS_PY_ASYNC, UNCONTENDED, UNCONTENDED_ASYNC, Way
 from tests.benchmarks.tables import heading, table
 
-PAIRS = 600
+PAIRS = 500
 _COUNTED = 200
 
 
