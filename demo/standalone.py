@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import IO, Any, Self, TypeVar
 
 import httpx
 import psutil
@@ -57,6 +57,7 @@ class Standalone:
         settings = self._settings(dags, api, *log_servers)
         self._environment = inherited | {"PATH": path} | settings | dict(environment)
         self._process: subprocess.Popen[bytes] | None = None
+        self._restarted: list[subprocess.Popen[bytes]] = []
         self._client = httpx.Client(base_url=self.url, timeout=30)
 
     def _settings(
@@ -109,21 +110,44 @@ class Standalone:
             time.sleep(_PAUSE)
         return found
 
+    def knows(self, dag_id: str) -> bool:
+        """Whether Airflow has read a DAG.
+
+        Raises:
+            StandaloneError: it cannot be imported.
+        """
+        if self._client.get(f"/api/v2/dags/{dag_id}").is_success:
+            return True
+        for error in self.ask("GET", "importErrors")["import_errors"]:
+            raise StandaloneError(f"{error['filename']}:\n{error['stack_trace']}")
+        return False
+
     def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
         """Start a run of a DAG, waiting until Airflow knows the DAG; returns the run's id."""
-        self.wait(lambda: self._knows(dag_id), timeout=120)
+        self.wait(lambda: self.knows(dag_id), timeout=120)
         body = {"logical_date": None, "conf": dict(conf or {})}
-        return str(self._ask("POST", f"dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
+        return str(self.ask("POST", f"dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
 
     def runs(self, dag_id: str) -> dict[str, str]:
         """States of all runs of a DAG by run id: queued, running, success or failed."""
-        found = self._ask("GET", f"dags/{dag_id}/dagRuns")["dag_runs"]
+        found = self.ask("GET", f"dags/{dag_id}/dagRuns")["dag_runs"]
         return {run["dag_run_id"]: run["state"] for run in found}
 
     def tasks(self, dag_id: str) -> dict[tuple[str, str], str | None]:
         """States of the tasks of all runs of a DAG by run id and task id."""
-        found = self._ask("GET", f"dags/{dag_id}/dagRuns/~/taskInstances")["task_instances"]
+        found = self.ask("GET", f"dags/{dag_id}/dagRuns/~/taskInstances")["task_instances"]
         return {(task["dag_run_id"], task["task_id"]): task["state"] for task in found}
+
+    def ask(self, method: str, path: str, **options: Any) -> Any:
+        """What the REST API (v2) replies to a request; options as of httpx.
+
+        Raises:
+            StandaloneError: it refuses, with its reason.
+        """
+        reply = self._client.request(method, f"/api/v2/{path}", **options)
+        if not reply.is_success:
+            raise StandaloneError(f"{method} {path}: {reply.status_code} {reply.text}")
+        return reply.json() if reply.content else None
 
     def task_log(self, dag_id: str, run_id: str, task_id: str) -> Path:
         """File of the first try of a task; it is there once the task runs."""
@@ -132,25 +156,41 @@ class Standalone:
 
     def processes(self) -> list[psutil.Process]:
         """All that Airflow and its tasks consist of at this moment."""
-        return [] if self._process is None else _family(self._process.pid)
+        return [one for head in self._heads() for one in _family(head.pid)]
+
+    def kill(self, component: str) -> None:
+        """Kill the scheduler, the triggerer or the dag-processor, as if its machine were gone."""
+        kill(_family(next(one.pid for one in self.processes() if component in _words(one))))
+
+    def start(self, component: str) -> None:
+        """Start a component that was killed again; returns before it is ready."""
+        with self.log.open("ab") as log:
+            self._restarted.append(self._airflow(component, log))
 
     def tail(self, lines: int = 40) -> str:
-        """The end of what Airflow printed."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        """The end of what Airflow printed, without the requests that were made of it."""
+        printed = self.log.read_text(errors="replace").splitlines()
+        return "\n".join([line for line in printed if "[http.access]" not in line][-lines:])
 
     def _start(self) -> None:
-        with self.log.open("wb") as log:
-            # A session of its own: Ctrl-C reaches it through `_stop`, once and in order.
-            self._process = subprocess.Popen(
-                ["airflow", "standalone"],
-                env=self._environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        with self.log.open("ab") as log:
+            self._process = self._airflow("standalone", log)
         self.wait(self._is_healthy, timeout=180)
         token = self._client.get("/auth/token").raise_for_status().json()["access_token"]
         self._client.headers["Authorization"] = f"Bearer {token}"
+
+    def _airflow(self, command: str, log: IO[bytes]) -> subprocess.Popen[bytes]:
+        # A session of its own: Ctrl-C reaches it through `_stop`, once and in order.
+        return subprocess.Popen(
+            ["airflow", command],
+            env=self._environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def _heads(self) -> list[subprocess.Popen[bytes]]:
+        return [] if self._process is None else [self._process, *self._restarted]
 
     def _is_healthy(self) -> bool:
         try:
@@ -159,23 +199,10 @@ class Standalone:
             return False
         return all(health[component]["status"] == "healthy" for component in _COMPONENTS)
 
-    def _knows(self, dag_id: str) -> bool:
-        if self._client.get(f"/api/v2/dags/{dag_id}").is_success:
-            return True
-        for error in self._ask("GET", "importErrors")["import_errors"]:
-            raise StandaloneError(f"{error['filename']}:\n{error['stack_trace']}")
-        return False
-
-    def _ask(self, method: str, path: str, **options: Any) -> Any:
-        reply = self._client.request(method, f"/api/v2/{path}", **options)
-        if not reply.is_success:
-            raise StandaloneError(f"{method} {path}: {reply.status_code} {reply.text}")
-        return reply.json()
-
     def _stop(self) -> None:
         self._client.close()
-        if self._process is not None:
-            end(self._process)
+        for head in self._heads():
+            end(head)
         self._folder.cleanup()
 
 
@@ -190,12 +217,17 @@ def end(process: subprocess.Popen[bytes], grace: float = 6) -> None:
         if time.monotonic() > deadline:
             # The scheduler waits for its tasks, however long they work.
             family = [relative for one in left for relative in _family(one.pid)]
-            for one in family:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    one.kill()
+            kill(family)
         process.poll()
         time.sleep(0.1)
     process.wait()
+
+
+def kill(processes: Iterable[psutil.Process]) -> None:
+    """End processes by force; harmless where they have ended."""
+    for one in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
 
 
 def alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
@@ -208,6 +240,13 @@ def _is_zombie(process: psutil.Process) -> bool:
         return bool(process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
 
 
 def _family(pid: int) -> list[psutil.Process]:
