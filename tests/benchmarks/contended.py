@@ -20,7 +20,7 @@ from tests.benchmarks.tables import heading, percentile, table
 _SHORTEST, _LONGEST = 0.002, 0.102
 _SPACING = 0.004
 _SETTLING = 1.0
-_PATIENCE = 10.0
+_PATIENCE = 8.0
 # Who came so much earlier is overtaken if it gets the lock later.
 _EARLIER = 0.25
 

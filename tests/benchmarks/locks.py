@@ -23,7 +23,7 @@ def main() -> None:
         uncontended.measure(server, ROUNDS)
         contended.one_waiter(server, hand_offs=2 * ROUNDS)
         contended.many_waiters(server, max(1, WAITERS // 10), seconds=6)
-        contended.many_waiters(server, WAITERS, seconds=8)
+        contended.many_waiters(server, WAITERS, seconds=6)
     waiting.measure()
 
 
