@@ -5,12 +5,12 @@ from __future__ import annotations
 import bisect
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tests.chaos.journals import Event
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Stand:
     """For how long a waiter certainly stood in line and was certainly heard from.
 
@@ -18,9 +18,13 @@ class _Stand:
     """
 
     owner: str
+    ticket: int
     since: float
     begin: float
     end: float
+
+    def ended(self, at: float) -> _Stand:
+        return replace(self, end=min(self.end, at))
 
 
 def overtakings(events: list[Event]) -> Iterator[str]:
@@ -45,26 +49,33 @@ def overtakings(events: list[Event]) -> Iterator[str]:
 
 
 def _stands(events: list[Event]) -> Iterator[tuple[str, _Stand]]:
-    open_stands = dict[tuple[str, str], _Stand]()
+    open_stands, asks = dict[tuple[str, str], _Stand](), dict[tuple[str, str], float]()
     for event in events:
         key = (event.facts.get("name", ""), event.facts.get("owner", ""))
-        if event.what == "asked" and event["ticket"]:
-            stand = open_stands.get(key)
-            heard_until = event["sent"] + event["stay"]
+        stand = open_stands.get(key)
+        if event.what == "asks":
+            asks[key] = event.at
+        elif event.what == "asked" and event["ticket"]:
+            asked_at, heard_until = asks.pop(key, event["sent"]), event["sent"] + event["stay"]
+            if stand is not None and stand.ticket != event["ticket"]:
+                # The question was granted at first, but the answer got lost, and then the lease ran
+                # out: it stands at the end of the line.
+                yield key[0], stand.ended(asked_at)
+                stand = None
             if stand is None:
-                open_stands[key] = _Stand(key[1], event.at, event.at, heard_until)
+                open_stands[key] = _Stand(key[1], event["ticket"], event.at, event.at, heard_until)
             elif event.at < stand.end:
-                open_stands[key] = _Stand(key[1], stand.since, stand.begin, heard_until)
+                stand.end = heard_until
             else:
                 # It may have been passed over, but has its place again.
                 yield key[0], stand
-                open_stands[key] = _Stand(key[1], stand.since, event.at, heard_until)
-        elif event.what in ("acquired", "refused", "unreachable") and key in open_stands:
-            stand = open_stands.pop(key)
-            left_at = event.facts.get("asked", event.at)
-            yield key[0], _Stand(key[1], stand.since, stand.begin, min(stand.end, left_at))
-    for (name, _), stand in open_stands.items():
-        yield name, stand
+                open_stands[key] = replace(stand, begin=event.at, end=heard_until)
+        elif event.what in ("acquired", "refused", "unreachable") and stand is not None:
+            del open_stands[key]
+            yield key[0], stand.ended(asks.pop(key, event.at))
+    for key, stand in open_stands.items():
+        # What was asked last, and not answered, may have been granted.
+        yield key[0], stand.ended(asks.get(key, stand.end))
 
 
 def _first_acquisitions(events: list[Event]) -> Iterator[tuple[Event, Event]]:

@@ -52,6 +52,8 @@ class RawWorker(Worker):
         try:
             while True:
                 sent, asked_at = time.monotonic(), uptime()
+                # Who is killed before it hears the answer may have had the lock.
+                self.log("asks", wish, at=sent)
                 attempt = run(self.client, call)
                 if attempt.acquired:
                     self.log_acquired(

@@ -37,8 +37,8 @@ def hold(who: str, begin: float, end: float, token: int, **facts: Any) -> list[L
     return [acquired(who, begin, token, **facts), *held(who, token, begin, end)]
 
 
-def asked(who: str, at: float, stay: float = 1.0) -> Line:
-    return line(who, at, "asked", sent=at - 0.01, ticket=1, stay=stay)
+def asked(who: str, at: float, stay: float = 1.0, ticket: int = 1) -> Line:
+    return line(who, at, "asked", sent=at - 0.01, ticket=ticket, stay=stay)
 
 
 def supervised(at: float, what: str, **facts: Any) -> Line:
@@ -108,6 +108,16 @@ BROKEN: dict[str, tuple[str, list[Line]]] = {
         ],
     ),
     "overtaken in line": ("overtaken", [asked("a", 1), wants("b", 1.1), acquired("b", 1.5, 5)]),
+    "overtaken between two questions": (
+        "overtaken",
+        [
+            asked("a", 1),
+            line("a", 1.6, "asks"),
+            wants("b", 1.1),
+            acquired("b", 1.5, 5),
+            asked("a", 1.7, ticket=1),
+        ],
+    ),
     "a key without a TTL": ("a key for ever", [supervised(1, "left", keys={"a": 5, "b": -1})]),
     "a holder that stays": (
         "a holder for ever",
@@ -137,6 +147,19 @@ KEPT: dict[str, list[Line]] = {
     ],
     "a wait of a killed process": [wants("a", 1), supervised(2, "killed", victim="a")],
     "who was not heard from": [asked("a", 1, stay=0.2), wants("b", 1.1), acquired("b", 1.5, 5)],
+    "who may have got it before it was killed": [
+        asked("a", 1),
+        line("a", 1.2, "asks"),
+        wants("b", 1.1),
+        acquired("b", 1.7, 5),
+    ],
+    "who got it and did not hear of it": [
+        asked("a", 1),
+        line("a", 1.2, "asks"),
+        wants("b", 1.1),
+        acquired("b", 1.7, 5),
+        asked("a", 1.8, ticket=2),
+    ],
     "who came before": [wants("b", 0.5), asked("a", 1), acquired("b", 1.5, 5)],
     "all in order": [
         *FIRST,
