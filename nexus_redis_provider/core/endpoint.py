@@ -14,6 +14,7 @@ import redis
 import redis.asyncio
 from redis import exceptions
 from redis.backoff import ExponentialWithJitterBackoff
+from redis.driver_info import DriverInfo
 
 from nexus_redis_provider.core.credentials import Secret, SecretSource
 from nexus_redis_provider.core.errors import (
@@ -31,6 +32,10 @@ class Topology(StrEnum):
     """How the servers behind an endpoint stand together."""
 
     STANDALONE = "standalone"
+
+
+# Made once: redis-py reads its own version from the metadata of its package for every client.
+_DRIVER = DriverInfo()
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +212,7 @@ class Endpoint:
             "socket_timeout": self.read_timeout,
             "max_connections": self.max_connections,
             "client_name": self.client_name,
+            "driver_info": _DRIVER,
             # A pooled connection that a firewall dropped is noticed before a command is sent on it.
             "health_check_interval": 30,
         }

@@ -135,13 +135,30 @@ def run_all(client: redis.Redis, calls: Sequence[Call[T]]) -> list[T | ServerErr
             for name in {call.script for call in calls}:
                 client.script_load(script(name).source)
         replies = _sent(client, calls)
+    return _results(client, calls, replies)
+
+
+async def arun_all(client: redis.asyncio.Redis, calls: Sequence[Call[T]]) -> list[T | ServerError]:
+    """The asyncio twin of `run_all`."""
+    replies = await _asent(client, calls)
+    if any(isinstance(reply, NoScriptError) for reply in replies):
+        with translated_errors(client):
+            for name in {call.script for call in calls}:
+                await client.script_load(script(name).source)
+        replies = await _asent(client, calls)
+    return _results(client, calls, replies)
+
+
+def _results(
+    client: redis.Redis | redis.asyncio.Redis, calls: Sequence[Call[T]], replies: list[Any]
+) -> list[T | ServerError]:
     return [
         _refusal(client, reply) if isinstance(reply, Exception) else call.decode(reply)
         for call, reply in zip(calls, replies, strict=True)
     ]
 
 
-def _refusal(client: redis.Redis, reply: Exception) -> ServerError:
+def _refusal(client: redis.Redis | redis.asyncio.Redis, reply: Exception) -> ServerError:
     error = translated(address_of(client), reply) if isinstance(reply, RedisError) else reply
     return error if isinstance(error, ServerError) else ServerError(str(error))
 
@@ -151,6 +168,14 @@ def _sent(client: redis.Redis, calls: Sequence[Call[T]]) -> list[Any]:
         for call in calls:
             pipe.evalsha(script(call.script).sha, len(call.keys), *call.keys, *call.args)
         return pipe.execute(raise_on_error=False)
+
+
+async def _asent(client: redis.asyncio.Redis, calls: Sequence[Call[T]]) -> list[Any]:
+    with translated_errors(client):
+        async with client.pipeline(transaction=False) as pipe:
+            for call in calls:
+                pipe.evalsha(script(call.script).sha, len(call.keys), *call.keys, *call.args)
+            return list(await pipe.execute(raise_on_error=False))
 
 
 def run_replicated(

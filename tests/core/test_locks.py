@@ -316,9 +316,9 @@ def test_a_fork_holds_nothing_and_frees_nothing(
 
 async def test_a_lock_waits_for_its_replicas(kind: str, namespace: str, wait_until: Any) -> None:
     with EmbeddedServer() as primary:
-        options = {"namespace": namespace, "replicas": 1, "replica_timeout": 0.3}
+        options = {"namespace": namespace, "replicas": 1}
         with pytest.raises(NotReplicatedError, match="confirmed by 0 of 1 replica"):
-            async with holding(kind, primary.endpoint, "a", **options):
+            async with holding(kind, primary.endpoint, "a", replica_timeout=0.1, **options):
                 pytest.fail("a lock without its replica")
         with primary.endpoint.client() as client:
             assert run(client, who_holds("a", namespace=namespace)) is None
@@ -327,7 +327,9 @@ async def test_a_lock_waits_for_its_replicas(kind: str, namespace: str, wait_unt
                 wait_until(
                     lambda: client.info("replication").get("slave0", {}).get("state") == "online"
                 )
-                async with holding(kind, primary.endpoint, "a", **options) as lock:
+                async with holding(
+                    kind, primary.endpoint, "a", replica_timeout=4, **options
+                ) as lock:
                     with replica.endpoint.client() as reader:
                         field = reader.hget(LockKeys("a", namespace).lock, lock.owner)
                     assert field.startswith(str(lock.token).encode())

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 from weakref import WeakKeyDictionary
 
 import redis
+import redis.asyncio
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -426,17 +427,28 @@ class AsyncLock(_PythonLock):
                     raise self._refusal(attempt, asked_at - began_at)
 
     async def _keep_renewing(self, hold: Lease) -> None:
-        pause = max(0.0, self._lease_s / 3 - (uptime() - hold.renewed_at))
-        async with renewal_endpoint(self._endpoint, self._lease_s).async_client() as client:
-            while not await self._is_done(within=pause):
-                asked_at, pause = uptime(), self._lease_s / 3
-                try:
-                    hold.renewed(asked_at, await arun(client, hold.renew_call()))
-                except Exception:  # noqa: BLE001 - whatever it is, it needs another try
-                    # What is left of the lease is for further tries.
-                    pause = self._lease_s / 10
-                if hold.is_over():
-                    return
+        # Most locks are given back before they need a client for that.
+        if await self._is_done(within=max(0.0, hold.renewed_at + self._lease_s / 3 - uptime())):
+            return
+        client = renewal_endpoint(self._endpoint, self._lease_s).async_client()
+        try:
+            await self._renew(hold, client)
+        finally:
+            # It may take longer to close it than the short timeouts of a short lease allow.
+            with contextlib.suppress(RedisError):
+                await client.aclose()
+
+    async def _renew(self, hold: Lease, client: redis.asyncio.Redis) -> None:
+        pause = 0.0
+        while not await self._is_done(within=pause):
+            asked_at, pause = uptime(), self._lease_s / 3
+            try:
+                hold.renewed(asked_at, await arun(client, hold.renew_call()))
+            except Exception:  # noqa: BLE001 - whatever it is, it needs another try
+                # What is left of the lease is for further tries.
+                pause = self._lease_s / 10
+            if hold.is_over():
+                return
 
     async def _is_done(self, within: float) -> bool:
         with contextlib.suppress(TimeoutError):

@@ -19,14 +19,14 @@ from typing import Any, ClassVar, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 import redis.asyncio
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import RedisError
 
-from nexus_redis_provider.core.endpoint import Endpoint, address_of, translated, translated_errors
+from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import ServerError
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE, LockKeys
 from nexus_redis_provider.core.locks.protocol import attend
 from nexus_redis_provider.core.locks.states import Attendance, Holder
-from nexus_redis_provider.core.scripts import Call, arun, script
+from nexus_redis_provider.core.scripts import Call, arun, arun_all
 
 T = TypeVar("T")
 
@@ -259,7 +259,7 @@ class WaitingRoom:
         ]
         attendances: list[Attendance | ServerError]
         try:
-            attendances = await self.use(lambda client: _arun_all(client, calls))
+            attendances = await self.use(lambda client: arun_all(client, calls))
         except Exception as error:  # noqa: BLE001 - whatever it is, who waits must be told
             told = error if isinstance(error, ServerError) else ServerError(str(error))
             attendances = [told] * len(batch)
@@ -307,34 +307,6 @@ def _beat_after(now: float, poll_s: float) -> float:
     """When to look again. At one of few moments, so that many lines are due together."""
     beat = poll_s / 100
     return math.ceil((now + poll_s * random.uniform(0.8, 1.2)) / beat) * beat
-
-
-async def _arun_all(
-    client: redis.asyncio.Redis, calls: list[Call[Attendance]]
-) -> list[Attendance | ServerError]:
-    """Run calls of one script in one round trip."""
-    replies = await _sent(client, calls)
-    if any(isinstance(reply, NoScriptError) for reply in replies):
-        await arun(client, calls[0])
-        replies = await _sent(client, calls)
-    where = address_of(client)
-    return [
-        _refusal(where, reply) if isinstance(reply, RedisError) else call.decode(reply)
-        for call, reply in zip(calls, replies, strict=True)
-    ]
-
-
-def _refusal(where: str, reply: RedisError) -> ServerError:
-    error = translated(where, reply)
-    return error if isinstance(error, ServerError) else ServerError(str(error))
-
-
-async def _sent(client: redis.asyncio.Redis, calls: list[Call[Attendance]]) -> list[Any]:
-    with translated_errors(client):
-        async with client.pipeline(transaction=False) as pipe:
-            for call in calls:
-                pipe.evalsha(script(call.script).sha, len(call.keys), *call.keys, *call.args)
-            return list(await pipe.execute(raise_on_error=False))
 
 
 def _tell(line: _Line, owner: str, standing: Standing) -> None:

@@ -26,8 +26,8 @@ if #fields == 0 or (#fields == 2 and string.sub(fields[2], -2) == ' 0') then
 end
 -- Uses: lock
 local permits, deployment = permits_of(ARGV[3]), ARGV[4]
-local held, expired, ours = {}, {}, nil
-for _, one in ipairs(holders()) do
+local all, held, expired, ours = holders(fields), {}, {}, nil
+for _, one in ipairs(all) do
   if one.owner == owner then
     ours = one
   elseif blocks(one, deployment) then
@@ -55,7 +55,7 @@ end
 -- Who was passed over stands where it stood before it is judged.
 local place = waiter_of(owner)
 if place and ARGV[6] ~= '0' then
-  line_up({place})
+  stand(place)
 end
 local count, least = occupancy(held, deployment)
 least = math.min(least, permits)
@@ -83,7 +83,7 @@ if fits then
     since = whole(now_ms), entries = '1', deployment = oracle, description = description,
   }
   if place then
-    strike_out(owner)
+    forget(owner)
   end
   write_head(ours.token)
   return enter(place and now_ms - place.arrived or 0)
@@ -107,7 +107,6 @@ if ARGV[6] ~= '0' then
   end
 end
 -- A lease that ran out, or a dead waiter that left the line, may be another one's turn.
-local all = holders()
 wake(all)
 local rank = redis.call('ZRANK', LINE, owner)
 return {

@@ -18,8 +18,10 @@ local function holder_of(owner, text)
   }
 end
 
-local function holders()
-  local fields, found = redis.call('HGETALL', LOCK), {}
+-- Holders, of the lock's fields where they were read already.
+local function holders(fields)
+  fields = fields or redis.call('HGETALL', LOCK)
+  local found = {}
   for i = 1, #fields, 2 do
     if fields[i] ~= '' then
       found[#found + 1] = holder_of(fields[i], fields[i + 1])
@@ -88,15 +90,19 @@ local function write_waiter(one)
   }, ' '))
 end
 
--- Puts waiters, in their old places if they had some, in the line; each counts as living for its
--- `stay`.
+-- Puts a waiter, in its old place if it had one, in the line; it counts as living for its `stay`.
+local function stand(one)
+  redis.call('ZADD', LINE, one.ticket, one.owner)
+  redis.call('ZADD', HEARD, whole(now_ms + one.stay), one.owner)
+end
+
+-- Puts waiters in the line, for as long as there is any sign of life.
 local function line_up(waiters)
   if #waiters == 0 then
     return
   end
   for _, one in ipairs(waiters) do
-    redis.call('ZADD', LINE, one.ticket, one.owner)
-    redis.call('ZADD', HEARD, whole(now_ms + one.stay), one.owner)
+    stand(one)
   end
   for _, key in ipairs({LINE, WAITERS, HEARD}) do
     redis.call('PEXPIRE', key, DAY_MS)
@@ -105,10 +111,14 @@ local function line_up(waiters)
   keep(net_of(0, '-'))
 end
 
-local function strike_out(owner)
+local function forget(owner)
   redis.call('HDEL', WAITERS, owner)
   redis.call('ZREM', LINE, owner)
   redis.call('ZREM', HEARD, owner)
+end
+
+local function strike_out(owner)
+  forget(owner)
   write_head(newest_token())
 end
 
@@ -166,6 +176,9 @@ local function admitted(held)
       break
     end
     found[#found + 1] = one
+    if #found >= least then
+      break
+    end
   end
   return found
 end
