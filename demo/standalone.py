@@ -21,6 +21,7 @@ import psutil
 _T = TypeVar("_T")
 # Each look costs the API server CPU that Airflow and its tasks need.
 _PAUSE = 0.5
+_TRIES = 5
 _COMPONENTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 
 
@@ -145,6 +146,10 @@ class Standalone:
             StandaloneError: it refuses, with its reason.
         """
         reply = self._client.request(method, f"/api/v2/{path}", **options)
+        for _ in range(_TRIES - 1):
+            if not _is_database_busy(reply):
+                break
+            reply = self._client.request(method, f"/api/v2/{path}", **options)
         if not reply.is_success:
             raise StandaloneError(f"{method} {path}: {reply.status_code} {reply.text}")
         return reply.json() if reply.content else None
@@ -240,6 +245,11 @@ def _is_zombie(process: psutil.Process) -> bool:
         return bool(process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
+
+
+def _is_database_busy(reply: httpx.Response) -> bool:
+    """Whether SQLite refused the first write of a request, its entry in the audit log."""
+    return reply.status_code == 503 or (reply.status_code == 500 and "Database error" in reply.text)
 
 
 def _words(process: psutil.Process) -> list[str]:
