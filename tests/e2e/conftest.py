@@ -54,7 +54,7 @@ def job_logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def stage(
+def shared_stage(
     lock_server: EmbeddedServer, signal_server: EmbeddedServer, job_logs: Path
 ) -> Iterator[Stage]:
     environment = {
@@ -78,3 +78,11 @@ def stage(
         assert len(processes) > 6, "the parent, four components, and the task at least"
         assert alive(processes) == []
         assert not airflow.home.exists()
+
+
+@pytest.fixture
+def stage(shared_stage: Stage) -> Iterator[Stage]:
+    """The stage; who came in a test that failed does not stay in the way of the next one."""
+    seen = set(shared_stage.seen)
+    yield shared_stage
+    shared_stage.dismiss(set(shared_stage.seen) - seen)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Self, TypeVar
@@ -54,11 +54,11 @@ class Stage:
         self.signals = signals
         self._locks = locks
         self._processes: dict[Run, psutil.Process] = {}
-        self._entered: list[Run] = []
+        self.seen: list[Run] = []
 
     def enter(self, dag_id: str, **conf: object) -> Run:
         """Start a run."""
-        self._entered.append(run := Run(dag_id, self.airflow.trigger(dag_id, conf)))
+        self.seen.append(run := Run(dag_id, self.airflow.trigger(dag_id, conf)))
         return run
 
     def enter_to_wait(self, dag_id: str, **conf: object) -> Run:
@@ -76,7 +76,8 @@ class Stage:
         found = self.signals.blpop([f"started {dag_id}" for dag_id in dag_ids], LONG)
         assert found, f"no work of {dag_ids} started"
         text, pid = found[1].decode().rsplit(" ", 1)
-        self._processes[run := Run.of(text)] = psutil.Process(int(pid))
+        self.seen.append(run := Run.of(text))
+        self._processes[run] = psutil.Process(int(pid))
         return run
 
     def process(self, run: Run) -> psutil.Process:
@@ -85,6 +86,11 @@ class Stage:
 
     def let_end(self, run: Run, how: str = "well") -> None:
         self.signals.rpush(f"end {run}", how)
+
+    def dismiss(self, runs: Iterable[Run]) -> None:
+        """Let their works end now or as soon as they start, whatever has become of the test."""
+        for run in runs:
+            self.signals.rpush(f"end {run}", *["well"] * 3)
 
     def events(self, *runs: Run) -> list[Event]:
         """What works of these runs said, in order."""
@@ -119,7 +125,7 @@ class Stage:
         try:
             return self.airflow.wait(condition, LONG)
         except StandaloneError as error:
-            for run in self._entered[-6:]:
+            for run in dict.fromkeys(self.seen[-8:]):
                 with suppress(StandaloneError):
                     error.add_note(f"{run} is {self.state(run)}: {self.tasks(run)}")
             raise

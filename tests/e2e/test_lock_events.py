@@ -11,27 +11,27 @@ pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module", autouse=True)
-def limited(stage: Stage) -> tuple[Run, Run]:
+def limited(shared_stage: Stage) -> tuple[Run, Run]:
     """A run that Airflow will end for its time limit, and one that waits for it.
 
     They come before the tests, since they take their time, as do the next two.
     """
-    limited = stage.enter("limited")
-    assert stage.at_work("limited") == limited
-    waiting = stage.enter_to_wait("after_limited")
-    holder = stage.holder("time limit")
+    limited = shared_stage.enter("limited")
+    assert shared_stage.at_work("limited") == limited
+    waiting = shared_stage.enter_to_wait("after_limited")
+    holder = shared_stage.holder("time limit")
     assert holder
     assert holder.expires_in > 3 * 3600
     return limited, waiting
 
 
 @pytest.fixture(scope="module", autouse=True)
-def killed(stage: Stage) -> tuple[Run, Run]:
+def killed(shared_stage: Stage) -> tuple[Run, Run]:
     """A run whose worker is gone without a word, and one that waits for it."""
-    killed = stage.enter("killed")
-    assert stage.at_work("killed") == killed
-    waiting = stage.enter_to_wait("killed")
-    task = stage.process(killed)
+    killed = shared_stage.enter("killed")
+    assert shared_stage.at_work("killed") == killed
+    waiting = shared_stage.enter_to_wait("killed")
+    task = shared_stage.process(killed)
     supervisor = task.parent()
     assert supervisor
     kill([supervisor, task])
