@@ -58,6 +58,9 @@ class ChaosProxy:
 
     async def close(self) -> None:
         self._server.close()
+        # Who was accepted just now is served some turns of the loop later.
+        for _ in range(10):
+            await asyncio.sleep(0)
         while self._tasks:
             for link in self._links:
                 link.abort()
