@@ -145,11 +145,10 @@ class Standalone:
         Raises:
             StandaloneError: it refuses, with its reason.
         """
-        reply = self._client.request(method, f"/api/v2/{path}", **options)
-        for _ in range(_TRIES - 1):
+        for _ in range(_TRIES):
+            reply = self._client.request(method, f"/api/v2/{path}", **options)
             if not _is_database_busy(reply):
                 break
-            reply = self._client.request(method, f"/api/v2/{path}", **options)
         if not reply.is_success:
             raise StandaloneError(f"{method} {path}: {reply.status_code} {reply.text}")
         return reply.json() if reply.content else None
@@ -248,7 +247,7 @@ def _is_zombie(process: psutil.Process) -> bool:
 
 
 def _is_database_busy(reply: httpx.Response) -> bool:
-    """Whether SQLite refused the first write of a request, its entry in the audit log."""
+    """Whether nothing was done, since SQLite, which has one writer at a time, had another one."""
     return reply.status_code == 503 or (reply.status_code == 500 and "Database error" in reply.text)
 
 

@@ -20,6 +20,7 @@ SETTINGS = {
     "AIRFLOW__CORE__DAG_DISCOVERY_SAFE_MODE": "False",
     # Waits for machines and work of another size.
     "AIRFLOW__CORE__PARALLELISM": "8",
+    "AIRFLOW__SCHEDULER__JOB_HEARTBEAT_SEC": "2",
     "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.3",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
@@ -83,6 +84,8 @@ def shared_stage(
 @pytest.fixture
 def stage(shared_stage: Stage) -> Iterator[Stage]:
     """The stage; who came in a test that failed does not stay in the way of the next one."""
+    health = shared_stage.airflow.ask("GET", "monitor/health")
+    assert health["scheduler"]["status"] == "healthy", shared_stage.airflow.tail()
     seen = set(shared_stage.seen)
     yield shared_stage
     shared_stage.dismiss(set(shared_stage.seen) - seen)

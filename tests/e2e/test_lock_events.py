@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from demo.standalone import StandaloneError, alive, kill
@@ -188,10 +190,18 @@ def following_works(stage: Stage, ended: Run, following: Run) -> None:
 
 def delete(stage: Stage, run: Run) -> None:
     """Airflow refuses to delete a running run, but not one that was set back to queued."""
-    paused = {"is_paused": True}
-    stage.airflow.ask("PATCH", f"dags/{run.dag_id}", json=paused)
+    # Its scheduler dies if it is looking at the run just then; so it is made to look away.
+    stage.airflow.ask("PATCH", f"dags/{run.dag_id}", json={"is_paused": True})
+    paused_at = datetime.now(UTC)
+    stage.wait(lambda: scheduler_seen_at(stage) > paused_at)
     stage.mark(run, "queued")
     stage.airflow.ask("DELETE", run.path)
     stage.airflow.ask("PATCH", f"dags/{run.dag_id}", json={"is_paused": False})
     with pytest.raises(StandaloneError, match="404"):
         stage.state(run)
+
+
+def scheduler_seen_at(stage: Stage) -> datetime:
+    """When it last told that it lives, which it does between two looks at all runs."""
+    health = stage.airflow.ask("GET", "monitor/health")
+    return datetime.fromisoformat(health["scheduler"]["latest_scheduler_heartbeat"])
