@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
-from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from nexus_redis_provider.cli.gold_documents import row_document, state_of
-from nexus_redis_provider.cli.tables import printable
+from nexus_redis_provider.cli.rendering import fact_grid, heading, moment, new_table, printable
 from nexus_redis_provider.core.durations import in_words
 from nexus_redis_provider.core.gold.history import History, StagingArea, Version
 from nexus_redis_provider.core.gold.manifests import Manifest
 from nexus_redis_provider.core.gold.schemas import ColumnType
 
-_NUMBERS = ("ROWS", "BYTES", "KEPT", "STAGED", "TO SWEEP")
-_FREE_TEXT = ("DATASET", "COLUMN", "TYPE", "VALUE", "REMOVED")
-
 
 def datasets_table(all_seen: Sequence[History]) -> Table:
     """One row for each dataset."""
-    table = _table(
+    table = new_table(
         *("DATASET", "LIVE", "ROWS", "BYTES", "PUBLISHED (UTC)", "AGE", "EXPIRES"),
         *("KEPT", "STAGED", "TO SWEEP"),
     )
@@ -36,7 +31,7 @@ def datasets_table(all_seen: Sequence[History]) -> Table:
             printable(seen.dataset),
             printable(seen.live or "-"),
             *(_extent(live) if live else ("-", "-")),
-            _time(live.published_at) if live else "-",
+            moment(live.published_at) if live else "-",
             in_words((seen.now_ms - live.published_ms) / 1000) if live else "-",
             _expires(live, seen.now_ms) if live else "-",
             *(str(len(seen.versions)), str(len(seen.staged) - abandoned), str(abandoned)),
@@ -47,18 +42,18 @@ def datasets_table(all_seen: Sequence[History]) -> Table:
 def history_view(seen: History) -> Iterator[RenderableType]:
     """Everything about one dataset."""
     live = seen.live_version
-    yield _facts(_facts_of(seen, live))
+    yield fact_grid(_facts_of(seen, live))
     if live and live.manifest:
         if live.manifest.lineage:
-            yield _heading("Where it came from")
-            yield _facts(list(live.manifest.lineage.items()))
-        yield _heading("Columns")
+            yield heading("Where it came from")
+            yield fact_grid(list(live.manifest.lineage.items()))
+        yield heading("Columns")
         yield _columns_table(live.manifest)
     if seen.versions:
-        yield _heading("Kept, newest first")
+        yield heading("Kept, newest first")
         yield _versions_table(seen)
     if seen.staged:
-        yield _heading("Being written or removed, oldest first")
+        yield heading("Being written or removed, oldest first")
         yield _staging_table(seen.staged)
 
 
@@ -67,7 +62,7 @@ def rollback_view(seen: History, now: Manifest) -> Iterator[RenderableType]:
     live = seen.live_version
     before = _brief(live.manifest) if live and live.manifest else f"{seen.live}, expired"
     yield f"Readers of {printable(seen.dataset)} see another version now."
-    yield _facts([("before", before), ("now", _brief(now))])
+    yield fact_grid([("before", before), ("now", _brief(now))])
     if now.expires_ms is not None:
         yield f"It expires in {in_words(max(0, now.expires_ms - seen.now_ms) / 1000)}."
     writing = [printable(area.version) for area in seen.staged if not area.is_abandoned]
@@ -78,7 +73,7 @@ def rollback_view(seen: History, now: Manifest) -> Iterator[RenderableType]:
 
 def sweep_view(removed: Mapping[str, Sequence[str]]) -> Iterator[RenderableType]:
     """Which versions were removed."""
-    table = _table("DATASET", "REMOVED")
+    table = new_table("DATASET", "REMOVED")
     for dataset, versions in removed.items():
         table.add_row(printable(dataset), printable(", ".join(versions)))
     yield table
@@ -86,7 +81,7 @@ def sweep_view(removed: Mapping[str, Sequence[str]]) -> Iterator[RenderableType]
 
 def row_table(row: Mapping[str, Any]) -> Table:
     """One line for each column of a row."""
-    table = _table("COLUMN", "VALUE")
+    table = new_table("COLUMN", "VALUE")
     for name, value in row_document(row).items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         table.add_row(printable(name), Text(printable(text)))
@@ -98,7 +93,7 @@ def _facts_of(seen: History, live: Version | None) -> list[tuple[str, Any]]:
     facts.append(("live version", seen.live or "none"))
     if live:
         age = in_words((seen.now_ms - live.published_ms) / 1000)
-        facts.append(("published", f"{_time(live.published_at)} UTC, {age} ago"))
+        facts.append(("published", f"{moment(live.published_at)} UTC, {age} ago"))
         facts.append(("expires", _expires(live, seen.now_ms)))
     if live and (manifest := live.manifest):
         facts += [
@@ -116,19 +111,19 @@ def _facts_of(seen: History, live: Version | None) -> list[tuple[str, Any]]:
 
 
 def _columns_table(manifest: Manifest) -> Table:
-    table = _table("COLUMN", "TYPE")
+    table = new_table("COLUMN", "TYPE")
     for column in manifest.columns:
         table.add_row(printable(column.name), printable(_type(column.type)))
     return table
 
 
 def _versions_table(seen: History) -> Table:
-    table = _table("VERSION", "STATE", "PUBLISHED (UTC)", "ROWS", "BYTES", "EXPIRES")
+    table = new_table("VERSION", "STATE", "PUBLISHED (UTC)", "ROWS", "BYTES", "EXPIRES")
     for one in seen.versions:
         table.add_row(
             printable(one.version),
             state_of(one),
-            _time(one.published_at),
+            moment(one.published_at),
             *_extent(one),
             _expires(one, seen.now_ms),
         )
@@ -136,10 +131,10 @@ def _versions_table(seen: History) -> Table:
 
 
 def _staging_table(areas: Sequence[StagingArea]) -> Table:
-    table = _table("VERSION", "BEGUN (UTC)", "ROWS", "LEASE LEFT")
+    table = new_table("VERSION", "BEGUN (UTC)", "ROWS", "LEASE LEFT")
     for area in areas:
         left = "over, to be swept" if area.is_abandoned else in_words(area.lease_left)
-        table.add_row(printable(area.version), _time(area.created_at), f"{area.rows:,}", left)
+        table.add_row(printable(area.version), moment(area.created_at), f"{area.rows:,}", left)
     return table
 
 
@@ -156,7 +151,7 @@ def _expires(version: Version, now_ms: int) -> str:
 
 
 def _brief(manifest: Manifest) -> str:
-    published = f"published {_time(manifest.published_at)} UTC"
+    published = f"published {moment(manifest.published_at)} UTC"
     return f"{manifest.version}, {published}, {manifest.rows:,} rows"
 
 
@@ -182,33 +177,3 @@ def _type(type_: ColumnType) -> str:
             return f"struct<{','.join(fields)}>"
         case other:
             return str(other)
-
-
-def _table(*headers: str) -> Table:
-    """A table which, where the terminal is narrow, breaks texts and leaves numbers whole."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for header in headers:
-        table.add_column(
-            header,
-            no_wrap=header not in _FREE_TEXT,
-            overflow="fold",
-            justify="right" if header in _NUMBERS else "left",
-        )
-    return table
-
-
-def _facts(facts: Sequence[tuple[str, Any]]) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, value in facts:
-        grid.add_row(printable(name), Text(printable(str(value))))
-    return grid
-
-
-def _heading(text: str) -> Text:
-    return Text(f"\n{text}", style="bold")
-
-
-def _time(at: datetime) -> str:
-    return f"{at:%Y-%m-%d %H:%M:%S}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import redis
 
-from nexus_redis_provider.cli.documents import (
+from nexus_redis_provider.cli.lock_documents import (
     audit_document,
     holder_document,
     lock_document,
@@ -49,7 +49,7 @@ def list_locks(client: redis.Redis, args: Namespace) -> Answer:
     states.sort(key=lambda state: state.name)
 
     def view() -> Parts:
-        from nexus_redis_provider.cli.tables import locks_table
+        from nexus_redis_provider.cli.lock_tables import locks_table
 
         return [locks_table(states) if states else f"No locks {_where(client, args)}."]
 
@@ -76,7 +76,7 @@ def show_lock(client: redis.Redis, args: Namespace) -> Answer:
     }
 
     def view() -> Parts:
-        from nexus_redis_provider.cli.tables import lock_view
+        from nexus_redis_provider.cli.lock_tables import lock_view
 
         return lock_view(state, entries)
 
@@ -117,7 +117,7 @@ def release_lock(client: redis.Redis, args: Namespace) -> Answer:
     }
 
     def view() -> Parts:
-        from nexus_redis_provider.cli.tables import release_view
+        from nexus_redis_provider.cli.lock_tables import release_view
 
         return release_view(lost, now)
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from nexus_redis_provider.cli.documents import is_passed_over
+from nexus_redis_provider.cli.lock_documents import is_passed_over
+from nexus_redis_provider.cli.rendering import fact_grid, heading, moment, new_table, printable
 from nexus_redis_provider.core.durations import in_words
 from nexus_redis_provider.core.locks.audits import AuditEntry
 from nexus_redis_provider.core.locks.states import Holder, LockState, Waiter
@@ -20,16 +20,9 @@ from nexus_redis_provider.core.locks.states import Holder, LockState, Waiter
 _HOLDERS_LISTED = 5
 
 
-def printable(text: str) -> str:
-    """The text, with what a terminal would obey or hide written as an escape."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
-
-
 def locks_table(states: Sequence[LockState]) -> Table:
     """One row for each holder of each lock."""
-    table = _table("LOCK", "HELD BY", "SINCE (UTC)", "LEASE LEFT", "WAITING", "TOKEN")
+    table = new_table("LOCK", "HELD BY", "SINCE (UTC)", "LEASE LEFT", "WAITING", "TOKEN")
     for state in states:
         shown, more = state.holders[:_HOLDERS_LISTED], len(state.holders) - _HOLDERS_LISTED
         rows = [(_who(one), _minute(one.since), _left(one), one.token) for one in shown]
@@ -53,13 +46,13 @@ def lock_view(state: LockState, entries: Sequence[AuditEntry]) -> Iterator[Rende
     """Everything about one lock."""
     about = [("lock", state.name), ("newest token", state.token or "forgotten")]
     held = f"by {len(state.holders)}" if state.holders else "by nobody"
-    yield _facts([*about, ("held", held), ("waiting", state.length)])
+    yield fact_grid([*about, ("held", held), ("waiting", state.length)])
     for holder in state.holders:
-        yield _heading(f"Held by {printable(holder.owner)}")
-        yield _facts(
+        yield heading(f"Held by {printable(holder.owner)}")
+        yield fact_grid(
             [
                 *_described(holder.description),
-                ("since", f"{_time(holder.since)} UTC"),
+                ("since", f"{moment(holder.since)} UTC"),
                 ("lease left", _left(holder)),
                 ("token", holder.token),
                 ("mode", _mode(holder.permits)),
@@ -68,12 +61,12 @@ def lock_view(state: LockState, entries: Sequence[AuditEntry]) -> Iterator[Rende
             ]
         )
     if state.waiters:
-        yield _heading("In line")
+        yield heading("In line")
         yield _waiters_table(state.waiters)
         if (more := state.length - len(state.waiters)) > 0:
             yield f"and {more} more"
     if entries:
-        yield _heading("Done by force, newest first")
+        yield heading("Done by force, newest first")
         yield _audit_table(entries)
 
 
@@ -83,7 +76,7 @@ def release_view(lost: Sequence[Holder], now: LockState) -> Iterator[RenderableT
         url = holder.description.get("url")
         yield (
             f"Lock {printable(holder.name)} was taken from {printable(holder.owner)}, who held it "
-            f"since {_time(holder.since)} UTC with token {holder.token}."
+            f"since {moment(holder.since)} UTC with token {holder.token}."
         )
         if url:
             yield f"  See {printable(str(url))}"
@@ -101,43 +94,19 @@ def release_view(lost: Sequence[Holder], now: LockState) -> Iterator[RenderableT
 
 
 def _waiters_table(waiters: Sequence[Waiter]) -> Table:
-    table = _table("#", "WHO", "SINCE (UTC)", "MODE", "HEARD FROM")
+    table = new_table("#", "WHO", "SINCE (UTC)", "MODE", "HEARD FROM")
     for position, one in enumerate(waiters, start=1):
         heard = "no, passed over" if is_passed_over(one) else "yes"
-        table.add_row(str(position), Text(_who(one)), _time(one.since), _mode(one.permits), heard)
+        table.add_row(str(position), Text(_who(one)), moment(one.since), _mode(one.permits), heard)
     return table
 
 
 def _audit_table(entries: Sequence[AuditEntry]) -> Table:
-    table = _table("WHEN (UTC)", "WHAT", "OWNER", "BY", "WHY", "TOKEN")
+    table = new_table("WHEN (UTC)", "WHAT", "OWNER", "BY", "WHY", "TOKEN")
     for one in entries:
         texts = [Text(printable(text)) for text in (one.action, one.owner, one.by, one.why)]
-        table.add_row(_time(one.at), *texts, str(one.token))
+        table.add_row(moment(one.at), *texts, str(one.token))
     return table
-
-
-_FREE_TEXT = ("LOCK", "HELD BY", "WHO", "OWNER", "WHY")
-
-
-def _table(*headers: str) -> Table:
-    """A table which, where the terminal is narrow, breaks texts and leaves numbers whole."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for header in headers:
-        table.add_column(header, no_wrap=header not in _FREE_TEXT, overflow="fold")
-    return table
-
-
-def _facts(facts: Sequence[tuple[str, Any]]) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, value in facts:
-        grid.add_row(printable(name), Text(printable(str(value))))
-    return grid
-
-
-def _heading(text: str) -> Text:
-    return Text(f"\n{text}", style="bold")
 
 
 def _described(description: Any) -> list[tuple[str, Any]]:
@@ -162,7 +131,3 @@ def _left(holder: Holder) -> str:
 
 def _minute(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M}"
-
-
-def _time(at: datetime) -> str:
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
