@@ -71,6 +71,10 @@ class LockKeys:
         """Sorted set of owners; score: until when each counts as living, ms. TTL: as `line`."""
         return f"{self.lock}:heard"
 
+    def wake(self, waiter: str) -> str:
+        """List on which one waiter blocks. TTL: as long as that waiter counts as living."""
+        return f"{self.lock}:wake:{waiter}"
+
     @property
     def audit(self) -> str:
         """Stream: forced releases, the newest thousand. TTL: 90 days after the last one."""
@@ -94,7 +98,7 @@ class LockKeys:
 
     @staticmethod
     def channel(waiter: str) -> str:
-        """Pub/sub channel that wakes a waiter, or a room of them, whatever the namespace."""
+        """Pub/sub channel that wakes a room of waiters, whatever the namespace."""
         return f"{DEFAULT_NAMESPACE}:lock-wake:{waiter}"
 
 

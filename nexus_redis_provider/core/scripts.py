@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import redis
 import redis.asyncio
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from nexus_redis_provider.core.endpoint import address_of, translated, translated_errors
 from nexus_redis_provider.core.errors import ConfigurationError, ServerError
@@ -87,6 +87,52 @@ def run(client: redis.Redis, call: Call[T]) -> T:
             client.connection.disconnect()
         raise
     return call.decode(reply)
+
+
+def run_when_pushed(client: redis.Redis, key: str, timeout: float, call: Call[T]) -> T:
+    """Run a call at the very moment when something is pushed to a list, or `timeout` s from now.
+
+    Both commands are sent at once, so the server does not wait for us in between: it is one round
+    trip from the push to the reply. Sent once: the client's retries are not for this.
+
+    Args:
+        client: with a connection of its own, as `thread_client` gives it.
+        key: of the list, in the slot of the call's keys.
+        timeout: more than 0; the server counts in milliseconds.
+
+    Raises: as `run`.
+    """
+    loaded, connection = script(call.script), client.connection
+    if connection is None:
+        raise ConfigurationError("A client that blocks needs a connection of its own.")
+    patience = timeout + (connection.socket_timeout or 0.0)
+    params = (len(call.keys), *call.keys, *call.args)
+    commands = [("BLPOP", key, f"{timeout:.3f}"), ("EVALSHA", loaded.sha, *params)]
+    try:
+        connection.send_packed_command(connection.pack_commands(commands))
+        blocked = _reply(connection, patience)
+        reply = _reply(connection, patience)
+    except RedisError as error:
+        connection.disconnect()
+        raise translated(address_of(client), error) from error
+    except BaseException:
+        connection.disconnect()
+        raise
+    # A primary that becomes a replica lets go who block on it. What it says to the script counts.
+    if isinstance(blocked, RedisError) and not str(blocked).startswith("UNBLOCKED"):
+        raise translated(address_of(client), blocked) from blocked
+    if isinstance(reply, NoScriptError):
+        return run(client, call)
+    if isinstance(reply, RedisError):
+        raise translated(address_of(client), reply) from reply
+    return call.decode(reply)
+
+
+def _reply(connection: Any, timeout: float) -> Any:
+    try:
+        return connection.read_response(timeout=timeout)
+    except ResponseError as error:
+        return error
 
 
 async def arun(client: redis.asyncio.Redis, call: Call[T]) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from abc import abstractmethod
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -186,11 +187,11 @@ class LockingOperator(BaseOperator):
             again: whether this task has waited already.
         """
         self._check_options()
-        claim = self.claim_of(context)
+        claim, request = self.claim_of(context), uuid.uuid4().hex
         while True:
             try:
                 with closing(NexusRedisHook(self.redis_conn_id)) as hook:
-                    attempt = self._ask(hook.get_conn(), claim, patience)
+                    attempt = self._ask(hook.get_conn(), claim, patience, request)
             except UnreachableError as error:
                 if self.on_unreachable == "fail" or patience.left <= 0:
                     raise
@@ -205,10 +206,12 @@ class LockingOperator(BaseOperator):
             again = True
             self._refuse(context, claim, attempt, patience)
 
-    def _ask(self, client: redis.Redis, claim: Claim, patience: Patience) -> Acquisition:
+    def _ask(
+        self, client: redis.Redis, claim: Claim, patience: Patience, request: str
+    ) -> Acquisition:
         lease_s = _seconds("lease", self.lease)
         stay = _seconds("claim_timeout", self.claim_timeout) if self.on_held == "wait" else None
-        call = acquire(claim, lease_s, stay=stay, ticket=patience.ticket)
+        call = acquire(claim, lease_s, stay=stay, ticket=patience.ticket, request=request)
         attempt = run(client, call)
         # A dead holder makes room at once; whether for us, the line decides.
         while not attempt.acquired and self._remove_dead(client, claim, attempt.holders):

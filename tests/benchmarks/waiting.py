@@ -157,7 +157,7 @@ class _Queue:
             for name in names:
                 for number in range(self._case.waiters):
                     claim = Claim(name, f"host/4711/{name}/{number:08}")
-                    await room.run(acquire(claim, _LEASE, stay=_STAY, channel=room.channel))
+                    await room.run(acquire(claim, _LEASE, stay=_STAY, bell=room.channel))
                     tasks.append(asyncio.create_task(self._wait(claim)))
             await asyncio.sleep(_SETTLING)
             connections = len(self._onlooker.client_list()) - 1
@@ -202,7 +202,7 @@ class _Queue:
                 left = time.monotonic()
                 await arun(client, release(holder.name, holder.owner, token))
                 claim, turn = await self._woken.get()
-                hold = await room.run(acquire(claim, _LEASE, stay=_STAY, channel=room.channel))
+                hold = await room.run(acquire(claim, _LEASE, stay=_STAY, bell=room.channel))
                 entries.append(time.monotonic() - left)
                 turns.append(turn - left)
                 holders[place] = claim, hold.token

@@ -35,8 +35,8 @@ def take(
     lease: float = 60,
     *,
     stay: float | None = None,
-    channel: str = "-",
+    bell: str = "-",
     ticket: int = 0,
     **claim: Any,
 ) -> Call[Acquisition]:
-    return acquire(Claim(name, owner, **claim), lease, stay=stay, channel=channel, ticket=ticket)
+    return acquire(Claim(name, owner, **claim), lease, stay=stay, bell=bell, ticket=ticket)

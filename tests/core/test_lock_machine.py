@@ -258,7 +258,7 @@ class LockMachine(RuleBasedStateMachine):
             namespace=self.namespace,
             **KINDS[kind],
         )
-        attempt = self.tell(acquire(claim, lease, stay=stay, channel=channel))
+        attempt = self.tell(acquire(claim, lease, stay=stay, bell=channel))
         model = self.model
         others = {hold.owner for hold in model.blocking(DEPLOYMENTS[owner])} | {owner}
         expired = [other for other in model.holds if other not in others]

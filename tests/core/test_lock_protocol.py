@@ -52,6 +52,16 @@ async def test_the_owner_reenters_with_the_same_token(perform: Perform, namespac
     assert again.expires_in > 59, "a re-entry must not shorten the lease"
 
 
+async def test_a_request_that_arrives_twice_enters_once(perform: Perform, namespace: str) -> None:
+    call = take("a", "me", namespace=namespace)
+    first, late = await perform(call), await perform(call)
+    assert (first.entries, late.entries) == (1, 1)
+    again = await perform(take("a", "me", namespace=namespace))
+    assert again.entries == 2
+    assert None is await perform(release("a", "me", first.token, 1, namespace=namespace))
+    assert await perform(release("a", "me", first.token, 2, namespace=namespace)) is not None
+
+
 async def test_release_is_repeatable_and_only_for_the_owner(
     perform: Perform, namespace: str
 ) -> None:
@@ -327,7 +337,7 @@ async def test_only_the_head_is_woken(
     held = await perform(take("a", "holder", lease, deployment="d", namespace=namespace))
     listener, channel = wakes(client, namespace)
     for owner in ("first", "second", "third"):
-        await perform(take("a", owner, stay=60, channel=channel, namespace=namespace))
+        await perform(take("a", owner, stay=60, bell=channel, namespace=namespace))
     assert next_wake(listener) is None
     holder = run(client, who_holds("a", namespace=namespace))
     if how == "release":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
+import signal
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -169,6 +171,35 @@ def test_processes_never_overlap(endpoint: Endpoint, namespace: str, tmp_path: P
         process.join(120)
     assert [process.exitcode for process in processes] == [0] * 6
     assert file.read_text().split()[0] == "150"
+
+
+def _enter_and_tell(pipe: Any, endpoint: Endpoint, namespace: str) -> None:
+    with Lock(endpoint, "a", namespace=namespace, lease=0.5, wait=30, poll=20) as lock:
+        lock.ensure_held()
+        pipe.send(lock.token)
+
+
+def test_who_is_paused_as_its_turn_comes_asks_again(
+    endpoint: Endpoint, namespace: str, client: redis.Redis, wait_until: Any
+) -> None:
+    """The server lets it in meanwhile; when it goes on, its lease is over and another one's in."""
+    context = multiprocessing.get_context("spawn")
+    pipe, theirs = context.Pipe()
+    paused = context.Process(target=_enter_and_tell, args=(theirs, endpoint, namespace))
+    with Lock(endpoint, "a", namespace=namespace) as first:
+        paused.start()
+        wait_until(lambda: run(client, inspect("a", namespace=namespace)).length == 1)
+        os.kill(paused.pid, signal.SIGSTOP)
+    let_in = run(client, who_holds("a", namespace=namespace))
+    assert let_in.token > first.token
+    with Lock(endpoint, "a", namespace=namespace, wait=30) as other:
+        assert other.token > let_in.token
+        os.kill(paused.pid, signal.SIGCONT)
+        assert not pipe.poll(1)
+    assert pipe.poll(30)
+    assert pipe.recv() > other.token
+    paused.join(30)
+    assert paused.exitcode == 0
 
 
 def test_a_lock_is_not_entered_twice(endpoint: Endpoint, namespace: str) -> None:

@@ -100,8 +100,9 @@ def acquire(
     lease: Duration,
     *,
     stay: Duration | None = None,
-    channel: str = NOBODY,
+    bell: str = NOBODY,
     ticket: int = 0,
+    request: str = "",
 ) -> Call[Acquisition]:
     """Take the lock, or learn who holds it. The same owner gets the same token again.
 
@@ -110,8 +111,10 @@ def acquire(
         lease: seconds until others may take the lock unless it is renewed.
         stay: stand in line if it is not free, and count as living for so many seconds; None only
             asks.
-        channel: to be woken by.
+        bell: to be woken by: a channel, or `list:ID` for the list `LockKeys.wake(ID)`.
         ticket: of a place held before, for a server that has forgotten it.
+        request: identity of this request. However often it is sent, and if a copy of it arrives
+            late, the owner enters once. By default that of this call.
 
     Redis: see `LockKeys`; one script. Clock: server.
     """
@@ -122,16 +125,18 @@ def acquire(
         claim.deployment or NOBODY,
         json.dumps(dict(claim.description), sort_keys=True) if claim.description else "{}",
         0 if stay is None else to_ms(stay, "stay"),
-        channel,
+        bell,
         ticket,
         NOBODY if claim.lease_only else claim.deployment or NOBODY,
+        request or uuid.uuid4().hex,
     )
 
     def decode(reply: Any) -> Acquisition:
         if reply[0] == 1:
-            _, token, left_ms, since_ms, waited_ms, expired, entries = reply
+            _, now_ms, token, left_ms, since_ms, waited_ms, expired, entries = reply
             return Acquisition(
                 acquired=True,
+                at=int(now_ms) / 1000,
                 token=int(token),
                 expires_in=left_ms / 1000,
                 since=time_of(since_ms),
@@ -139,9 +144,10 @@ def acquire(
                 entries=entries,
                 expired=expired,
             )
-        _, ticket, position, length, holders = reply
+        _, now_ms, ticket, position, length, holders = reply
         return Acquisition(
             acquired=False,
+            at=int(now_ms) / 1000,
             ticket=int(ticket),
             position=position,
             length=length,

@@ -3,15 +3,17 @@
 -- ARGV[1] owner   ARGV[2] lease, ms   ARGV[3] permits, 0 for any number
 -- ARGV[4] deployment that the owner belongs to, or -
 -- ARGV[5] description of the owner, JSON   ARGV[6] how long to count as waiting, ms; 0: not in line
--- ARGV[7] channel to be woken by, or -   ARGV[8] ticket of a place held before, or 0
+-- ARGV[7] what to be woken by, see wake(), or -   ARGV[8] ticket of a place held before, or 0
 -- ARGV[9] where it can be asked whether the owner lives, whatever its lease says, or -
--- Returns {1, token, lease left in ms, held since in ms, waited ms, leases ended, entries}, or
--- {0, ticket, position from 1 or 0, length of the line, {holders}}.
+-- ARGV[10] identity of this request: however often it comes, the owner enters once
+-- Returns {1, now in ms, token, lease left in ms, held since in ms, waited ms, leases ended, entries}, or
+-- {0, now in ms, ticket, position from 1 or 0, length of the line, {holders}}.
 -- Clock: server TIME.
 -- Atomic because looking at holders and line, minting a token and writing must not interleave.
 -- Idempotent: the same owner gets the same token, or keeps its ticket, so a lost reply costs nothing.
 -- Uses: lock_base
 local owner, lease_ms, description, oracle = ARGV[1], tonumber(ARGV[2]), ARGV[5], ARGV[9]
+local request = ARGV[10]
 local fields = redis.call('HGETALL', LOCK)
 
 if #fields == 0 or (#fields == 2 and string.sub(fields[2], -2) == ' 0') then
@@ -19,10 +21,10 @@ if #fields == 0 or (#fields == 2 and string.sub(fields[2], -2) == ' 0') then
   local stored = fields[2] and string.match(fields[2], '%d+') or 0
   local token, since = whole(math.max(stored + 1, now_us)), whole(now_ms)
   redis.call('HSET', LOCK, '', token .. ' 0', owner, table.concat({
-    token, ARGV[3], whole(now_ms + lease_ms), since, '1', oracle, description,
+    token, ARGV[3], whole(now_ms + lease_ms), since, '1', request, oracle, description,
   }, ' '))
   redis.call('PEXPIRE', LOCK, whole(net_of(lease_ms, oracle)))
-  return {1, token, lease_ms, since, 0, 0, 1}
+  return {1, since, token, lease_ms, since, 0, 0, 1}
 end
 -- Uses: lock
 local permits, deployment = permits_of(ARGV[3]), ARGV[4]
@@ -40,14 +42,18 @@ end
 local function enter(waited_ms)
   write_holder(ours)
   return {
-    1, ours.token, ours.expires - now_ms, ours.since, waited_ms, #expired, tonumber(ours.entries),
+    1, whole(now_ms), ours.token, ours.expires - now_ms, ours.since, waited_ms, #expired,
+    tonumber(ours.entries),
   }
 end
 
 if ours then
   -- A re-entry never shortens the lease. Whoever judged the owner dead before it must judge again.
   ours.expires = math.max(ours.expires, now_ms + lease_ms)
-  ours.entries, ours.description = whole(ours.entries + 1), description
+  ours.description = description
+  if ours.request ~= request then
+    ours.entries, ours.request = whole(ours.entries + 1), request
+  end
   expired = {} -- they stay until somebody else enters
   return enter(0)
 end
@@ -80,7 +86,8 @@ if fits then
   end
   ours = {
     owner = owner, token = mint(), permits = permits, expires = now_ms + lease_ms,
-    since = whole(now_ms), entries = '1', deployment = oracle, description = description,
+    since = whole(now_ms), entries = '1', request = request, deployment = oracle,
+    description = description,
   }
   if place then
     forget(owner)
@@ -96,7 +103,7 @@ if ARGV[6] ~= '0' then
     place = {owner = owner, ticket = ticket, arrived = now_ms}
   end
   place.permits, place.stay, place.deployment = permits, ARGV[6], deployment
-  place.channel, place.description = ARGV[7], description
+  place.bell, place.description = ARGV[7], description
   write_waiter(place)
   line_up({place})
   -- Who has been silent for a day will not come back.
@@ -110,5 +117,6 @@ end
 wake(all)
 local rank = redis.call('ZRANK', LINE, owner)
 return {
-  0, place and place.ticket or '0', rank and rank + 1 or 0, redis.call('ZCARD', LINE), shown(all),
+  0, whole(now_ms), place and place.ticket or '0', rank and rank + 1 or 0,
+  redis.call('ZCARD', LINE), shown(all),
 }

@@ -13,8 +13,8 @@ for _, owner in ipairs(owners) do
   local one = waiter_of(owner)
   if one then
     mine[owner], known[#known + 1] = true, one
-    if one.channel ~= ARGV[1] then
-      one.channel = ARGV[1]
+    if one.bell ~= ARGV[1] then
+      one.bell = ARGV[1]
       write_waiter(one)
     end
   else

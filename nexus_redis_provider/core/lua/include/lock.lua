@@ -1,5 +1,5 @@
 -- How the scripts see holders and line of a lock.
--- A waiter is a field by owner: `ticket permits arrived_ms stay_ms deployment channel description`.
+-- A waiter is a field by owner: `ticket permits arrived_ms stay_ms deployment bell description`.
 -- `permits` is how many may hold the lock at once as its owner sees it, 0 for any number. So 1 is
 -- exclusive, N a semaphore, 0 shared, and whoever holds, waits ahead or asks has a say.
 local LINE, WAITERS, HEARD = KEYS[2], KEYS[3], KEYS[4]
@@ -10,11 +10,12 @@ local function permits_of(text)
 end
 
 local function holder_of(owner, text)
-  local token, permits, expires, since, entries, deployment, description =
-    string.match(text, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (.*)$')
+  local token, permits, expires, since, entries, request, deployment, description =
+    string.match(text, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (%S+) (.*)$')
   return {
     owner = owner, token = token, permits = permits_of(permits), expires = tonumber(expires),
-    since = since, entries = entries, deployment = deployment, description = description,
+    since = since, entries = entries, request = request, deployment = deployment,
+    description = description,
   }
 end
 
@@ -63,8 +64,8 @@ end
 local function write_holder(one)
   local permits = one.permits == math.huge and 0 or one.permits
   redis.call('HSET', LOCK, one.owner, table.concat({
-    one.token, permits, whole(one.expires), one.since, one.entries, one.deployment,
-    one.description,
+    one.token, permits, whole(one.expires), one.since, one.entries, one.request,
+    one.deployment, one.description,
   }, ' '))
   keep(net_of(one.expires - now_ms, one.deployment))
 end
@@ -74,18 +75,18 @@ local function waiter_of(owner)
   if not text then
     return nil
   end
-  local ticket, permits, arrived, stay, deployment, channel, description =
+  local ticket, permits, arrived, stay, deployment, bell, description =
     string.match(text, '^(%d+) (%d+) (%d+) (%d+) (%S+) (%S+) (.*)$')
   return {
     owner = owner, ticket = ticket, permits = permits_of(permits), arrived = tonumber(arrived),
-    stay = tonumber(stay), deployment = deployment, channel = channel, description = description,
+    stay = tonumber(stay), deployment = deployment, bell = bell, description = description,
   }
 end
 
 local function write_waiter(one)
   local permits = one.permits == math.huge and 0 or one.permits
   redis.call('HSET', WAITERS, one.owner, table.concat({
-    one.ticket, permits, whole(one.arrived), one.stay, one.deployment, one.channel,
+    one.ticket, permits, whole(one.arrived), one.stay, one.deployment, one.bell,
     one.description,
   }, ' '))
 end
@@ -183,12 +184,18 @@ local function admitted(held)
   return found
 end
 
--- Tells waiters that it is their turn. It does not count as a sign of life: who never comes must be
--- passed over, however often others ask.
+-- Tells waiters that it is their turn: by `list:ID`, on which one blocks, or on a channel, which many
+-- share. It does not count as a sign of life: who never comes must be passed over, however often
+-- others ask.
 local function wake(held)
   for _, one in ipairs(admitted(held)) do
-    if one.channel ~= '-' then
-      redis.call('PUBLISH', one.channel, LOCK .. '\n' .. one.owner)
+    local list = string.match(one.bell, '^list:(.+)')
+    if list then
+      list = LOCK .. ':wake:' .. list
+      redis.call('LPUSH', list, 1)
+      redis.call('PEXPIRE', list, one.stay)
+    elseif one.bell ~= '-' then
+      redis.call('PUBLISH', one.bell, LOCK .. '\n' .. one.owner)
     end
   end
 end

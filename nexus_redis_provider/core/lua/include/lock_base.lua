@@ -1,6 +1,7 @@
 -- What every lock script begins with; little, since most find the lock free and are done with it.
 -- A lock is a hash. The field '' is its head, `newest token` and 1 while anyone is in line, else 0;
--- every holder is a field by owner: `token permits expires_ms since_ms entries deployment description`.
+-- every holder is a field by owner:
+-- `token permits expires_ms since_ms entries request deployment description`.
 local LOCK = KEYS[1]
 local DAY_MS = 86400000
 local time = redis.call('TIME')

@@ -1,0 +1,127 @@
+"""`Lock`: for threads."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from typing import Self
+
+import redis
+
+from nexus_redis_provider.core.clients import thread_client
+from nexus_redis_provider.core.durations import uptime
+from nexus_redis_provider.core.errors import ServerError, UnreachableError
+from nexus_redis_provider.core.locks.holding import PythonLock
+from nexus_redis_provider.core.locks.leases import Lease
+from nexus_redis_provider.core.locks.renewal import Renewer
+from nexus_redis_provider.core.locks.states import Acquisition
+from nexus_redis_provider.core.scripts import run, run_replicated, run_when_pushed
+
+_AT_ONCE = 0.001
+
+
+class Lock(PythonLock):
+    """Within `with Lock(endpoint, name) as lock:` the lock is ours, or `lock.lost` is set.
+
+    Raises:
+        LockHeldError: on entry, others kept it for longer than `wait`.
+        NotReplicatedError: on entry, too few `replicas` confirmed it.
+        UnreachableError: on entry; without a server there is no lock.
+    """
+
+    def __enter__(self) -> Self:
+        self._enter()
+        client = None
+        try:
+            client = thread_client(self._endpoint)
+            self._hold = self._take(client)
+            self._renewer.add(self._hold)
+        except BaseException as error:
+            if client is not None and self._may_have_left_something(error):
+                self._withdraw(client)
+            self._guard.release()
+            raise
+        return self
+
+    @property
+    def lost(self) -> threading.Event:
+        """Set when this hold is known to be lost; made when it is first asked for."""
+        if self._hold is None:
+            raise self._not_entered()
+        if self._hold.on_loss is None:
+            event = threading.Event()
+            self._hold.on_loss = event.set
+            self._lost = event
+            if self._hold.is_lost:
+                event.set()
+        return self._lost
+
+    def _begin_in_this_process(self) -> None:
+        super()._begin_in_this_process()
+        self._renewer = Renewer.of(self._endpoint, self._lease_s)
+
+    def __exit__(self, *_: object) -> None:
+        hold = self._hold
+        if hold is not None and hold.is_of_this_process:
+            self._renewer.discard(hold)
+            # An unreachable server must not hide the error of the work; the lease ends anyway.
+            with contextlib.suppress(ServerError):
+                run(thread_client(self._endpoint), hold.release_call())
+        self._guard.release()
+
+    def _take(self, client: redis.Redis) -> Lease:
+        asked_at, attempt = self._ask(client)
+        if self._is_slow(asked_at):
+            asked_at, attempt = self._ask(client)
+        hold = Lease(self._claim, self._lease_s, asked_at, attempt)
+        if self._replicas:
+            self._check_replicas(
+                *run_replicated(client, hold.renew_call(), self._replica_ms, self._replicas)
+            )
+        return hold
+
+    def _ask(self, client: redis.Redis) -> tuple[float, Acquisition]:
+        asked_at = uptime()
+        attempt = run(client, self._acquire_call(f"list:{self._id}"))
+        if attempt.acquired:
+            return asked_at, attempt
+        if not self._wait_s:
+            raise self._refusal(attempt)
+        return self._wait(client, attempt, asked_at)
+
+    def _withdraw(self, client: redis.Redis) -> None:
+        if self._hold is not None:
+            self._renewer.discard(self._hold)
+        with contextlib.suppress(ServerError):
+            run(client, self._leave_call())
+            for call in self._undo_calls(run(client, self._look_call())):
+                run(client, call)
+
+    def _wait(
+        self, client: redis.Redis, attempt: Acquisition, began_at: float
+    ) -> tuple[float, Acquisition]:
+        """Ask again whenever woken, after every `poll`, and when a lease runs out."""
+        deadline, asked_at = began_at + self._wait_s, began_at
+        call = self._acquire_call(f"list:{self._id}")
+        bell = self._claim.keys.wake(self._id)
+        pause = self._next_look(attempt, deadline)
+        while True:
+            sent_at, last_at = uptime(), attempt.at
+            try:
+                attempt = run_when_pushed(client, bell, max(pause, _AT_ONCE), call)
+            except UnreachableError:
+                # A server that restarts knows the line again, or forms it anew.
+                if uptime() >= deadline:
+                    raise
+                time.sleep(min(self._poll_s, 0.5))
+                pause = 0.0
+                continue
+            # While we are paused, a reply waits here. The server's clock, in ms, tells since when.
+            asked_at += attempt.at - last_at - 0.001
+            asked_at = max(sent_at, min(asked_at, uptime()))
+            if attempt.acquired:
+                return asked_at, attempt
+            if uptime() >= deadline:
+                raise self._refusal(attempt, uptime() - began_at)
+            pause = self._next_look(attempt, deadline)
