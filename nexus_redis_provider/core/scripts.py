@@ -73,20 +73,37 @@ def run(client: redis.Redis, call: Call[T]) -> T:
     loaded = script(call.script)
     numkeys, params = len(call.keys), (*call.keys, *call.args)
     _refuse_text_replies(client)
+    send = _exchange if client.connection is not None else redis.Redis.execute_command
     try:
         try:
-            reply = client.evalsha(loaded.sha, numkeys, *params)
+            reply = send(client, "EVALSHA", loaded.sha, numkeys, *params)
         except NoScriptError:
-            reply = client.eval(loaded.source, numkeys, *params)
+            reply = send(client, "EVAL", loaded.source, numkeys, *params)
     except RedisError as error:
         raise translated(address_of(client), error) from error
+    return call.decode(reply)
+
+
+def _exchange(client: redis.Redis, *words: Argument) -> Any:
+    """`execute_command` of a client with one connection, with its retries, in less time.
+
+    What it leaves out, a tenth of what a lock costs, is redis-py's own metrics.
+    """
+    connection: Any = client.connection
+
+    def once() -> Any:
+        connection.send_command(*words)
+        return connection.read_response()
+
+    try:
+        return connection.retry.call_with_retry(once, lambda _: connection.disconnect())
+    except RedisError:
+        raise
     except BaseException:
         # Interrupted: a reply that was not read must not pass for that of the next command. A pool
         # looks after that, a client with one connection does not.
-        if client.connection is not None:
-            client.connection.disconnect()
+        connection.disconnect()
         raise
-    return call.decode(reply)
 
 
 def run_when_pushed(client: redis.Redis, key: str, timeout: float, call: Call[T]) -> T:

@@ -21,7 +21,15 @@ from nexus_redis_provider.core.errors import (
 )
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE
 from nexus_redis_provider.core.locks.leases import Lease
-from nexus_redis_provider.core.locks.protocol import Claim, Mode, acquire, inspect, leave, steal
+from nexus_redis_provider.core.locks.protocol import (
+    Claim,
+    Mode,
+    acquire,
+    asked_anew,
+    inspect,
+    leave,
+    steal,
+)
 from nexus_redis_provider.core.locks.states import Acquisition, LockState
 from nexus_redis_provider.core.scripts import Call
 
@@ -94,6 +102,7 @@ class PythonLock:
             description=description or {},
             namespace=namespace,
         )
+        self._acquire_bare = self._new_acquire_call()
         self._guard = threading.Lock()
         self._hold: Lease | None = None
 
@@ -141,19 +150,18 @@ class PythonLock:
             self._id = uuid.uuid4().hex
             if self._owner_is_ours:
                 self._claim = replace(self._claim, owner=self._new_owner())
+            self._acquire_bare = self._new_acquire_call()
         self._pid = os.getpid()
 
     def _new_owner(self) -> str:
         return f"{_HOST}/{os.getpid()}/{self._id}"
 
+    def _new_acquire_call(self) -> Call[Acquisition]:
+        stay = max(3 * self._poll_s, _LEAST_STAY) if self._wait_s else None
+        return acquire(self._claim, self._lease_s, stay=stay)
+
     def _acquire_call(self, bell: str) -> Call[Acquisition]:
-        return acquire(
-            self._claim,
-            self._lease_s,
-            stay=max(3 * self._poll_s, _LEAST_STAY) if self._wait_s else None,
-            bell=bell,
-            request=f"{self._id}.{self._entered}",
-        )
+        return asked_anew(self._acquire_bare, bell, f"{self._id}.{self._entered}")
 
     def _leave_call(self) -> Call[bool]:
         return leave(self.name, self.owner, namespace=self._claim.namespace)

@@ -157,6 +157,12 @@ def acquire(
     return Call("acquire_lock", claim.keys.state, args, decode)
 
 
+def asked_anew(call: Call[Acquisition], bell: str, request: str) -> Call[Acquisition]:
+    """An `acquire` with another bell and as another request, without building it again."""
+    *first, _, ticket, oracle, _ = call.args
+    return Call(call.script, call.keys, (*first, bell, ticket, oracle, request), call.decode)
+
+
 def release(
     name: str, owner: str, token: int, entries: int = 0, *, namespace: str = DEFAULT_NAMESPACE
 ) -> Call[float | None]:
