@@ -17,9 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, Row
-from pyspark.sql import functions as F  # noqa: N812 - the name every Spark user knows
 
 from nexus_redis_provider.core.durations import Duration
 from nexus_redis_provider.core.endpoint import Endpoint
@@ -31,10 +29,10 @@ from nexus_redis_provider.core.errors import (
 )
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.publications import Publication, Report, Spec
-from nexus_redis_provider.core.gold.templates import KeyTemplate
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE
 from nexus_redis_provider.core.scripts import run
 from nexus_redis_provider.spark.failures import SPARK_ERRORS, reason
+from nexus_redis_provider.spark.rows import prepared
 from nexus_redis_provider.spark.schemas import checked_columns, key_template
 from nexus_redis_provider.spark.tasks import write_partition
 
@@ -48,13 +46,6 @@ Upserts stage nothing: their rows are visible at once.
 _REPORT_SCHEMA = (
     "partition int, attempt string, rows long, bytes long, checksum long, pages int, error binary"
 )
-_JSON_OPTIONS = {
-    "ignoreNullFields": "false",
-    "timeZone": "UTC",
-    "timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX",
-    "timestampNTZFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSS",
-    "dateFormat": "yyyy-MM-dd",
-}
 
 
 def publish(
@@ -122,7 +113,7 @@ def publish(
     )
     where = Endpoint.of(endpoint)
     pickle.dumps(where)  # A literal password is refused here, not in the middle of the job.
-    rows = _prepared(df, template)
+    rows = prepared(df, template)
     if spec.mode is Mode.UPSERT:
         rows = rows.persist()
     try:
@@ -136,33 +127,6 @@ def publish(
     finally:
         if spec.mode is Mode.UPSERT:
             rows.unpersist()
-
-
-def _prepared(df: DataFrame, template: KeyTemplate) -> DataFrame:
-    """Columns `key`, `value` and `checksum` (CRC-32 of `key NUL value`), made in the JVM."""
-    # Renamed by position, since Spark may hold `n` and `N`, or `a.b` and `a`.`b`, to be the same.
-    places = [f"c{number}" for number in range(len(df.columns))]
-    numbered = df.toDF(*places)
-    named = dict(zip(df.columns, places, strict=True))
-    key = _key_column(template, named, dict(df.dtypes))
-    row = F.struct(*(F.col(place).alias(name) for name, place in named.items()))
-    pairs = numbered.select(key.alias("key"), F.to_json(row, _JSON_OPTIONS).alias("value"))
-    return pairs.select("key", "value", F.crc32(F.concat("key", F.lit("\0"), "value")))
-
-
-def _key_column(
-    template: KeyTemplate, places: Mapping[str, str], types: Mapping[str, str]
-) -> SparkColumn:
-    literals = template.literals
-    parts = [F.lit(literals[0])]
-    for column, literal in zip(template.columns, literals[1:], strict=True):
-        part = F.col(places[column])
-        if types[column] == "string":
-            for char, escaped in template.escapes:
-                part = F.replace(part, F.lit(char), F.lit(escaped))
-        parts += [part.cast("string"), F.lit(literal)]
-    # Unlike concat_ws, concat gives null as soon as one part is null.
-    return F.concat(*parts)
 
 
 def _write(rows: DataFrame, publication: Publication) -> list[Report]:

@@ -32,6 +32,7 @@ from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.embedded import EmbeddedServer
 from nexus_redis_provider.spark import publish, publishing
+from nexus_redis_provider.spark.rows import prepared
 from tests.core.gold_datasets import CuttingProxy, dataset_keys, keyspace, user, version_keys
 from tests.with_spark.conftest import PASSWORD, PASSWORD_VARIABLE
 
@@ -149,8 +150,8 @@ def test_a_password_travels_as_a_reference_only(  # noqa: PLR0917
         )
         assert PASSWORD.encode() not in pickle.dumps(publication)
         assert PASSWORD not in repr(publication)
-        prepared = publishing._prepared(df, publication.spec.key)
-        write = prepared.mapInArrow(
+        keyed = prepared(df, publication.spec.key)
+        write = keyed.mapInArrow(
             publishing.functools.partial(publishing._write_partition, publication),
             publishing._REPORT_SCHEMA,
         )
