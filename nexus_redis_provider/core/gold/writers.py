@@ -4,26 +4,20 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
-from typing import Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import redis
 
 from nexus_redis_provider.core.durations import to_ms
-from nexus_redis_provider.core.endpoint import address_of, translated_errors
+from nexus_redis_provider.core.endpoint import translated_errors
 from nexus_redis_provider.core.errors import (
     DuplicateKeyError,
-    NexusRedisError,
     NullKeyError,
-    PublishError,
     StaleFenceError,
-    UnreachableError,
-    WriteError,
 )
+from nexus_redis_provider.core.gold.attempts import Attempt
 from nexus_redis_provider.core.gold.manifests import Mode
 from nexus_redis_provider.core.gold.pages import encode_page
 from nexus_redis_provider.core.gold.publications import (
@@ -36,12 +30,11 @@ from nexus_redis_provider.core.gold.wire import (
     NULL,
     OK,
     QUEUED,
-    ReplyStream,
     command,
     set_commands,
     slices,
 )
-from nexus_redis_provider.core.scripts import run, script
+from nexus_redis_provider.core.scripts import script
 
 _MAX_ROWS = 10_000
 _UPSERT_ROWS = 2_000
@@ -66,29 +59,18 @@ class _Sent:
         return [key.encode() for key in self.keys.to_pylist()]
 
 
-class PartitionWriter:
+class PartitionWriter(Attempt):
     """Writes the rows of one partition under a version; used as a context manager.
 
     At most two batches are under way: one is sent while the replies to the one before are read.
-    Errors of the data or of the publish end up in the report; errors of the connection are raised,
-    so that the framework tries the task again. An attempt that goes on although its version was
-    given up, or published by a faster attempt, changes no row and leaves none behind.
     """
 
-    def __init__(self, publication: Publication, partition: int, attempt: str) -> None:
-        """Describe the attempt.
+    script = "stage_page"
 
-        Args:
-            partition: index of the partition.
-            attempt: name of this attempt, unique in the publish.
-        """
-        self._publication = publication
-        self._spec = publication.spec
-        self._keys = publication.spec.keys
-        self._partition = partition
-        # The partition leads the name, so that attempts at the same one find each other.
-        self._attempt = f"{partition}.{attempt}"
-        self._rows = self._bytes = self._checksum = self._pages = 0
+    def __init__(self, publication: Publication, partition: int, attempt: str) -> None:
+        """Describe the attempt; see `Attempt`."""
+        super().__init__(publication, partition, attempt)
+        self._pages = 0
         self._under_way: deque[_Sent] = deque()
         # Rows that this attempt made and that a sweep begun meanwhile may have missed.
         self._unsure: list[_Sent] = []
@@ -97,33 +79,6 @@ class PartitionWriter:
         self._prefix = "" if upsert else self._keys.row_prefix(publication.version)
         expires_ms = publication.expires_ms
         self._expiry = () if expires_ms is None else ("PXAT", expires_ms)
-
-    def __enter__(self) -> Self:
-        self._client = self._publication.endpoint.client(protocol=2)
-        with translated_errors(self._client):
-            if self._spec.mode is Mode.SNAPSHOT:
-                self._client.script_load(script("stage_page").source)
-            self._connection = self._client.connection_pool.get_connection()
-        self._replies = ReplyStream(self._connection)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with suppress(NexusRedisError), self._connected():
-            if self._under_way:  # The attempt ends early; a sweep may miss these rows.
-                self._settle()
-                self.check_staged()
-        self._connection.disconnect()
-        self._client.close()
-
-    def check_staged(self) -> None:
-        """Renew the lease on the staging area.
-
-        Raises:
-            SupersededError: it was ended; nothing of this attempt is left.
-        """
-        if run(self._client, self._publication.renewal()) < 0:
-            self._withdraw()
-            raise staging_gone(self._spec.dataset, self._publication.version)
 
     def write(self, keys: pa.StringArray, values: pa.StringArray, checksum: int) -> None:
         """Write a batch.
@@ -172,17 +127,10 @@ class PartitionWriter:
             pages=self._pages,
         )
 
-    def refused(self, error: PublishError) -> Report:
-        """The report of an attempt that gave up; ends the staging area, so that others stop too."""
-        self._publication.abandon()
-        return Report(partition=self._partition, attempt=self._attempt, error=error)
-
-    @contextmanager
-    def _connected(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
-            raise UnreachableError(address_of(self._client), error) from error
+    def _end(self) -> None:
+        if self._under_way:  # The attempt ends early; a sweep may miss these rows.
+            self._settle()
+            self.check_staged()
 
     def _stage(self, batch: _Sent) -> None:
         page = command(
@@ -265,11 +213,6 @@ class PartitionWriter:
         if deadline in (None, b"0"):
             self._withdraw()
             raise staging_gone(self._spec.dataset, self._publication.version)
-
-    def _refuse_errors(self, replies: list[tuple[int, bytes]]) -> None:
-        errors = [line for _, line in replies if line.startswith(b"-")]
-        if errors:
-            raise WriteError(self._spec.dataset, errors[0][1:].decode(), len(errors))
 
     def _settle_conflicts(self) -> None:
         """Keys that were there already: repeated, or those of another attempt at this partition.

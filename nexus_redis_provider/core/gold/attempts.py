@@ -1,0 +1,97 @@
+"""What all attempts at a partition have in common: a connection, a lease, and how they give up."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Self
+
+import redis
+
+from nexus_redis_provider.core.endpoint import address_of, translated_errors
+from nexus_redis_provider.core.errors import (
+    NexusRedisError,
+    PublishError,
+    UnreachableError,
+    WriteError,
+)
+from nexus_redis_provider.core.gold.publications import Publication, Report, staging_gone
+from nexus_redis_provider.core.gold.wire import ReplyStream
+from nexus_redis_provider.core.scripts import run, script
+
+
+class Attempt(ABC):
+    """A task attempt at one partition of a version; used as a context manager.
+
+    Errors of the data or of the publish end up in the report; errors of the connection are raised,
+    so that the framework tries the task again. An attempt that goes on although its version was
+    given up, or published by a faster attempt, changes no row and leaves none behind.
+    """
+
+    script: str
+    """That registers what is written next, before it is written."""
+
+    def __init__(self, publication: Publication, partition: int, attempt: str) -> None:
+        """Describe the attempt.
+
+        Args:
+            partition: index of the partition.
+            attempt: name of this attempt, unique in the publish.
+        """
+        self._publication = publication
+        self._spec = publication.spec
+        self._keys = publication.spec.keys
+        self._partition = partition
+        # The partition leads the name, so that attempts at the same one find each other.
+        self._attempt = f"{partition}.{attempt}"
+        self._rows = self._bytes = self._checksum = 0
+
+    def __enter__(self) -> Self:
+        self._client = self._publication.endpoint.client(protocol=2)
+        with translated_errors(self._client):
+            self._client.script_load(script(self.script).source)
+            self._connection = self._client.connection_pool.get_connection()
+        self._replies = ReplyStream(self._connection)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(NexusRedisError), self._connected():
+            self._end()
+        self._connection.disconnect()
+        self._client.close()
+
+    @abstractmethod
+    def _end(self) -> None:
+        """Make sure that nothing is left behind if the version was given up."""
+
+    @abstractmethod
+    def _withdraw(self) -> None:
+        """End the staging area, and remove what a sweep may have missed."""
+
+    def check_staged(self) -> None:
+        """Renew the lease on the staging area.
+
+        Raises:
+            SupersededError: it was ended; nothing of this attempt is left.
+        """
+        if run(self._client, self._publication.renewal()) < 0:
+            self._withdraw()
+            raise staging_gone(self._spec.dataset, self._publication.version)
+
+    def refused(self, error: PublishError) -> Report:
+        """The report of an attempt that gave up; ends the staging area, so that others stop too."""
+        self._publication.abandon()
+        return Report(partition=self._partition, attempt=self._attempt, error=error)
+
+    @contextmanager
+    def _connected(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+            raise UnreachableError(address_of(self._client), error) from error
+
+    def _refuse_errors(self, replies: list[tuple[int, bytes]]) -> None:
+        errors = [line for _, line in replies if line.startswith(b"-")]
+        if errors:
+            raise WriteError(self._spec.dataset, errors[0][1:].decode(), len(errors))
