@@ -1,4 +1,4 @@
-"""`df.write.format("nexus_redis")`: publishing by Spark's own writer, for SQL and notebooks.
+"""`format("nexus_redis")`: Gold datasets by Spark's own readers and writers, for SQL and notebooks.
 
 `publish()` is faster, takes every type that rows can hold, and can upsert. Register with
 `spark.dataSource.register(NexusRedisDataSource)`.
@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,31 +14,44 @@ import pyarrow as pa
 from pyspark.sql.datasource import DataSource, DataSourceArrowWriter, WriterCommitMessage
 from pyspark.sql.types import StructType
 
-from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import ConfigurationError, SchemaError
-from nexus_redis_provider.core.gold.manifests import Layout
+from nexus_redis_provider.core.gold.manifests import Layout, Manifest
 from nexus_redis_provider.core.gold.publications import Publication, Report, Spec
 from nexus_redis_provider.core.gold.rows import encode_rows, is_flat
-from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE
+from nexus_redis_provider.spark.options import Options
+from nexus_redis_provider.spark.reading import (
+    FilteringGoldReader,
+    GoldReader,
+    frame_schema,
+    pushes_filters,
+    read_manifest,
+)
 from nexus_redis_provider.spark.schemas import checked_columns, key_template
 from nexus_redis_provider.spark.tasks import Batch, write_partition
 
 if TYPE_CHECKING:
-    from pyspark.sql.datasource import DataSourceWriter
+    from pyspark.sql.datasource import DataSourceReader, DataSourceWriter
 
-_OPTIONS = frozenset(
-    {"dataset", "key", "url", "layout", "ttl", "keep", "fence", "namespace", "staging_lease"}
-)
+_WRITE = frozenset({"key", "layout", "ttl", "keep", "fence", "staging_lease"})
+_READ = frozenset({"version", "partitions"})
 # No process watches over the staging area between the planning and the first rows.
 _STAGING_LEASE = 86400.0
 
 
 class NexusRedisDataSource(DataSource):
-    """Writes a frame as the new live version of a Gold dataset; needs `mode("overwrite")`.
+    """Reads the live version of a Gold dataset, and writes a frame as the new one.
 
-    Options: `dataset`, `key` (columns separated by commas, or a template), and, if need be, `url`
-    (by default the environment's `NEXUS_REDIS_URL`), `layout`, `ttl` (seconds), `keep`, `fence`,
-    `namespace`, `staging_lease` (seconds); as for `publish`.
+    Options of both: `dataset`, and, if need be, `url` (by default the environment's
+    `NEXUS_REDIS_URL`) and `namespace`.
+
+    Writing needs `mode("overwrite")`. Options: `key` (columns separated by commas, or a template),
+    and, if need be, `layout`, `ttl` (seconds), `keep`, `fence`, `staging_lease` (seconds); as for
+    `publish`.
+
+    Reading: all tasks of a query read the version that was live when the query was planned. With
+    `spark.sql.python.filterPushdown.enabled`, filters by `=` and `IN` on all key columns read the
+    rows of those keys alone. Options: `version` (a kept one instead of the live one), `partitions`
+    (at most so many tasks; by default one for each 100,000 rows).
 
     There is no process that could renew the lease on the staging area before the first rows come,
     so it lasts a day: what a driver that dies has written stays for that long.
@@ -47,6 +59,7 @@ class NexusRedisDataSource(DataSource):
     Example:
         df.write.format("nexus_redis").option("dataset", "sales").option("key", "shop,day")
             .mode("overwrite").save()
+        spark.read.format("nexus_redis").option("dataset", "sales").load()
     """
 
     @classmethod
@@ -65,57 +78,59 @@ class NexusRedisDataSource(DataSource):
                 'A frame becomes a new version of a Gold dataset: write with .mode("overwrite"). '
                 'To replace rows in place, use publish(df, ..., mode="upsert").'
             )
-        endpoint = Endpoint.of(self.options.get("url"))
-        pickle.dumps(endpoint)  # A literal password is refused before anything was sent.
-        return _Writer(Publication.begin(endpoint, self._spec(schema)))
+        options = Options(self.options, _WRITE)
+        return _Writer(Publication.begin(options.endpoint, _spec(schema, options)))
 
-    def _spec(self, schema: StructType) -> Spec:
-        # Spark hands over the options in lower case.
-        unknown = sorted(set(self.options) - _OPTIONS)
-        if unknown:
-            raise ConfigurationError(f"Unknown option(s) of nexus_redis: {', '.join(unknown)}.")
-        dataset, key = self._required("dataset"), self._required("key")
-        names = [name.strip() for name in key.split(",")]
-        template = key_template(key if "{" in key else names, dataset)
-        columns = checked_columns(schema, template, dataset)
-        for column in columns:
-            if not is_flat(column.type):
-                raise SchemaError(
-                    f"Gold dataset {dataset!r}: column {column.name!r} is nested or binary, which "
-                    'format("nexus_redis") cannot write; use publish(df, ...).',
-                    dataset,
-                    column.name,
-                )
-        return Spec(
-            dataset=dataset,
-            columns=columns,
-            key=template,
-            layout=Layout(self.options.get("layout", Layout.JSON)),
-            ttl=self._number("ttl", float),
-            keep=self._number("keep", int, 1),
-            fence=self._number("fence", int),
-            namespace=self.options.get("namespace", DEFAULT_NAMESPACE),
-            staging_lease=self._number("staging_lease", float, _STAGING_LEASE),
-        )
+    def schema(self) -> StructType:
+        """All columns of the live version, or of the one named by the option `version`.
 
-    def _required(self, option: str) -> str:
-        value = self.options.get(option)
-        if not value:
-            raise ConfigurationError(
-                f'Option {option!r} of nexus_redis is missing: .option("{option}", ...).'
+        Raises:
+            ConfigurationError, NotPublishedError, UnreachableError, AccessDeniedError.
+        """
+        return frame_schema(self._manifest(Options(self.options, _READ)))
+
+    def reader(self, schema: StructType) -> DataSourceReader:
+        """Choose the version that all tasks of a query read; runs once per query, near the driver.
+
+        Raises:
+            SchemaError: the version has not the columns that the frame was loaded with.
+            ConfigurationError, NotPublishedError, UnreachableError, AccessDeniedError.
+        """
+        options = Options(self.options, _READ)
+        partitions = options.number("partitions", int)
+        if partitions is not None and partitions < 1:
+            raise ConfigurationError(f"partitions is a positive number, not {partitions}.")
+        kind = FilteringGoldReader if pushes_filters() else GoldReader
+        return kind(options.endpoint, options.keys, self._manifest(options), schema, partitions)
+
+    def _manifest(self, options: Options) -> Manifest:
+        return read_manifest(options.endpoint, options.keys, self.options.get("version"))
+
+
+def _spec(schema: StructType, options: Options) -> Spec:
+    dataset, key = options.required("dataset"), options.required("key")
+    names = [name.strip() for name in key.split(",")]
+    template = key_template(key if "{" in key else names, dataset)
+    columns = checked_columns(schema, template, dataset)
+    for column in columns:
+        if not is_flat(column.type):
+            raise SchemaError(
+                f"Gold dataset {dataset!r}: column {column.name!r} is nested or binary, which "
+                'format("nexus_redis") cannot write; use publish(df, ...).',
+                dataset,
+                column.name,
             )
-        return value
-
-    def _number(self, option: str, kind: type[int | float], default: Any = None) -> Any:
-        if option not in self.options:
-            return default
-        try:
-            return kind(self.options[option])
-        except ValueError:
-            what = "whole number" if kind is int else "number"
-            raise ConfigurationError(
-                f"Option {option!r} of nexus_redis must be a {what}, not {self.options[option]!r}."
-            ) from None
+    return Spec(
+        dataset=dataset,
+        columns=columns,
+        key=template,
+        layout=Layout(options.text("layout", Layout.JSON)),
+        ttl=options.number("ttl", float),
+        keep=options.number("keep", int, 1),
+        fence=options.number("fence", int),
+        namespace=options.namespace,
+        staging_lease=options.number("staging_lease", float, _STAGING_LEASE),
+    )
 
 
 @dataclass
