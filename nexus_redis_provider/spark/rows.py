@@ -1,21 +1,41 @@
-"""A DataFrame's rows as keys, JSON values and checksums, all made by expressions in the JVM."""
+"""A DataFrame's rows as keys, JSON values and checksums, all made by expressions in the JVM.
+
+`to_json` loses a part of some types. Columns of those are rebuilt before, as `schemas` says, at
+any depth; all others stay as they are. A variant's bytes are in the reach of no expression, hence
+columns with variants take the way through Arrow.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import pyarrow as pa
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - the name every Spark user knows
+from pyspark.sql import types as T  # noqa: N812 - likewise
+from pyspark.sql.pandas.functions import arrow_udf
 
+from nexus_redis_provider.core.gold.schemas import has_text_keys
 from nexus_redis_provider.core.gold.templates import KeyTemplate
 
-_JSON_OPTIONS = {
+JSON_OPTIONS = {
     "ignoreNullFields": "false",
     "timeZone": "UTC",
     "timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX",
     "timestampNTZFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSS",
     "dateFormat": "yyyy-MM-dd",
+}
+_SECOND = 1_000_000
+_PARTS = {
+    T.VariantType: T.StructType().add("value", T.BinaryType()).add("metadata", T.BinaryType()),
+    T.SpatialType: T.StructType().add("wkb", T.BinaryType()).add("srid", T.IntegerType()),
+    T.CalendarIntervalType: T.StructType()
+    .add("months", T.IntegerType())
+    .add("days", T.IntegerType())
+    .add("microseconds", T.LongType()),
+    T.YearMonthIntervalType: T.IntegerType(),
+    T.DayTimeIntervalType: T.LongType(),
 }
 
 
@@ -26,8 +46,11 @@ def prepared(df: DataFrame, template: KeyTemplate) -> DataFrame:
     numbered = df.toDF(*places)
     named = dict(zip(df.columns, places, strict=True))
     key = key_column(template, named, dict(df.dtypes))
-    row = F.struct(*(F.col(place).alias(name) for name, place in named.items()))
-    pairs = numbered.select(key.alias("key"), F.to_json(row, _JSON_OPTIONS).alias("value"))
+    fields = zip(places, df.schema.fields, strict=True)
+    row = F.struct(
+        *(json_ready(F.col(place), one.dataType).alias(one.name) for place, one in fields)
+    )
+    pairs = numbered.select(key.alias("key"), F.to_json(row, JSON_OPTIONS).alias("value"))
     return pairs.select("key", "value", F.crc32(F.concat("key", F.lit("\0"), "value")))
 
 
@@ -45,3 +68,131 @@ def key_column(
         parts += [part.cast("string"), F.lit(literal)]
     # Unlike concat_ws, concat gives null as soon as one part is null.
     return F.concat(*parts)
+
+
+def json_text(column: SparkColumn, type_: T.DataType) -> SparkColumn:
+    """The JSON of each value, `null` for a null; `schemas.value_decoder` reads it once parsed."""
+    # Spark makes JSON of no bare number or text.
+    text = F.to_json(F.struct(json_ready(column, type_).alias("x")), JSON_OPTIONS)
+    opening = len('{"x":')
+    return F.substring(text, opening + 1, F.length(text) - (opening + 1))
+
+
+def json_ready(column: SparkColumn, type_: T.DataType) -> SparkColumn:
+    """A column, rebuilt where need be, so that `to_json` loses nothing of it."""
+    ready = _rebuilt(column, type_)
+    if not _holds(type_, T.VariantType):
+        return ready
+    return arrow_udf(_unchanged, _ready_type(type_))(ready)
+
+
+def _unchanged(array: pa.Array) -> pa.Array:
+    # In Arrow, a variant is a struct already.
+    return array
+
+
+def _rebuilt(column: SparkColumn, type_: T.DataType) -> SparkColumn:
+    if not _holds(type_, *_PARTS, other_keys=True):
+        return column
+    match type_:
+        case T.YearMonthIntervalType():
+            return column.cast("interval month").cast("int")
+        case T.DayTimeIntervalType():
+            seconds = column.cast("interval second").cast("decimal(20,6)")
+            return (seconds * _SECOND).cast("long")
+        case T.CalendarIntervalType():
+            return F.when(column.isNotNull(), _calendar_parts(column))
+        case T.SpatialType():
+            parts = F.struct(F.st_asbinary(column).alias("wkb"), F.st_srid(column).alias("srid"))
+            return F.when(column.isNotNull(), parts)
+        case T.ArrayType():
+            return F.transform(column, lambda item: _rebuilt(item, type_.elementType))
+        case T.MapType() if has_text_keys(type_.jsonValue()):
+            return F.transform_values(column, lambda _, value: _rebuilt(value, type_.valueType))
+        case T.MapType():
+            return F.transform(F.map_entries(column), lambda pair: _rebuilt_pair(pair, type_))
+        case T.StructType():
+            return F.when(column.isNotNull(), _rebuilt_fields(column, type_))
+        case _:
+            return column
+
+
+def _calendar_parts(column: SparkColumn) -> SparkColumn:
+    def part(name: str) -> SparkColumn:
+        return F.extract(F.lit(name), column)
+
+    # Hours are all of them, not up to 24; seconds have their fraction.
+    minutes = part("HOUR").cast("long") * 60 + part("MINUTE").cast("long")
+    microseconds = minutes * (60 * _SECOND) + (part("SECOND") * _SECOND).cast("long")
+    return F.struct(
+        (part("YEAR") * 12 + part("MONTH")).alias("months"),
+        part("DAY").alias("days"),
+        microseconds.alias("microseconds"),
+    )
+
+
+def _rebuilt_pair(pair: SparkColumn, type_: T.MapType) -> SparkColumn:
+    return F.struct(
+        _rebuilt(pair.getField("key"), type_.keyType).alias("key"),
+        _rebuilt(pair.getField("value"), type_.valueType).alias("value"),
+    )
+
+
+def _rebuilt_fields(column: SparkColumn, type_: T.StructType) -> SparkColumn:
+    fields = type_.fields
+    names = [field.name for field in fields]
+    if differ_in_case_alone(names):
+        # Spark may hold `x` and `X` to be the same.
+        places = [f"f{number}" for number in range(len(fields))]
+        numbered = zip(places, fields, strict=True)
+        column = column.cast(T.StructType([T.StructField(at, f.dataType) for at, f in numbered]))
+    else:
+        places = names
+    return F.struct(
+        *(
+            _rebuilt(column.getField(place), field.dataType).alias(field.name)
+            for place, field in zip(places, fields, strict=True)
+        )
+    )
+
+
+def differ_in_case_alone(names: Sequence[str]) -> bool:
+    """Whether some of these names are the same to Spark."""
+    return len({name.lower() for name in names}) < len(names)
+
+
+def _holds(type_: T.DataType, *kinds: type[T.DataType], other_keys: bool = False) -> bool:
+    """Whether a type is, or has inside, one of some kinds, or a map whose keys are not text."""
+
+    def holds(inner: T.DataType) -> bool:
+        return _holds(inner, *kinds, other_keys=other_keys)
+
+    match type_:
+        case T.ArrayType():
+            return holds(type_.elementType)
+        case T.MapType():
+            if other_keys and not has_text_keys(type_.jsonValue()):
+                return True
+            return holds(type_.keyType) or holds(type_.valueType)
+        case T.StructType():
+            return any(holds(field.dataType) for field in type_.fields)
+        case _:
+            return isinstance(type_, kinds)
+
+
+def _ready_type(type_: T.DataType) -> T.DataType:
+    """The type of a column that `json_ready` gives."""
+    match type_:
+        case T.ArrayType():
+            return T.ArrayType(_ready_type(type_.elementType))
+        case T.MapType():
+            key, value = _ready_type(type_.keyType), _ready_type(type_.valueType)
+            if has_text_keys(type_.jsonValue()):
+                return T.MapType(key, value)
+            return T.ArrayType(T.StructType().add("key", key).add("value", value))
+        case T.StructType():
+            fields = [T.StructField(f.name, _ready_type(f.dataType)) for f in type_.fields]
+            return T.StructType(fields)
+        case _:
+            kinds = (parts for kind, parts in _PARTS.items() if isinstance(type_, kind))
+            return next(kinds, type_)
