@@ -7,7 +7,8 @@ columns with variants take the way through Arrow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pyarrow as pa
 from pyspark.sql import Column as SparkColumn
@@ -83,7 +84,14 @@ def json_ready(column: SparkColumn, type_: T.DataType) -> SparkColumn:
     ready = _rebuilt(column, type_)
     if not _holds(type_, T.VariantType):
         return ready
-    return arrow_udf(_unchanged, _ready_type(type_))(ready)
+    return _unwrapped(_ready_type(type_))(ready)
+
+
+def _unwrapped(type_: T.DataType) -> Callable[[SparkColumn], SparkColumn]:
+    # Its type hints do not know of functions of a single column.
+    udf: Any = arrow_udf
+    as_type: Callable[[SparkColumn], SparkColumn] = udf(_unchanged, type_)
+    return as_type
 
 
 def _unchanged(array: pa.Array) -> pa.Array:
@@ -91,7 +99,7 @@ def _unchanged(array: pa.Array) -> pa.Array:
     return array
 
 
-def _rebuilt(column: SparkColumn, type_: T.DataType) -> SparkColumn:
+def _rebuilt(column: SparkColumn, type_: T.DataType) -> SparkColumn:  # noqa: PLR0911 - one of each
     if not _holds(type_, *_PARTS, other_keys=True):
         return column
     match type_:
@@ -103,8 +111,8 @@ def _rebuilt(column: SparkColumn, type_: T.DataType) -> SparkColumn:
         case T.CalendarIntervalType():
             return F.when(column.isNotNull(), _calendar_parts(column))
         case T.SpatialType():
-            parts = F.struct(F.st_asbinary(column).alias("wkb"), F.st_srid(column).alias("srid"))
-            return F.when(column.isNotNull(), parts)
+            parts = {"wkb": F.st_asbinary(column), "srid": F.st_srid(column)}
+            return F.when(column.isNotNull(), _struct(parts))
         case T.ArrayType():
             return F.transform(column, lambda item: _rebuilt(item, type_.elementType))
         case T.MapType() if has_text_keys(type_.jsonValue()):
@@ -124,41 +132,36 @@ def _calendar_parts(column: SparkColumn) -> SparkColumn:
     # Hours are all of them, not up to 24; seconds have their fraction.
     minutes = part("HOUR").cast("long") * 60 + part("MINUTE").cast("long")
     microseconds = minutes * (60 * _SECOND) + (part("SECOND") * _SECOND).cast("long")
-    return F.struct(
-        (part("YEAR") * 12 + part("MONTH")).alias("months"),
-        part("DAY").alias("days"),
-        microseconds.alias("microseconds"),
-    )
+    months = part("YEAR") * 12 + part("MONTH")
+    return _struct({"months": months, "days": part("DAY"), "microseconds": microseconds})
 
 
 def _rebuilt_pair(pair: SparkColumn, type_: T.MapType) -> SparkColumn:
-    return F.struct(
-        _rebuilt(pair.getField("key"), type_.keyType).alias("key"),
-        _rebuilt(pair.getField("value"), type_.valueType).alias("value"),
-    )
+    types = {"key": type_.keyType, "value": type_.valueType}
+    return _struct({name: _rebuilt(pair.getField(name), types[name]) for name in types})
 
 
 def _rebuilt_fields(column: SparkColumn, type_: T.StructType) -> SparkColumn:
     fields = type_.fields
     names = [field.name for field in fields]
-    if differ_in_case_alone(names):
+    if len({name.lower() for name in names}) < len(names):
         # Spark may hold `x` and `X` to be the same.
         places = [f"f{number}" for number in range(len(fields))]
         numbered = zip(places, fields, strict=True)
         column = column.cast(T.StructType([T.StructField(at, f.dataType) for at, f in numbered]))
     else:
         places = names
-    return F.struct(
-        *(
-            _rebuilt(column.getField(place), field.dataType).alias(field.name)
+    return _struct(
+        {
+            field.name: _rebuilt(column.getField(place), field.dataType)
             for place, field in zip(places, fields, strict=True)
-        )
+        }
     )
 
 
-def differ_in_case_alone(names: Sequence[str]) -> bool:
-    """Whether some of these names are the same to Spark."""
-    return len({name.lower() for name in names}) < len(names)
+def _struct(fields: Mapping[str, SparkColumn]) -> SparkColumn:
+    # Inside other expressions Spark does not resolve the aliases of `struct`.
+    return F.named_struct(*(part for name, one in fields.items() for part in (F.lit(name), one)))
 
 
 def _holds(type_: T.DataType, *kinds: type[T.DataType], other_keys: bool = False) -> bool:

@@ -37,7 +37,8 @@ def checked_columns(schema: StructType, key: KeyTemplate, dataset: str) -> tuple
         if sum(other.name == column.name for other in columns) > 1:
             raise _refused(dataset, column.name, "stands in the frame more than once")
         if part := unsupported_part(column.type):
-            what = f"has type {part}, which rows cannot hold; cast it"
+            where = f" at {part.path}" if part.path else ""
+            what = f"{part.what}{where}, which rows cannot hold without loss; {part.remedy}"
             raise _refused(dataset, column.name, what)
     for name in key.columns:
         if name not in types:

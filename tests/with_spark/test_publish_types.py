@@ -94,33 +94,6 @@ def test_every_type_inside_arrays_maps_and_structs(spark, rows, namespace, endpo
 
 
 @pytest.mark.parametrize(
-    ("name", "expression"),
-    [
-        ("interval day", "interval '1' day"),
-        ("interval year to month", "interval '1-2' year to month"),
-        ("interval", "make_interval(1)"),
-        ("variant", "parse_json('1')"),
-        ("void", "null"),
-        ("time", "time'01:02:03'"),
-        ("map with integer keys", "map(1, 2)"),
-        ("map with date keys", "array(map(date'2024-01-01', 2))"),
-        ("string collate", "'x' collate UNICODE_CI"),
-        ("variant", "map('a', array(parse_json('1')))"),
-        ("repeated field", "named_struct('x', 1, 'x', 2)"),
-    ],
-)
-def test_what_rows_cannot_hold_is_refused_by_column(  # noqa: PLR0917
-    spark, namespace, endpoint, client, name, expression
-):
-    df = spark.range(3).select(F.col("id"), F.expr(expression).alias("a column"))
-    with pytest.raises(SchemaError, match=name) as caught:
-        publish(df, "sales", key="id", endpoint=endpoint, namespace=namespace)
-    assert (caught.value.column, caught.value.dataset) == ("a column", "sales")
-    assert "'a column'" in str(caught.value)
-    assert client.keys(f"{namespace}*") == []
-
-
-@pytest.mark.parametrize(
     "expression",
     ["array(1)", "struct(1)", "map('a', 1)", "1.5", "1.5D", "current_timestamp()", "X'01'"],
 )

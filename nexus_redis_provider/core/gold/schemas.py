@@ -1,7 +1,33 @@
 """Column types as a manifest names them, and how a JSON row becomes Python values again.
 
 The names are those of Spark's JSON schema: `integer`, `decimal(10,2)`, and objects for
-`array`, `struct` and `map`.
+`array`, `struct` and `map`. What a type is in JSON, and in Python, where a null is None:
+
+| type | JSON | Python |
+|---|---|---|
+| `boolean`, `byte`, `short`, `integer`, `long` | itself | bool, int |
+| `float`, `double` | number, or `"NaN"`, `"Infinity"`, `"-Infinity"` | float |
+| `decimal(p,s)` | number with all its digits | Decimal of the same scale |
+| `string`, `char(n)`, `varchar(n)`, any collation | text | str |
+| `binary` | text in base64 | bytes |
+| `date` | `"2024-02-29"` | date |
+| `timestamp` | `"2024-02-29T12:00:00.000000Z"` | datetime in UTC |
+| `timestamp_ntz` | the same without zone | datetime without zone |
+| `time(p)` | `"12:00:00.5"` | time |
+| `interval day to second` and its parts | microseconds | timedelta |
+| `interval year to month` and its parts | months | int |
+| `interval` | `{"months": 1, "days": 2, "microseconds": 3}` | `CalendarInterval` |
+| `variant` | `{"value": base64, "metadata": base64}` | `Variant` |
+| `geometry(...)`, `geography(...)` | `{"wkb": base64, "srid": 4326}` | `Spatial` |
+| `void` | null | None |
+| `array` | array | list |
+| `struct` | object | dict by field |
+| `map` with text keys | object | dict |
+| other `map` | array of `{"key": ..., "value": ...}` | dict; structs and arrays as keys: tuples |
+
+These are the values of `df.collect()`, but for structs, which are `Row` there; timestamps, which
+are without zone there; and the last intervals, which it cannot give. Dates and timestamps beyond
+the years 1 to 9999, which neither it nor Python can hold, come as their text: `"+12345-01-01"`.
 """
 
 from __future__ import annotations
@@ -11,29 +37,19 @@ import json
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
+
+from nexus_redis_provider.core.gold.values import CalendarInterval, Spatial, Variant
 
 ColumnType = str | Mapping[str, Any]
 Decoder = Callable[[Any], Any]
 
-_SCALARS: dict[str, Decoder] = {
-    "boolean": bool,
-    "byte": int,
-    "short": int,
-    "integer": int,
-    "long": int,
-    # Numbers are parsed as Decimal; NaN and the infinities are strings in JSON.
-    "float": lambda value: struct.unpack("f", struct.pack("f", float(value)))[0],
-    "double": float,
-    "string": str,
-    "binary": base64.b64decode,
-    "date": date.fromisoformat,
-    "timestamp": datetime.fromisoformat,
-    "timestamp_ntz": datetime.fromisoformat,
-}
 KEY_TYPES = frozenset({"string", "byte", "short", "integer", "long", "boolean", "date"})
+_TEXT_TYPES = ("string", "char(", "varchar(")
+_YEAR_MONTH = ("interval year", "interval month")
+_DAY_TIME = ("interval day", "interval hour", "interval minute", "interval second")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,35 +60,59 @@ class Column:
     type: ColumnType
 
 
-def unsupported_part(type_: ColumnType) -> str | None:
-    """The part of a type that JSON rows cannot hold without loss, or None when all of it fits."""
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """A part of a type that rows cannot hold without loss.
+
+    Attributes:
+        path: where in the column, such as `.lines[].tax{}`; empty for the column itself.
+        what: what is wrong with it.
+        remedy: what to do.
+    """
+
+    path: str
+    what: str
+    remedy: str
+
+
+def has_text_keys(type_: ColumnType) -> bool:
+    """Whether values of a `map` type are JSON objects, for their keys are text."""
+    key = type_["keyType"] if isinstance(type_, Mapping) else None
+    return isinstance(key, str) and key.startswith(_TEXT_TYPES)
+
+
+def unsupported_part(type_: ColumnType, path: str = "") -> Unsupported | None:
+    """What rows cannot hold without loss, or None when all of it fits."""
     if isinstance(type_, str):
-        fits = type_ in _SCALARS or type_.startswith(("decimal(", "varchar(", "char("))
-        return None if fits else type_
+        if _scalar_decoder(type_) is not None:
+            return None
+        return Unsupported(path, f"has type {type_}", "cast it to one that rows hold")
     match type_["type"]:
         case "array":
-            return unsupported_part(type_["elementType"])
-        case "struct":
-            return _unsupported_field(type_["fields"])
-        case "map" if type_["keyType"] == "string":
-            return unsupported_part(type_["valueType"])
+            return unsupported_part(type_["elementType"], f"{path}[]")
         case "map":
-            return f"map with {type_['keyType']} keys"
-        case other:
-            return str(other)
+            key = unsupported_part(type_["keyType"], f"{path}{{key}}")
+            return key or unsupported_part(type_["valueType"], f"{path}{{}}")
+        case "struct":
+            return _unsupported_field(type_["fields"], path)
+        case kind:  # Spark knows no others than user-defined types.
+            what = f"has the user-defined type {type_.get('pyClass') or type_.get('class') or kind}"
+            return Unsupported(path, what, "convert it to the SQL type behind it")
 
 
-def _unsupported_field(fields: Sequence[Mapping[str, Any]]) -> str | None:
+def _unsupported_field(fields: Sequence[Mapping[str, Any]], path: str) -> Unsupported | None:
     names = [field["name"] for field in fields]
-    if len(set(names)) < len(names):
-        return f"struct with a repeated field ({', '.join(names)})"
-    parts = (unsupported_part(field["type"]) for field in fields)
+    for name in names:
+        if names.count(name) > 1:
+            what = f"has type struct with the repeated field {name!r}"
+            return Unsupported(path, what, "rename one of the two")
+    parts = (unsupported_part(field["type"], f"{path}.{field['name']}") for field in fields)
     return next((part for part in parts if part), None)
 
 
 def row_decoder(columns: Sequence[Column]) -> Callable[[bytes], dict[str, Any]]:
     """A function from a row's JSON to a dict of Python values, with exact decimals."""
-    decoders = [(column.name, _decoder(column.type)) for column in columns]
+    decoders = [(column.name, value_decoder(column.type)) for column in columns]
 
     def decode(row: bytes) -> dict[str, Any]:
         values = json.loads(row, parse_float=Decimal)
@@ -82,25 +122,107 @@ def row_decoder(columns: Sequence[Column]) -> Callable[[bytes], dict[str, Any]]:
     return decode
 
 
-def _decoder(type_: ColumnType) -> Decoder:
+def value_decoder(type_: ColumnType) -> Decoder:
+    """A function from a parsed JSON value, its broken numbers Decimals, to the Python value."""
     inner = _scalar_decoder(type_) if isinstance(type_, str) else _nested_decoder(type_)
-    return lambda value: None if value is None else inner(value)
+    decode = inner or str  # A type of a later release comes as its text.
+    return lambda value: None if value is None else decode(value)
 
 
-def _scalar_decoder(type_: str) -> Decoder:
-    if type_.startswith("decimal("):
-        return Decimal
-    return _SCALARS.get(type_, str)
+def _scalar_decoder(type_: str) -> Decoder | None:
+    if (decoder := _SCALARS.get(type_)) is not None:
+        return decoder
+    return next((decode for start, decode in _FAMILIES.items() if type_.startswith(start)), None)
 
 
 def _nested_decoder(type_: Mapping[str, Any]) -> Decoder:
     match type_["type"]:
         case "array":
-            element = _decoder(type_["elementType"])
+            element = value_decoder(type_["elementType"])
             return lambda values: [element(value) for value in values]
         case "map":
-            item = _decoder(type_["valueType"])
-            return lambda values: {key: item(value) for key, value in values.items()}
+            item = value_decoder(type_["valueType"])
+            if has_text_keys(type_):
+                return lambda values: {key: item(value) for key, value in values.items()}
+            name = value_decoder(type_["keyType"])
+            return lambda pairs: {
+                _hashable(name(pair["key"])): item(pair["value"]) for pair in pairs
+            }
         case _:
-            fields = [(field["name"], _decoder(field["type"])) for field in type_["fields"]]
+            fields = [(field["name"], value_decoder(field["type"])) for field in type_["fields"]]
             return lambda values: {name: decode(values.get(name)) for name, decode in fields}
+
+
+def _hashable(key: Any) -> Any:
+    """A map's key; Spark's own `Row`, too, equals the tuple of its values."""
+    if isinstance(key, dict):
+        return tuple(map(_hashable, key.values()))
+    if isinstance(key, list):
+        return tuple(map(_hashable, key))
+    return key
+
+
+def _or_text(parse: Callable[[str], Any]) -> Decoder:
+    def decode(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError:
+            return text  # A year that Python does not know.
+
+    return decode
+
+
+def _single(number: Any) -> float:
+    """The float nearest to a number; not the one nearest to the double nearest to it."""
+    double = float(number)
+    single = _rounded(double)
+    other = double + (double - single)
+    if single != double and other == _rounded(other):  # The double is midway between two floats.
+        if number > double:
+            return max(single, other)
+        if number < double:
+            return min(single, other)
+    return single
+
+
+def _rounded(double: float) -> float:
+    return struct.unpack("f", struct.pack("f", double))[0]  # type: ignore[no-any-return]
+
+
+def _spatial(parts: Mapping[str, Any]) -> Spatial:
+    return Spatial(base64.b64decode(parts["wkb"]), parts["srid"])
+
+
+def _variant(parts: Mapping[str, str]) -> Variant:
+    return Variant(base64.b64decode(parts["value"]), base64.b64decode(parts["metadata"]))
+
+
+def _microseconds(number: int) -> timedelta:
+    return timedelta(microseconds=number)
+
+
+_SCALARS: dict[str, Decoder] = {
+    "boolean": bool,
+    "byte": int,
+    "short": int,
+    "integer": int,
+    "long": int,
+    # Numbers are parsed as Decimal; NaN and the infinities are strings in JSON.
+    "float": _single,
+    "double": float,
+    "binary": base64.b64decode,
+    "date": _or_text(date.fromisoformat),
+    "timestamp": _or_text(datetime.fromisoformat),
+    "timestamp_ntz": _or_text(datetime.fromisoformat),
+    "interval": lambda parts: CalendarInterval(**parts),
+    "variant": _variant,
+    "void": lambda _: None,
+}
+_FAMILIES: dict[str, Decoder] = {
+    **dict.fromkeys(_TEXT_TYPES, str),
+    "decimal(": Decimal,
+    "time(": time.fromisoformat,
+    **dict.fromkeys(("geometry(", "geography("), _spatial),
+    **dict.fromkeys(_YEAR_MONTH, int),
+    **dict.fromkeys(_DAY_TIME, _microseconds),
+}
