@@ -140,6 +140,18 @@ class GoldKeys:
         """Sorted set of versions being written; score: end of their lease, ms."""
         return f"{self.root}:staging"
 
+    @property
+    def events(self) -> str:
+        """Stream: publishes and rollbacks, the newest thousand or so. Permanent, whatever `ttl` and
+        `keep` say: that a version was published stays true when its rows are gone.
+        """
+        return f"{self.root}:events"
+
+    @property
+    def watchers(self) -> str:
+        """Hash by watcher: the event up to which it has been heard. Permanent."""
+        return f"{self.root}:watchers"
+
     def manifest(self, version: str) -> str:
         """Hash: `body`, the manifest of a version as JSON, and `published_ms`."""
         return f"{self.root}:manifest:{version}"

@@ -86,7 +86,9 @@ def version_keys(
 
 
 def dataset_keys(namespace: str, *names: str) -> set[str]:
-    return {f"{namespace}:gold:{{sales}}:{name}" for name in names}
+    """Bookkeeping keys; where there are versions, there are events that tell of them."""
+    events = ("events",) if "versions" in names else ()
+    return {f"{namespace}:gold:{{sales}}:{name}" for name in (*names, *events)}
 
 
 def leases_are_over(client: redis.Redis, namespace: str) -> bool:

@@ -362,7 +362,7 @@ def test_only_documented_keys_are_permanent(endpoint, client, namespace):
     publish(endpoint, ONE, spec(namespace, fence=1, ttl=60))
     other = Publication.begin(endpoint, spec(namespace, fence=1, ttl=60))
     write(other, TWO)
-    roots = ("head", "fence", "versions", "staging", "attempts", "page")
+    roots = ("head", "fence", "versions", "staging", "attempts", "page", "events")
     allowed = tuple(f"{namespace}:gold:{{sales}}:{root}" for root in roots)
     for key in keyspace(client, namespace):
         assert client.ttl(key) > 0 or key.startswith(allowed), key

@@ -13,6 +13,7 @@
 -- Atomic: readers see all of the old version or all of the new one, and no older fencing token or
 -- older version ever replaces a newer one.
 -- Idempotent: committing the newest version again says 'published' again.
+-- The key of the events is built here, yet shares the hash tag, hence the slot, of KEYS[1].
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local newest = redis.call('HGET', KEYS[1], 'newest')
@@ -23,14 +24,26 @@ local stored = redis.call('GET', KEYS[2])
 if stored and (ARGV[2] == '' or tonumber(ARGV[2]) < tonumber(stored)) then
   return {'stale', stored}
 end
+-- In the same step as what it tells of, so that no publish goes unheard of, and none is heard of that
+-- was not.
+local published_ms = string.format('%.0f', now_ms)
+local function tell()
+  local rows = string.format('%.0f', cjson.decode(ARGV[3]).rows)
+  redis.call('XADD', string.sub(KEYS[1], 1, -5) .. 'events', 'MAXLEN', '~', 1000, '*',
+    'kind', 'publish', 'version', ARGV[1], 'published_ms', published_ms, 'rows', rows,
+    'fence', ARGV[2])
+end
+
 -- Versions are as long as each other until the year 2059, and sort by age.
 if newest and (#newest > #ARGV[1] or (#newest == #ARGV[1] and newest > ARGV[1])) then
   if ARGV[7] ~= '1' then
     return {'superseded', newest}
   end
   -- Upserts side by side are no rivals: the manifest is that of the one begun last.
-  redis.call('ZREM', KEYS[3], ARGV[1])
-  return {'published', string.format('%.0f', now_ms)}
+  if redis.call('ZREM', KEYS[3], ARGV[1]) == 1 then
+    tell()
+  end
+  return {'published', published_ms}
 end
 if tonumber(redis.call('ZSCORE', KEYS[3], ARGV[1]) or '0') <= now_ms then
   return {'gone'}
@@ -42,7 +55,6 @@ if redis.call('HLEN', KEYS[6]) - redis.call('HEXISTS', KEYS[6], 'rows') ~= tonum
   return {'unsettled'}
 end
 
-local published_ms = string.format('%.0f', now_ms)
 redis.call('HSET', KEYS[5], 'body', ARGV[3], 'published_ms', published_ms)
 if ARGV[4] ~= '' then
   redis.call('PEXPIREAT', KEYS[5], ARGV[4])
@@ -56,6 +68,7 @@ redis.call('ZREM', KEYS[3], ARGV[1])
 local last = redis.call('ZREVRANGE', KEYS[4], 0, 0, 'WITHSCORES')[2]
 redis.call('ZADD', KEYS[4], math.max(now_ms, tonumber(last or '0') + 1), ARGV[1])
 redis.call('HSET', KEYS[1], 'live', ARGV[1], 'newest', ARGV[1])
+tell()
 
 -- Retired versions become staging areas whose lease is over: whoever sweeps next removes them.
 local retired = redis.call('ZRANGE', KEYS[4], 0, -2 - tonumber(ARGV[5]))
