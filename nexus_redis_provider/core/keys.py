@@ -121,7 +121,8 @@ class GoldKeys:
     @property
     def head(self) -> str:
         """Hash `live`, `newest`, `minted_ms`: the version that readers see, the one published last,
-        and the time of the one begun last.
+        and the time of the one begun last; and of each streaming query `batch:Q`, the micro-batch
+        that was applied last, and `claim:Q`, the run of one that is under way.
         """
         return f"{self.root}:head"
 

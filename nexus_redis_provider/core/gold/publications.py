@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import redis
 
@@ -31,6 +31,9 @@ from nexus_redis_provider.core.gold.sweeping import page_keys, staged_attempts, 
 from nexus_redis_provider.core.gold.templates import KeyTemplate
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE, GoldKeys
 from nexus_redis_provider.core.scripts import Call, run
+
+if TYPE_CHECKING:
+    from nexus_redis_provider.core.gold.batches import Claim
 
 STAGING_LEASE = 600.0
 
@@ -115,6 +118,7 @@ class Publication:
     created_ms: int
     expires_ms: int | None
     server: tuple[str, int]
+    claim: Claim | None = None
 
     @classmethod
     def begin(cls, endpoint: Endpoint, spec: Spec) -> Self:
@@ -128,7 +132,7 @@ class Publication:
         keys = spec.keys
         with endpoint.client() as client:
             sweep(client, keys)  # First, since it may have to make room.
-            server = _server_state(client)
+            server = server_state(client)
             found, *rest = run(
                 client,
                 Call(
@@ -138,6 +142,7 @@ class Publication:
                         _argument(spec.fence),
                         to_ms(spec.staging_lease, "staging_lease"),
                         int(spec.mode is Mode.UPSERT),
+                        *("", 0, 0),
                     ),
                     list,
                 ),
@@ -237,7 +242,7 @@ class Publication:
         )
 
     def _verify_server(self, client: redis.Redis) -> None:
-        run_id, evicted = _server_state(client)
+        run_id, evicted = server_state(client)
         if run_id != self.server[0]:
             raise PublishError(
                 f"Gold dataset {self.spec.dataset!r}: the server restarted or failed over during "
@@ -286,7 +291,7 @@ class Publication:
         self, client: redis.Redis, manifest: Manifest, reports: Sequence[Report]
     ) -> int | None:
         """When it was published, or None when unreported attempts have written meanwhile."""
-        keys, spec = self.spec.keys, self.spec
+        keys, spec, claim = self.spec.keys, self.spec, self.claim
         outcome, *rest = run(
             client,
             Call(
@@ -300,6 +305,7 @@ class Publication:
                     *(_argument(self.expires_ms), spec.keep),
                     sum(report.pages > 0 for report in reports),
                     int(spec.mode is Mode.UPSERT),
+                    *((claim.query, claim.number, claim.text) if claim else ("", 0, "")),
                 ),
                 list,
             ),
@@ -336,7 +342,8 @@ def staging_gone(dataset: str, version: str) -> SupersededError:
     )
 
 
-def _server_state(client: redis.Redis) -> tuple[str, int]:
+def server_state(client: redis.Redis) -> tuple[str, int]:
+    """The server's run id, and the keys that it has evicted: by both a loss of rows is noticed."""
     with translated_errors(client):
         server, stats = client.info("server"), client.info("stats")
     return server["run_id"], stats["evicted_keys"]

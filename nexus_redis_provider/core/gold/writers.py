@@ -38,6 +38,8 @@ from nexus_redis_provider.core.scripts import script
 
 _MAX_ROWS = 10_000
 _UPSERT_ROWS = 2_000
+_Check = tuple[str, bytes, Callable[[bytes | None], None]]
+"""A key to watch, a command about it, and what raises where its reply permits no write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,27 +175,31 @@ class PartitionWriter(Attempt):
         return staged, unusual
 
     def _upsert(self, batch: _Sent) -> None:
-        """Write a batch unless a newer fencing token has come."""
-        self._write_watched(
-            batch, self._keys.fence, command("GET", self._keys.fence), self._check_fence
-        )
+        """Write a batch unless a newer fencing token has come, or a later run of a micro-batch."""
+        checks: list[_Check] = [
+            (self._keys.fence, command("GET", self._keys.fence), self._check_fence)
+        ]
+        if claim := self._publication.claim:
+            held = command("HGET", self._keys.head, claim.field)
+            checks.append((self._keys.head, held, self._check_claim))
+        self._write_watched(batch, checks)
         self._rows += len(batch.keys)
 
-    def _write_watched(
-        self, batch: _Sent, watched: str, question: bytes, check: Callable[[bytes | None], None]
-    ) -> None:
-        """Write a batch, over rows that are there, where the reply to a question permits it.
+    def _write_watched(self, batch: _Sent, checks: Sequence[_Check]) -> None:
+        """Write a batch, over rows that are there, where the replies to questions permit it.
 
-        WATCH makes both one step.
+        WATCH makes it one step.
         """
+        keys, questions, permit = zip(*checks, strict=True)
         rows = set_commands(self._prefix, batch.keys, batch.values, self._expiry)
         written = False
         while not written:
             self._connection.send_packed_command(
-                [command("WATCH", watched), question], check_health=False
+                [command("WATCH", *keys), *questions], check_health=False
             )
             self._refuse_errors(self._replies.unexpected(1, OK))
-            check(self._replies.bulk())
+            for check, reply in [(check, self._replies.bulk()) for check in permit]:
+                check(reply)
             self._connection.send_packed_command(
                 [command("MULTI"), *slices(rows), command("EXEC")], check_health=False
             )
@@ -208,6 +214,11 @@ class PartitionWriter(Attempt):
         fence = self._spec.fence
         if stored is not None and (fence is None or fence < int(stored)):
             raise StaleFenceError(self._spec.dataset, fence, int(stored))
+
+    def _check_claim(self, held: bytes | None) -> None:
+        claim = self._publication.claim
+        if claim is None or held != claim.text.encode():
+            raise staging_gone(self._spec.dataset, self._publication.version)
 
     def _check_lease(self, deadline: bytes | None) -> None:
         if deadline in (None, b"0"):
@@ -232,7 +243,7 @@ class PartitionWriter(Attempt):
         lease = command("ZSCORE", self._keys.staging, self._publication.version)
         for batch in self._conflicts:
             # Every publish touches the head, so that no row of a published version is changed.
-            self._write_watched(batch, self._keys.head, lease, self._check_lease)
+            self._write_watched(batch, [(self._keys.head, lease, self._check_lease)])
             self._unsure.append(batch)
 
     def _pages_of_others(self, *, siblings: bool) -> Iterator[list[bytes]]:

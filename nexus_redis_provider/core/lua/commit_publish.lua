@@ -6,16 +6,28 @@
 -- ARGV[4] expiry of the rows, ms since 1970, or ''   ARGV[5] previous versions to keep
 -- ARGV[6] task attempts that wrote rows of the version
 -- ARGV[7] '1' when the rows are visible already (upsert)
+-- ARGV[8] streaming query or ''   ARGV[9] its micro-batch   ARGV[10] who claimed that
 -- Returns {'published', publish time ms} or {'stale', newest fencing token}
 --   or {'superseded', newest version} or {'gone'} when the staging area was taken away
 --   or {'expired'} or {'unsettled'} when further attempts have written.
 -- Clock: server TIME.
 -- Atomic: readers see all of the old version or all of the new one, and no older fencing token or
 -- older version ever replaces a newer one.
--- Idempotent: committing the newest version again says 'published' again.
+-- Idempotent: committing the newest version again says 'published' again, and so does committing a
+-- micro-batch that was applied; what was staged for it in vain is given up.
 -- The key of the events is built here, yet shares the hash tag, hence the slot, of KEYS[1].
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+if ARGV[8] ~= '' then
+  local applied = redis.call('HGET', KEYS[1], 'batch:' .. ARGV[8])
+  if applied and tonumber(applied) >= tonumber(ARGV[9]) then
+    redis.call('ZADD', KEYS[3], 'XX', 0, ARGV[1])
+    return {'published', string.format('%.0f', now_ms)}
+  end
+  if redis.call('HGET', KEYS[1], 'claim:' .. ARGV[8]) ~= ARGV[10] then
+    return {'gone'}
+  end
+end
 local newest = redis.call('HGET', KEYS[1], 'newest')
 if newest == ARGV[1] then
   return {'published', redis.call('HGET', KEYS[5], 'published_ms')}
@@ -33,6 +45,12 @@ local function tell()
     'kind', 'publish', 'version', ARGV[1], 'published_ms', published_ms, 'rows', rows,
     'fence', ARGV[2])
 end
+local function record_batch()
+  if ARGV[8] ~= '' then
+    redis.call('HSET', KEYS[1], 'batch:' .. ARGV[8], ARGV[9])
+    redis.call('HDEL', KEYS[1], 'claim:' .. ARGV[8])
+  end
+end
 
 -- Versions are as long as each other until the year 2059, and sort by age.
 if newest and (#newest > #ARGV[1] or (#newest == #ARGV[1] and newest > ARGV[1])) then
@@ -43,6 +61,7 @@ if newest and (#newest > #ARGV[1] or (#newest == #ARGV[1] and newest > ARGV[1]))
   if redis.call('ZREM', KEYS[3], ARGV[1]) == 1 then
     tell()
   end
+  record_batch()
   return {'published', published_ms}
 end
 if tonumber(redis.call('ZSCORE', KEYS[3], ARGV[1]) or '0') <= now_ms then
@@ -68,6 +87,7 @@ redis.call('ZREM', KEYS[3], ARGV[1])
 local last = redis.call('ZREVRANGE', KEYS[4], 0, 0, 'WITHSCORES')[2]
 redis.call('ZADD', KEYS[4], math.max(now_ms, tonumber(last or '0') + 1), ARGV[1])
 redis.call('HSET', KEYS[1], 'live', ARGV[1], 'newest', ARGV[1])
+record_batch()
 tell()
 
 -- Retired versions become staging areas whose lease is over: whoever sweeps next removes them.
