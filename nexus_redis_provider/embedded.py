@@ -59,17 +59,20 @@ class EmbeddedServer:
             client = server.endpoint.client()
     """
 
-    def __init__(self, *arguments: str, binary: Path | None = None) -> None:
+    def __init__(self, *arguments: str, binary: Path | None = None, config: str = "") -> None:
         """Prepare the server; it starts on entering the block.
 
         Args:
             arguments: as on the server's command line, such as `--maxmemory 1gb`.
             binary: the server to run, by default what `find_server` finds.
+            config: text of a configuration file, which the server may rewrite, as a Sentinel does.
         """
         self._arguments: Sequence[str] = arguments
         self._binary = binary or find_server()
         self._directory = tempfile.TemporaryDirectory(prefix="nexus-redis-")
-        self.port = _free_port()
+        self._config = Path(self._directory.name, "server.conf")
+        self._config.write_text(config, encoding="utf-8")
+        self.port = free_port()
         self.endpoint = Endpoint(nodes=(Node("127.0.0.1", self.port),))
 
     @property
@@ -94,7 +97,8 @@ class EmbeddedServer:
         """Start, or start again on the same port and directory; returns when it answers."""
         log = Path(self._directory.name, "server.log")
         command = [
-            *(str(self._binary), "--port", str(self.port), "--bind", "127.0.0.1"),
+            *(str(self._binary), str(self._config)),
+            *("--port", str(self.port), "--bind", "127.0.0.1"),
             *("--dir", self._directory.name, "--logfile", str(log), "--save", ""),
             *("--daemonize", "no", *self._arguments),
         ]
@@ -128,7 +132,8 @@ def _answers(client: redis.Redis) -> bool:
     return True
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A loopback port that nobody listens on at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

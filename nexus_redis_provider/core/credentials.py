@@ -7,11 +7,12 @@ looked up there. A literal never leaves the process it was given to.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from nexus_redis_provider.core.errors import ConfigurationError
 
@@ -53,7 +54,7 @@ class Secret:
             case SecretSource.ENV:
                 return self._read_env()
             case SecretSource.ENV_URL:
-                return unquote(urlsplit(self._read_env()).password or "")
+                return _password_in(self._read_env())
 
     @property
     def is_reference(self) -> bool:
@@ -88,3 +89,9 @@ class Secret:
                 "?password_file=PATH in the URL."
             )
         return type(self), (self.source, self.value)
+
+
+def _password_in(url: str) -> str:
+    # Not by urlsplit: the URL may name several hosts.
+    authority = re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0]
+    return unquote(authority.rpartition("@")[0].partition(":")[2])

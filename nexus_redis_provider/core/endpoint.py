@@ -6,9 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from enum import StrEnum
-from typing import Any, Self
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Any, Self, cast
 
 import redis
 import redis.asyncio
@@ -16,6 +14,8 @@ from redis import exceptions
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.driver_info import DriverInfo
 
+from nexus_redis_provider.core import sentinels
+from nexus_redis_provider.core.addresses import DEFAULT_PORT, Node, Tls, Topology, settings_of
 from nexus_redis_provider.core.credentials import Secret, SecretSource
 from nexus_redis_provider.core.errors import (
     AccessDeniedError,
@@ -24,52 +24,22 @@ from nexus_redis_provider.core.errors import (
     UnreachableError,
 )
 
-DEFAULT_PORT = 6379
 URL_VARIABLE = "NEXUS_REDIS_URL"
 
-
-class Topology(StrEnum):
-    """How the servers behind an endpoint stand together."""
-
-    STANDALONE = "standalone"
-
+__all__ = [
+    "DEFAULT_PORT",
+    "URL_VARIABLE",
+    "Endpoint",
+    "Node",
+    "Tls",
+    "Topology",
+    "address_of",
+    "translated",
+    "translated_errors",
+]
 
 # Made once: redis-py reads its own version from the metadata of its package for every client.
 _DRIVER = DriverInfo()
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """The address of one server."""
-
-    host: str = "localhost"
-    port: int = DEFAULT_PORT
-
-    def __post_init__(self) -> None:
-        if not self.host:
-            raise ConfigurationError("A Redis host must not be empty.")
-        if not 0 < self.port < 65536:
-            raise ConfigurationError(f"A Redis port is 1 to 65535, not {self.port}.")
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """How to verify the server and, for mutual TLS, what to show it. Paths are of PEM files."""
-
-    ca_certs: str | None = None
-    certfile: str | None = None
-    keyfile: str | None = None
-    cert_reqs: str = "required"
-    check_hostname: bool = True
-
-    def __post_init__(self) -> None:
-        if self.cert_reqs not in ("required", "optional", "none"):
-            raise ConfigurationError(
-                f"ssl_cert_reqs must be required, optional or none, not {self.cert_reqs!r}."
-            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,25 +50,31 @@ class Endpoint:
     `(retries + 1) * (connect_timeout + read_timeout)` = 24 s and a refused port well under one
     second, where redis-py's own ten retries take up to 55 s. Commands are retried because every
     script of this package is idempotent for its owner; others that are not should pass `retries=0`.
+    Sentinels are asked once each, with the same timeouts, whenever a connection is made.
 
     Args:
-        nodes: addresses; exactly one for a standalone server.
+        nodes: addresses: the one server, the Sentinels, or some of a Cluster's nodes.
         topology: how the nodes stand together.
-        db: database number.
+        master: the name by which the Sentinels know the primary.
+        db: database number; a Cluster has only 0.
         username: ACL user, or None for the default user.
         password: a `Secret`; a literal one cannot be pickled.
-        tls: verification settings, or None for plain TCP.
+        sentinel_username, sentinel_password: for the Sentinels, where they ask for it.
+        tls: verification settings, or None for plain TCP; for Sentinels, too.
         connect_timeout, read_timeout: seconds per attempt.
         retries: further attempts after a lost connection or a timeout.
-        max_connections: of a client's pool.
+        max_connections: of a client's pool; of a Cluster, for each node.
         client_name: shown by CLIENT LIST; needs the permission `client|setname`.
     """
 
     nodes: tuple[Node, ...] = (Node(),)
     topology: Topology = Topology.STANDALONE
+    master: str | None = None
     db: int = 0
     username: str | None = None
     password: Secret | None = None
+    sentinel_username: str | None = None
+    sentinel_password: Secret | None = None
     tls: Tls | None = None
     connect_timeout: float = 3.0
     read_timeout: float = 5.0
@@ -107,10 +83,7 @@ class Endpoint:
     client_name: str | None = None
 
     def __post_init__(self) -> None:
-        if len(self.nodes) != 1:
-            raise ConfigurationError(
-                f"A standalone endpoint has exactly one node, not {len(self.nodes)}."
-            )
+        self._check_topology()
         for name in ("connect_timeout", "read_timeout", "max_connections"):
             if not getattr(self, name) > 0:
                 raise ConfigurationError(f"{name} must be positive, not {getattr(self, name)!r}.")
@@ -118,49 +91,52 @@ class Endpoint:
             if getattr(self, name) < 0:
                 raise ConfigurationError(f"{name} must not be negative: {getattr(self, name)!r}.")
 
+    def _check_topology(self) -> None:
+        if not self.nodes:
+            raise ConfigurationError(f"A {self.topology} endpoint needs a node, such as {Node()}.")
+        if self.topology is Topology.STANDALONE and len(self.nodes) != 1:
+            raise ConfigurationError(
+                f"A standalone endpoint has exactly one node, not {len(self.nodes)}; for several, "
+                "say what they are: redis+sentinel://... or redis+cluster://..."
+            )
+        if self.topology is Topology.CLUSTER and self.db:
+            raise ConfigurationError(f"A Cluster has only database 0, not {self.db}.")
+        if self.topology is Topology.SENTINEL:
+            if not self.master:
+                raise ConfigurationError(
+                    "A Sentinel endpoint needs the name of the master: add ?master=NAME, as in "
+                    "the line `sentinel monitor NAME ...` of the Sentinels' configuration."
+                )
+            return
+        for name in ("master", "sentinel_username", "sentinel_password"):
+            if getattr(self, name) is not None:
+                raise ConfigurationError(
+                    f"{name}={getattr(self, name)!r} is for Sentinels; a URL of those begins with "
+                    "redis+sentinel:// or rediss+sentinel://."
+                )
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether keys are spread over nodes: then `core.clusters` says which has a key."""
+        return self.topology is Topology.CLUSTER
+
     @classmethod
     def from_url(cls, url: str) -> Self:
         """The endpoint that a URL describes.
 
         Args:
-            url: `redis[s]://[user[:password]@]host[:port][/db][?option=value&...]` with the
-                options `password_env`, `password_file`, `connect_timeout`, `read_timeout`,
-                `retries`, `max_connections`, `client_name`, `ssl_ca_certs`, `ssl_certfile`,
-                `ssl_keyfile`, `ssl_cert_reqs` and `ssl_check_hostname`.
+            url: `redis://[user[:password]@]host[:port][/db][?option=value&...]`, for Sentinels
+                `redis+sentinel://...@host[:port],host[:port]/db?master=NAME`, for a Cluster
+                `redis+cluster://...@host[:port],host[:port]`, each with `rediss` for TLS. Options:
+                `password_env`, `password_file`, `connect_timeout`, `read_timeout`, `retries`,
+                `max_connections`, `client_name`; of TLS `ssl_ca_certs`, `ssl_certfile`,
+                `ssl_keyfile`, `ssl_cert_reqs` and `ssl_check_hostname`; of Sentinels `master`,
+                `sentinel_username`, `sentinel_password_env` and `sentinel_password_file`.
 
         Raises:
             ConfigurationError: the URL or an option is wrong; the message never repeats a password.
         """
-        if not url.startswith(("redis://", "rediss://")):
-            raise ConfigurationError("A Redis URL starts with redis:// or rediss://.")
-        try:
-            parts = urlsplit(url)
-            port = DEFAULT_PORT if parts.port is None else parts.port
-            node, db = Node(parts.hostname or "localhost", port), int(parts.path.strip("/") or 0)
-        except ValueError:
-            # What stands in a wrong place may be a part of the password.
-            raise ConfigurationError(
-                "The Redis URL has a bad host, port or database. In a password, write "
-                "/ ? # @ : [ ] percent-encoded, such as %2F for /."
-            ) from None
-        options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=False))
-        password = _password_of(options, unquote(parts.password) if parts.password else None)
-        tls = _tls_of(options) if parts.scheme == "rediss" else None
-        settings = {name: _number(name, options) for name in _NUMBERS if name in options}
-        if "client_name" in options:
-            settings["client_name"] = options.pop("client_name")
-        if options:
-            raise ConfigurationError(
-                f"Unknown option(s) in the Redis URL: {', '.join(sorted(options))}."
-            )
-        return cls(
-            nodes=(node,),
-            db=db,
-            username=unquote(parts.username) if parts.username else None,
-            password=password,
-            tls=tls,
-            **settings,
-        )
+        return cls(**settings_of(url))
 
     @classmethod
     def from_env(cls, variable: str = URL_VARIABLE) -> Self:
@@ -189,22 +165,64 @@ class Endpoint:
     def client(self, **overrides: Any) -> redis.Redis:
         """A client with a pool of its own; replies are bytes. Connects on first use.
 
+        With Sentinels it follows the primary. Of a Cluster it is a `redis.cluster.RedisCluster`,
+        which has the same commands, but looks for the nodes at once.
+
         Args:
             overrides: further keyword arguments of `redis.Redis`, such as `protocol=2`.
+
+        Raises:
+            UnreachableError, AccessDeniedError, ConfigurationError: of a Cluster, at once.
         """
-        retry = redis.retry.Retry(_backoff(), self.retries)
-        return redis.Redis(**self._options(), retry=retry, **overrides)
+        options = self._options() | {"retry": redis.retry.Retry(_backoff(), self.retries)}
+        if self.topology is Topology.STANDALONE:
+            return redis.Redis(**self._address(self.nodes[0]), **options, **overrides)
+        if self.topology is Topology.CLUSTER:
+            from nexus_redis_provider.core.clusters import general_client  # it needs endpoints
+
+            return cast("redis.Redis", general_client(self, options | overrides))
+        single = overrides.pop("single_connection_client", False)
+        return sentinels.following(self, options | overrides, single=single)
 
     def async_client(self, **overrides: Any) -> redis.asyncio.Redis:
         """The asyncio twin of `client`; close it with `await client.aclose()`."""
         retry = redis.asyncio.retry.Retry(_backoff(), self.retries)
-        return redis.asyncio.Redis(**self._options(), retry=retry, **overrides)
+        options = self._options() | {"retry": retry}
+        if self.topology is Topology.STANDALONE:
+            return redis.asyncio.Redis(**self._address(self.nodes[0]), **options, **overrides)
+        if self.topology is Topology.CLUSTER:
+            from nexus_redis_provider.core.clusters import general_async_client
+
+            return cast("redis.asyncio.Redis", general_async_client(self, options | overrides))
+        single = overrides.pop("single_connection_client", False)
+        return sentinels.async_following(self, options | overrides, single=single)
+
+    def at(self, node: Node) -> Endpoint:
+        """One server of this deployment by itself, with the same credentials and options."""
+        return replace(
+            self,
+            nodes=(node,),
+            topology=Topology.STANDALONE,
+            master=None,
+            sentinel_username=None,
+            sentinel_password=None,
+        )
+
+    def sentinel_options(self) -> dict[str, Any]:
+        """Options of a client of a Sentinel, but for the address; it asks once."""
+        return self._options() | {
+            "db": 0,
+            "username": self.sentinel_username,
+            "password": self.sentinel_password.reveal() if self.sentinel_password else None,
+            "client_name": None,
+            "retry": None,
+        }
+
+    def _address(self, node: Node) -> dict[str, Any]:
+        return {"host": node.host, "port": node.port}
 
     def _options(self) -> dict[str, Any]:
-        node = self.nodes[0]
         options: dict[str, Any] = {
-            "host": node.host,
-            "port": node.port,
             "db": self.db,
             "username": self.username,
             "password": self.password.reveal() if self.password else None,
@@ -228,19 +246,37 @@ class Endpoint:
         return options
 
     def __str__(self) -> str:
-        return f"{self.nodes[0]}/{self.db}"
+        nodes = ",".join(map(str, self.nodes))
+        match self.topology:
+            case Topology.SENTINEL:
+                return f"master {self.master!r} of Sentinels {nodes}/{self.db}"
+            case Topology.CLUSTER:
+                return f"Cluster {nodes}"
+        return f"{nodes}/{self.db}"
 
 
-def address_of(client: redis.Redis | redis.asyncio.Redis) -> str:
-    """`host:port/db` of a client, for messages."""
-    options = client.connection_pool.connection_kwargs
+def address_of(client: Any) -> str:
+    """`host:port/db` of a client, or what it follows, for messages."""
+    if (pool := getattr(client, "connection_pool", None)) is None:
+        if (nodes := getattr(client, "startup_nodes", None)) is None:
+            return str(client)
+        return f"Cluster {','.join(f'{node.host}:{node.port}' for node in nodes)}"
+    options = pool.connection_kwargs
+    if "connection_pool" in options:
+        return str(options["connection_pool"])
     where = options.get("path") or f"{options.get('host')}:{options.get('port')}"
     return f"{where}/{options.get('db', 0)}"
 
 
+FAILURES = (exceptions.RedisError, exceptions.RedisClusterException)
+
+
 @contextmanager
-def translated_errors(client: redis.Redis | redis.asyncio.Redis) -> Iterator[None]:
+def translated_errors(client: Any) -> Iterator[None]:
     """Within it, redis-py's errors become this package's.
+
+    Args:
+        client: any of redis-py's, of which the message tells the address.
 
     Raises:
         UnreachableError: no connection, or no answer in time.
@@ -249,28 +285,34 @@ def translated_errors(client: redis.Redis | redis.asyncio.Redis) -> Iterator[Non
     """
     try:
         yield
-    except exceptions.RedisError as error:
+    except FAILURES as error:
         raise translated(address_of(client), error) from error
 
 
 _DENIED = (exceptions.AuthenticationError, exceptions.NoPermissionError)
-# A primary that has become a replica, or a replica that has lost its primary, is about to change.
+# A primary that has become a replica, a replica that has lost its primary, a slot that is on its
+# way to another node: all of it is about to change.
 _UNREACHABLE = (
     exceptions.ConnectionError,
     exceptions.TimeoutError,
     exceptions.ReadOnlyError,
-    exceptions.MasterDownError,
+    exceptions.ClusterDownError,
     exceptions.TryAgainError,
+    exceptions.AskError,
+    exceptions.SlotNotCoveredError,
 )
 
 
-def translated(where: str, error: exceptions.RedisError) -> ServerError | exceptions.WatchError:
+def translated(where: str, error: BaseException) -> ServerError | exceptions.WatchError:
     """The error of this package that says what an error of redis-py means.
 
     That of an optimistic transaction is none, but an answer, and stays as it is.
     """
     if isinstance(error, exceptions.WatchError):
         return error
+    if isinstance(error, exceptions.RedisClusterException) and error.__cause__:
+        # Why it could not look for the nodes.
+        return translated(where, error.__cause__)
     if isinstance(error, _DENIED):
         return AccessDeniedError(where, error)
     if isinstance(error, _UNREACHABLE):
@@ -278,49 +320,5 @@ def translated(where: str, error: exceptions.RedisError) -> ServerError | except
     return ServerError(f"Redis at {where} refused: {error}")
 
 
-_NUMBERS: dict[str, type[int | float]] = {
-    "connect_timeout": float,
-    "read_timeout": float,
-    "retries": int,
-    "max_connections": int,
-}
-
-
 def _backoff() -> ExponentialWithJitterBackoff:
     return ExponentialWithJitterBackoff(base=0.05, cap=0.5)
-
-
-def _number(name: str, options: dict[str, str]) -> Any:
-    text = options.pop(name)
-    try:
-        return _NUMBERS[name](text)
-    except ValueError:
-        raise ConfigurationError(f"{name} in the Redis URL must be a number: {text!r}.") from None
-
-
-def _password_of(options: dict[str, str], literal: str | None) -> Secret | None:
-    found = [Secret(SecretSource.LITERAL, literal)] if literal else []
-    for option, source in (
-        ("password_env", SecretSource.ENV),
-        ("password_file", SecretSource.FILE),
-    ):
-        if option in options:
-            found.append(Secret(source, options.pop(option)))
-    if len(found) > 1:
-        raise ConfigurationError(
-            "Give the Redis password once: in the URL, by password_env or by password_file."
-        )
-    return found[0] if found else None
-
-
-def _tls_of(options: dict[str, str]) -> Tls:
-    hostname = options.pop("ssl_check_hostname", "true").lower()
-    if hostname not in ("true", "false"):
-        raise ConfigurationError(f"ssl_check_hostname must be true or false, not {hostname!r}.")
-    return Tls(
-        ca_certs=options.pop("ssl_ca_certs", None),
-        certfile=options.pop("ssl_certfile", None),
-        keyfile=options.pop("ssl_keyfile", None),
-        cert_reqs=options.pop("ssl_cert_reqs", "required"),
-        check_hostname=hostname == "true",
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -15,8 +15,20 @@ import redis
 import redis.asyncio
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from nexus_redis_provider.core.endpoint import address_of, translated, translated_errors
-from nexus_redis_provider.core.errors import ConfigurationError, ServerError
+from nexus_redis_provider.core.clusters import (
+    AsyncNodes,
+    Nodes,
+    client_of,
+    groups_of,
+    is_moved,
+)
+from nexus_redis_provider.core.endpoint import (
+    FAILURES,
+    address_of,
+    translated,
+    translated_errors,
+)
+from nexus_redis_provider.core.errors import ConfigurationError, ServerError, UnreachableError
 
 T = TypeVar("T")
 Argument = str | bytes | int
@@ -62,24 +74,31 @@ class Call(Generic[T]):
     decode: Callable[[Any], T]
 
 
-def run(client: redis.Redis, call: Call[T]) -> T:
+def run(client: redis.Redis | Nodes, call: Call[T]) -> T:
     """Run a call: one round trip, two the first time a server sees the script.
+
+    Args:
+        client: of `Endpoint.client` or `thread_client`.
 
     Raises:
         UnreachableError: no answer within the client's timeouts and retries.
         AccessDeniedError: bad credentials, or the ACL forbids it.
         ConfigurationError: the client decodes replies to text; rows and owners are bytes.
     """
+    if isinstance(client, Nodes):
+        return client.at(call.keys[0], lambda node: run(node, call))
     loaded = script(call.script)
     numkeys, params = len(call.keys), (*call.keys, *call.args)
     _refuse_text_replies(client)
-    send = _exchange if client.connection is not None else redis.Redis.execute_command
+    # A RedisCluster, which is no Redis, has no such attribute.
+    has_one = getattr(client, "connection", None) is not None
+    send: Any = _exchange if has_one else type(client).execute_command
     try:
         try:
             reply = send(client, "EVALSHA", loaded.sha, numkeys, *params)
         except NoScriptError:
             reply = send(client, "EVAL", loaded.source, numkeys, *params)
-    except RedisError as error:
+    except FAILURES as error:
         raise translated(address_of(client), error) from error
     return call.decode(reply)
 
@@ -106,7 +125,7 @@ def _exchange(client: redis.Redis, *words: Argument) -> Any:
         raise
 
 
-def run_when_pushed(client: redis.Redis, key: str, timeout: float, call: Call[T]) -> T:
+def run_when_pushed(client: redis.Redis | Nodes, key: str, timeout: float, call: Call[T]) -> T:
     """Run a call at the very moment when something is pushed to a list, or `timeout` s from now.
 
     Both commands are sent at once, so the server does not wait for us in between: it is one round
@@ -119,6 +138,8 @@ def run_when_pushed(client: redis.Redis, key: str, timeout: float, call: Call[T]
 
     Raises: as `run`.
     """
+    if isinstance(client, Nodes):
+        return client.at(key, lambda node: run_when_pushed(node, key, timeout, call), retries=0)
     loaded, connection = script(call.script), client.connection
     if connection is None:
         raise ConfigurationError("A client that blocks needs a connection of its own.")
@@ -152,8 +173,10 @@ def _reply(connection: Any, timeout: float) -> Any:
         return error
 
 
-async def arun(client: redis.asyncio.Redis, call: Call[T]) -> T:
+async def arun(client: redis.asyncio.Redis | AsyncNodes, call: Call[T]) -> T:
     """The asyncio twin of `run`."""
+    if isinstance(client, AsyncNodes):
+        return await client.at(call.keys[0], lambda node: arun(node, call))
     loaded = script(call.script)
     numkeys, params = len(call.keys), (*call.keys, *call.args)
     _refuse_text_replies(client)
@@ -162,7 +185,7 @@ async def arun(client: redis.asyncio.Redis, call: Call[T]) -> T:
             reply = await client.evalsha(loaded.sha, numkeys, *params)
         except NoScriptError:
             reply = await client.eval(loaded.source, numkeys, *params)
-    except RedisError as error:
+    except FAILURES as error:
         raise translated(address_of(client), error) from error
     return call.decode(reply)
 
@@ -186,12 +209,17 @@ def heed_cancellation(before: int = 0) -> None:
         raise asyncio.CancelledError
 
 
-def run_all(client: redis.Redis, calls: Sequence[Call[T]]) -> list[T | ServerError]:
+def run_all(client: redis.Redis | Nodes, calls: Sequence[Call[T]]) -> list[T | ServerError]:
     """Run calls in one round trip; what the server refuses is in the list as an error.
+
+    In a Cluster it is one round trip for each node, and what a node that cannot be reached was to
+    answer is in the list as an error, too.
 
     Raises:
         UnreachableError: as `run`; none of the calls may have happened, or all.
     """
+    if isinstance(client, Nodes | redis.RedisCluster):
+        return _run_spread(client, calls)
     replies = _sent(client, calls)
     if any(isinstance(reply, NoScriptError) for reply in replies):
         with translated_errors(client):
@@ -201,8 +229,12 @@ def run_all(client: redis.Redis, calls: Sequence[Call[T]]) -> list[T | ServerErr
     return _results(client, calls, replies)
 
 
-async def arun_all(client: redis.asyncio.Redis, calls: Sequence[Call[T]]) -> list[T | ServerError]:
+async def arun_all(
+    client: redis.asyncio.Redis | AsyncNodes, calls: Sequence[Call[T]]
+) -> list[T | ServerError]:
     """The asyncio twin of `run_all`."""
+    if isinstance(client, AsyncNodes):
+        return await _arun_spread(client, calls)
     replies = await _asent(client, calls)
     if any(isinstance(reply, NoScriptError) for reply in replies):
         with translated_errors(client):
@@ -210,6 +242,52 @@ async def arun_all(client: redis.asyncio.Redis, calls: Sequence[Call[T]]) -> lis
                 await client.script_load(script(name).source)
         replies = await _asent(client, calls)
     return _results(client, calls, replies)
+
+
+def _run_spread(client: Any, calls: Sequence[Call[T]]) -> list[T | ServerError]:
+    results: dict[int, T | ServerError] = {}
+    for node, places in groups_of(client, [call.keys[0] for call in calls]).items():
+        try:
+            replies = run_all(client_of(client, node), [calls[place] for place in places])
+        except UnreachableError as error:
+            if isinstance(client, Nodes):
+                client.forget()
+            replies = [error] * len(places)
+        results.update(zip(places, replies, strict=True))
+    for place in _moved(results):
+        try:
+            results[place] = run(client, calls[place])
+        except ServerError as error:
+            results[place] = error
+    return [results[place] for place in range(len(calls))]
+
+
+async def _arun_spread(client: AsyncNodes, calls: Sequence[Call[T]]) -> list[T | ServerError]:
+    results: dict[int, T | ServerError] = {}
+    for node, places in (await client.groups([call.keys[0] for call in calls])).items():
+        replies: list[T | ServerError]
+        try:
+            replies = await arun_all(client.client(node), [calls[place] for place in places])
+        except UnreachableError as error:
+            client.forget()
+            replies = [error] * len(places)
+        results.update(zip(places, replies, strict=True))
+    for place in _moved(results):
+        try:
+            result: T = await arun(client, calls[place])
+            results[place] = result
+        except ServerError as error:
+            results[place] = error
+    return [results[place] for place in range(len(calls))]
+
+
+def _moved(results: Mapping[int, T | ServerError]) -> list[int]:
+    # What another node has by now.
+    return [
+        place
+        for place, result in results.items()
+        if isinstance(result, UnreachableError) and is_moved(result)
+    ]
 
 
 def _results(
@@ -223,6 +301,7 @@ def _results(
 
 def _refusal(client: redis.Redis | redis.asyncio.Redis, reply: Exception) -> ServerError:
     error = translated(address_of(client), reply) if isinstance(reply, RedisError) else reply
+    error.__cause__ = reply
     return error if isinstance(error, ServerError) else ServerError(str(error))
 
 
@@ -242,13 +321,17 @@ async def _asent(client: redis.asyncio.Redis, calls: Sequence[Call[T]]) -> list[
 
 
 def run_replicated(
-    client: redis.Redis, call: Call[T], timeout_ms: int, replicas: int
+    client: redis.Redis | Nodes, call: Call[T], timeout_ms: int, replicas: int
 ) -> tuple[T, int]:
     """Run a call; returns its result, and how many replicas confirmed it within the time.
 
     The confirmation covers all that the server did before, on whatever connection. `replicas` are
     enough.
     """
+    if isinstance(client, Nodes):
+        return client.at(
+            call.keys[0], lambda node: run_replicated(node, call, timeout_ms, replicas)
+        )
     with translated_errors(client), client.pipeline(transaction=False) as pipe:
         _queue_replicated(pipe, call, timeout_ms, replicas)
         reply, confirmed = pipe.execute()
@@ -256,9 +339,13 @@ def run_replicated(
 
 
 async def arun_replicated(
-    client: redis.asyncio.Redis, call: Call[T], timeout_ms: int, replicas: int
+    client: redis.asyncio.Redis | AsyncNodes, call: Call[T], timeout_ms: int, replicas: int
 ) -> tuple[T, int]:
     """The asyncio twin of `run_replicated`."""
+    if isinstance(client, AsyncNodes):
+        return await client.at(
+            call.keys[0], lambda node: arun_replicated(node, call, timeout_ms, replicas)
+        )
     with translated_errors(client):
         async with client.pipeline(transaction=False) as pipe:
             _queue_replicated(pipe, call, timeout_ms, replicas)
@@ -273,7 +360,7 @@ def _queue_replicated(pipe: Any, call: Call[T], timeout_ms: int, replicas: int) 
 
 
 def _refuse_text_replies(client: redis.Redis | redis.asyncio.Redis) -> None:
-    if client.connection_pool.connection_kwargs.get("decode_responses"):
+    if client.get_connection_kwargs().get("decode_responses"):
         raise ConfigurationError(
             "This client was made with decode_responses=True; make one without it, as "
             "Endpoint.client() does."

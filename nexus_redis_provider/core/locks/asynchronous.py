@@ -7,9 +7,9 @@ import contextlib
 from collections.abc import Coroutine
 from typing import Any, Self
 
-import redis.asyncio
 from redis.exceptions import RedisError
 
+from nexus_redis_provider.core.clients import ScriptClient, script_client
 from nexus_redis_provider.core.durations import uptime
 from nexus_redis_provider.core.errors import ServerError, UnreachableError
 from nexus_redis_provider.core.locks.holding import PythonLock
@@ -139,7 +139,7 @@ class AsyncLock(PythonLock):
         # Most locks are given back before they need a client for that.
         if await self._is_done(within=max(0.0, hold.renewed_at + self._lease_s / 3 - uptime())):
             return
-        client = renewal_endpoint(self._endpoint, self._lease_s).async_client()
+        client = script_client(renewal_endpoint(self._endpoint, self._lease_s))
         try:
             await self._renew(hold, client)
         finally:
@@ -147,7 +147,7 @@ class AsyncLock(PythonLock):
             with contextlib.suppress(RedisError):
                 await client.aclose()
 
-    async def _renew(self, hold: Lease, client: redis.asyncio.Redis) -> None:
+    async def _renew(self, hold: Lease, client: ScriptClient) -> None:
         pause = 0.0
         while not await self._is_done(within=pause):
             asked_at, pause = uptime(), self._lease_s / 3

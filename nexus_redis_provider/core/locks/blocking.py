@@ -7,9 +7,7 @@ import threading
 import time
 from typing import Self
 
-import redis
-
-from nexus_redis_provider.core.clients import thread_client
+from nexus_redis_provider.core.clients import ThreadClient, thread_client
 from nexus_redis_provider.core.durations import uptime
 from nexus_redis_provider.core.errors import ServerError, UnreachableError
 from nexus_redis_provider.core.locks.holding import PythonLock
@@ -70,7 +68,7 @@ class Lock(PythonLock):
                 run(thread_client(self._endpoint), hold.release_call())
         self._guard.release()
 
-    def _take(self, client: redis.Redis) -> Lease:
+    def _take(self, client: ThreadClient) -> Lease:
         asked_at, attempt = self._ask(client)
         if self._is_slow(asked_at):
             asked_at, attempt = self._ask(client)
@@ -81,7 +79,7 @@ class Lock(PythonLock):
             )
         return hold
 
-    def _ask(self, client: redis.Redis) -> tuple[float, Acquisition]:
+    def _ask(self, client: ThreadClient) -> tuple[float, Acquisition]:
         asked_at = uptime()
         attempt = run(client, self._acquire_call(f"list:{self._id}"))
         if attempt.acquired:
@@ -90,7 +88,7 @@ class Lock(PythonLock):
             raise self._refusal(attempt)
         return self._wait(client, attempt, asked_at)
 
-    def _withdraw(self, client: redis.Redis) -> None:
+    def _withdraw(self, client: ThreadClient) -> None:
         if self._hold is not None:
             self._renewer.discard(self._hold)
         with contextlib.suppress(ServerError):
@@ -99,7 +97,7 @@ class Lock(PythonLock):
                 run(client, call)
 
     def _wait(
-        self, client: redis.Redis, attempt: Acquisition, began_at: float
+        self, client: ThreadClient, attempt: Acquisition, began_at: float
     ) -> tuple[float, Acquisition]:
         """Ask again whenever woken, after every `poll`, and when a lease runs out."""
         deadline, asked_at = began_at + self._wait_s, began_at

@@ -21,6 +21,8 @@ from weakref import WeakKeyDictionary
 import redis.asyncio
 from redis.exceptions import RedisError
 
+from nexus_redis_provider.core.clients import ScriptClient, script_client
+from nexus_redis_provider.core.clusters import AsyncNodes
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import ServerError
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE, LockKeys
@@ -141,7 +143,7 @@ class WaitingRoom:
 
     async def __aenter__(self) -> Self:
         if self._host is None:
-            self._client: redis.asyncio.Redis = self._endpoint.async_client()
+            self._client: ScriptClient = script_client(self._endpoint)
             self._host = asyncio.create_task(self._keep_open())
         self._guests += 1
         self._is_empty.clear()
@@ -172,7 +174,7 @@ class WaitingRoom:
         """Run a call on the room's one connection for that; raises as `arun`."""
         return await self.use(lambda client: arun(client, call))
 
-    async def use(self, action: Callable[[redis.asyncio.Redis], Awaitable[T]]) -> T:
+    async def use(self, action: Callable[[ScriptClient], Awaitable[T]]) -> T:
         """Do something with the room's connection while nobody else does."""
         async with self._busy:
             return await action(self._client)
@@ -282,7 +284,7 @@ class WaitingRoom:
     async def _listen(self) -> None:
         while True:
             try:
-                async with self._client.pubsub() as wakes:
+                async with (await self._listener()).pubsub() as wakes:
                     await wakes.subscribe(self.channel)
                     while True:
                         message = await wakes.get_message(timeout=_LISTENING_PAUSE)
@@ -290,7 +292,13 @@ class WaitingRoom:
                             self._hear(message)
             except Exception:  # noqa: BLE001 - whatever it is
                 # Looks go on meanwhile, and tell those who wait what is wrong.
+                if isinstance(self._client, AsyncNodes):
+                    self._client.forget()
                 await asyncio.sleep(_RECONNECT_PAUSE)
+
+    async def _listener(self) -> redis.asyncio.Redis:
+        client = self._client
+        return await client.listener(self.channel) if isinstance(client, AsyncNodes) else client
 
     def _hear(self, message: dict[str, Any]) -> None:
         if message["type"] == "subscribe":

@@ -1,0 +1,245 @@
+"""Sentinel and Cluster deployments of real processes, for tests.
+
+They start in a few hundred milliseconds, notice the death of a server as fast, and end with the
+block: only what was started here is ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any, Self
+
+import redis
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+
+from nexus_redis_provider.core.endpoint import Endpoint, Node, Topology
+from nexus_redis_provider.embedded import EmbeddedServer, free_port
+
+MASTER = "state"
+# How long a server is silent before it counts as down.
+DOWN_AFTER_MS = 300
+
+
+def until(condition: Callable[[], Any], what: str, timeout: float = 20) -> Any:
+    """What the condition returns as soon as that is true."""
+    deadline = time.monotonic() + timeout
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {timeout} s")
+        time.sleep(0.02)
+    return found
+
+
+def kill(server: EmbeddedServer) -> None:
+    """End a server as a crash does."""
+    os.kill(server.pid, signal.SIGKILL)
+
+
+@dataclass
+class _Deployment:
+    """Servers that end with the block."""
+
+    _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            self._stack = stack
+            self._start()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def _start(self) -> None:
+        raise NotImplementedError
+
+    def _server(self, *arguments: str, config: str = "") -> EmbeddedServer:
+        return self._stack.enter_context(EmbeddedServer(*arguments, config=config))
+
+
+@dataclass
+class SentinelDeployment(_Deployment):
+    """A primary, replicas, and three Sentinels that watch them.
+
+    Args:
+        replicas: how many.
+        server_options: of primary and replicas, as on a command line.
+        sentinel_options: lines of each Sentinel's configuration.
+    """
+
+    replicas: int = 2
+    server_options: tuple[str, ...] = ()
+    sentinel_options: tuple[str, ...] = ()
+    servers: list[EmbeddedServer] = field(default_factory=list)
+    sentinels: list[EmbeddedServer] = field(default_factory=list)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Of the deployment, by its Sentinels."""
+        return Endpoint(
+            nodes=tuple(sentinel.endpoint.nodes[0] for sentinel in self.sentinels),
+            topology=Topology.SENTINEL,
+            master=MASTER,
+        )
+
+    @property
+    def primary(self) -> EmbeddedServer:
+        """Whom most Sentinels call the primary now."""
+        said = [self._primary_of(sentinel) for sentinel in self.sentinels]
+        port = max(said, key=said.count)
+        return next(server for server in self.servers if server.port == port)
+
+    def fail_over(self) -> EmbeddedServer:
+        """Kill the primary; returns the new one once all Sentinels say so."""
+        old = self.primary
+        kill(old)
+        until(lambda: self._agreed() not in (None, old.port), "a new primary")
+        return self.primary
+
+    def _start(self) -> None:
+        fast = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
+        primary = self._server(*fast, *self.server_options)
+        self.servers.append(primary)
+        for _ in range(self.replicas):
+            follow = ("--replicaof", f"127.0.0.1 {primary.port}")
+            self.servers.append(self._server(*fast, *follow, *self.server_options))
+        self.sentinels.extend(self._sentinel(primary) for _ in range(3))
+        until(self._is_complete, "Sentinels that know each other and the replicas")
+
+    def _sentinel(self, primary: EmbeddedServer) -> EmbeddedServer:
+        lines = (
+            f"sentinel monitor {MASTER} 127.0.0.1 {primary.port} 2",
+            f"sentinel down-after-milliseconds {MASTER} {DOWN_AFTER_MS}",
+            f"sentinel failover-timeout {MASTER} 2000",
+            *self.sentinel_options,
+        )
+        return self._server("--sentinel", config="\n".join(lines))
+
+    def _is_complete(self) -> bool:
+        for sentinel in self.sentinels:
+            state = _masters(sentinel)[MASTER]
+            if (state["num-slaves"], state["num-other-sentinels"]) != (self.replicas, 2):
+                return False
+        with self.servers[0].endpoint.client() as client:
+            replication = client.info("replication")
+        return all(
+            replication[f"slave{number}"]["state"] == "online" for number in range(self.replicas)
+        )
+
+    def _agreed(self) -> int | None:
+        said = {self._primary_of(sentinel) for sentinel in self.sentinels}
+        return said.pop() if len(said) == 1 else None
+
+    def _primary_of(self, sentinel: EmbeddedServer) -> int:
+        return int(_masters(sentinel)[MASTER]["port"])
+
+
+@dataclass
+class ClusterDeployment(_Deployment):
+    """A Cluster of primaries that share the slots, and a replica of each where wanted.
+
+    Args:
+        primaries: how many.
+        with_replicas: whether each has one, which takes over when it dies.
+        server_options: of each, as on a command line.
+    """
+
+    primaries: int = 3
+    with_replicas: bool = False
+    server_options: tuple[str, ...] = ()
+    servers: list[EmbeddedServer] = field(default_factory=list)
+    buses: list[int] = field(default_factory=list)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Of the Cluster, by two of its nodes."""
+        return Endpoint(
+            nodes=tuple(server.endpoint.nodes[0] for server in self.servers[:2]),
+            topology=Topology.CLUSTER,
+        )
+
+    def server_of(self, key: str) -> EmbeddedServer:
+        """The primary that has a key, as the first living node says."""
+        slot = key_slot(key.encode())
+        for first, last, (_, port, *_), *_ in self._slots():
+            if first <= slot <= last:
+                return next(server for server in self.servers if server.port == port)
+        raise LookupError(f"no node has slot {slot}")
+
+    def move_slot(self, key: str) -> EmbeddedServer:
+        """Give the slot of a key, with all its keys, to another primary; returns that one."""
+        source, slot = self.server_of(key), key_slot(key.encode())
+        target = next(server for server in self.servers[: self.primaries] if server is not source)
+        with _talk(source) as old, _talk(target) as new:
+            ids = old.cluster("MYID").decode(), new.cluster("MYID").decode()
+            new.cluster("SETSLOT", slot, "IMPORTING", ids[0])
+            old.cluster("SETSLOT", slot, "MIGRATING", ids[1])
+            while keys := old.cluster("GETKEYSINSLOT", slot, 100):
+                old.migrate("127.0.0.1", target.port, keys, 0, 5000)
+            new.cluster("SETSLOT", slot, "NODE", ids[1])
+            old.cluster("SETSLOT", slot, "NODE", ids[1])
+        return target
+
+    def _start(self) -> None:
+        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(5 * DOWN_AFTER_MS))
+        fast = ("--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0")
+        count = self.primaries * (2 if self.with_replicas else 1)
+        for _ in range(count):
+            # Not 10,000 above the server's, where it may be in use, or too high.
+            self.buses.append(free_port())
+            bus = ("--cluster-port", str(self.buses[-1]))
+            self.servers.append(self._server(*options, *fast, *bus, *self.server_options))
+        per_node = -(-REDIS_CLUSTER_HASH_SLOTS // self.primaries)
+        for number, server in enumerate(self.servers):
+            with _talk(server) as node:
+                # Else two nodes may begin with the same epoch, and take time to settle it.
+                node.cluster("SET-CONFIG-EPOCH", number + 1)
+                if number < self.primaries:
+                    first = number * per_node
+                    last = min(first + per_node, REDIS_CLUSTER_HASH_SLOTS) - 1
+                    node.cluster("ADDSLOTSRANGE", first, last)
+                node.cluster("MEET", "127.0.0.1", self.servers[0].port, self.buses[0])
+        until(lambda: all(map(self._knows_all, self.servers)), "nodes that know each other")
+        for number in range(self.primaries, count):
+            with _talk(self.servers[number - self.primaries]) as primary:
+                primary_id = primary.cluster("MYID").decode()
+            with _talk(self.servers[number]) as replica:
+                replica.cluster("REPLICATE", primary_id)
+        until(lambda: all(map(self._is_ready, self.servers)), "a Cluster that is ready")
+
+    def _knows_all(self, server: EmbeddedServer) -> bool:
+        with _talk(server) as node:
+            return int(node.cluster("INFO")["cluster_known_nodes"]) == len(self.servers)
+
+    def _is_ready(self, server: EmbeddedServer) -> bool:
+        with _talk(server) as node:
+            replication = node.info("replication")
+            linked = replication["role"] == "master" or replication["master_link_status"] == "up"
+            return linked and node.cluster("INFO")["cluster_state"] == "ok"
+
+    def _slots(self) -> Any:
+        for server in self.servers:
+            with contextlib.suppress(redis.exceptions.ConnectionError), _talk(server) as node:
+                return node.execute_command("CLUSTER", "SLOTS")
+        raise LookupError("no node of the Cluster answers")
+
+
+def _talk(server: EmbeddedServer) -> Any:
+    return replace(server.endpoint, retries=0).client()
+
+
+def _masters(sentinel: EmbeddedServer) -> Any:
+    with _talk(sentinel) as client:
+        return client.sentinel_masters()
