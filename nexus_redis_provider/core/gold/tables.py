@@ -1,0 +1,204 @@
+"""`publish_table(...)`: an Arrow table becomes the live version of a Gold dataset, without Spark.
+
+For results that fit into the memory of one process: one stream writes them. All is checked before
+anything is sent, so a table that is refused leaves no trace on the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nexus_redis_provider.core.durations import Duration
+from nexus_redis_provider.core.endpoint import Endpoint
+from nexus_redis_provider.core.errors import (
+    ConfigurationError,
+    DuplicateKeyError,
+    NullKeyError,
+    ServerError,
+    TooFewRowsError,
+)
+from nexus_redis_provider.core.gold.arrow_columns import (
+    arrow_type,
+    cast_column,
+    manifest_type,
+    type_names,
+)
+from nexus_redis_provider.core.gold.columns import (
+    check_key_types,
+    check_names,
+    key_template,
+    refused_column,
+)
+from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
+from nexus_redis_provider.core.gold.publications import Publication, Spec
+from nexus_redis_provider.core.gold.rows import encode_rows
+from nexus_redis_provider.core.gold.schemas import Column
+from nexus_redis_provider.core.gold.templates import KeyTemplate
+from nexus_redis_provider.core.gold.writers import PartitionWriter
+from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE
+
+Table: TypeAlias = pa.Table | pa.RecordBatchReader | Iterable[pa.RecordBatch]
+_Encoded = tuple[pa.StringArray, pa.StringArray, int]
+_BATCH = 10_000
+
+
+def publish_table(
+    table: Table,
+    dataset: str,
+    *,
+    key: str | Sequence[str],
+    endpoint: Endpoint | str | None = None,
+    mode: Mode | str = Mode.SNAPSHOT,
+    layout: Layout | str = Layout.JSON,
+    types: Mapping[str, str] | None = None,
+    ttl: Duration | None = None,
+    keep: int = 1,
+    min_rows: int = 0,
+    fence: int | None = None,
+    lineage: Mapping[str, str] | None = None,
+    namespace: str = DEFAULT_NAMESPACE,
+) -> Manifest:
+    """Readers see all rows of the table, or what they saw before; never anything between.
+
+    In `upsert` mode that holds for each row.
+
+    Args:
+        table: a table, a reader, batches of one schema, or whatever offers itself to Arrow
+            (`__arrow_c_stream__`), as frames of pandas and polars do; exactly one row of each key.
+        dataset: name of the dataset.
+        key: key columns, or a template such as `analytics:{metric_name}:{date}`; in `upsert` mode
+            a template is the row's whole Redis key.
+        endpoint: an `Endpoint`, a Redis URL, or None for the environment's `NEXUS_REDIS_URL`.
+        mode: `snapshot` (a new version) or `upsert` (rows replaced in place).
+        layout: `json`, a JSON string per row.
+        types: of some columns, as a manifest names them (`{"price": "decimal(10,2)"}`), to cast
+            them to; by default those of `arrow_columns`.
+        ttl: seconds until the rows vanish, all at once; None keeps them.
+        keep: previous versions that stay readable.
+        min_rows: fewer rows than these are refused, so that an empty source empties no cache.
+        fence: fencing token of the lock that guards this publish.
+        lineage: facts for the manifest.
+        namespace: first part of the keys.
+
+    Returns:
+        The manifest of the published version.
+
+    Raises:
+        ConfigurationError, SchemaError, NullKeyError, DuplicateKeyError, TooFewRowsError: refused
+            before anything was sent.
+        WriteError: the server refused rows; readers see what they saw before.
+        StaleFenceError: another holder of the lock has published.
+        UnreachableError, AccessDeniedError: the server cannot be used.
+
+    Cost: all rows as JSON in memory; one connection.
+    Clock: server.
+    """
+    found = _table_of(table, dataset)
+    template = key_template(key, dataset)
+    check_names(found.column_names, template, dataset)
+    columns, plain = _typed(found, types or {}, dataset)
+    check_key_types(columns, template, dataset)
+    spec = Spec(
+        dataset=dataset,
+        columns=columns,
+        key=template,
+        mode=Mode(mode),
+        layout=Layout(layout),
+        ttl=ttl,
+        keep=keep,
+        min_rows=min_rows,
+        fence=fence,
+        lineage=lineage or {},
+        namespace=namespace,
+    )
+    if plain.num_rows < min_rows:
+        raise TooFewRowsError(dataset, plain.num_rows, min_rows)
+    batches = list(_encoded(plain, columns, template))
+    _refuse_bad_keys([keys for keys, _, _ in batches], spec)
+    return _published(Endpoint.of(endpoint), spec, batches)
+
+
+def _published(endpoint: Endpoint, spec: Spec, batches: Iterable[_Encoded]) -> Manifest:
+    """The one place that knows how a publication is written."""
+    publication = Publication.begin(endpoint, spec)
+    try:
+        with PartitionWriter(publication, 0, "table") as writer:
+            for keys, values, checksum in batches:
+                writer.write(keys, values, checksum)
+            report = writer.finish()
+        return publication.commit([report])
+    except BaseException:
+        # The lease on the staging area ends by itself where the server cannot be reached.
+        with suppress(ServerError):
+            publication.abort()
+        raise
+
+
+def _encoded(
+    table: pa.Table, columns: Sequence[Column], template: KeyTemplate
+) -> Iterator[_Encoded]:
+    return (encode_rows(batch, columns, template) for batch in table.to_batches(_BATCH))
+
+
+def _table_of(table: Any, dataset: str) -> pa.Table:
+    if isinstance(table, pa.Table):
+        return table
+    if hasattr(table, "__arrow_c_stream__"):
+        return pa.table(table)
+    batches = list(table) if isinstance(table, Iterable) else []
+    if not batches or not all(isinstance(batch, pa.RecordBatch) for batch in batches):
+        raise ConfigurationError(
+            f"Gold dataset {dataset!r}: publish an Arrow table, or at least one record batch, not "
+            f"{type(table).__name__}. An empty table says by its schema which columns there are."
+        )
+    try:
+        return pa.Table.from_batches(batches)
+    except pa.ArrowInvalid as error:
+        raise ConfigurationError(f"Gold dataset {dataset!r}: {error}.") from None
+
+
+def _typed(
+    table: pa.Table, types: Mapping[str, str], dataset: str
+) -> tuple[tuple[Column, ...], pa.Table]:
+    """The columns of the manifest, and the table cast to what they say."""
+    for name in types:
+        if name not in table.column_names:
+            what = f"has a type in `types`, but is not there; those are {table.column_names}"
+            raise refused_column(dataset, name, what)
+    columns, arrays = [], []
+    for name, array in zip(table.column_names, table.columns, strict=True):
+        type_, target = _chosen(array.type, types.get(name), dataset, name)
+        columns.append(Column(name, type_))
+        chunks = [cast_column(chunk, target, dataset, name) for chunk in array.chunks]
+        arrays.append(pa.chunked_array(chunks, type=target))
+    return tuple(columns), pa.Table.from_arrays(arrays, names=table.column_names)
+
+
+def _chosen(
+    given: pa.DataType, asked: str | None, dataset: str, name: str
+) -> tuple[str, pa.DataType]:
+    if asked is not None:
+        if chosen := arrow_type(asked):
+            return chosen
+        what = f"cannot be {asked!r}; the types are {type_names()}"
+        raise refused_column(dataset, name, what)
+    if chosen := manifest_type(given):
+        return chosen
+    what = f"has the Arrow type {given}, which is not published without Spark; make text or numbers"
+    raise refused_column(dataset, name, f"{what} of it, in the SQL for example")
+
+
+def _refuse_bad_keys(keys: Sequence[pa.StringArray], spec: Spec) -> None:
+    names = pa.chunked_array(keys, pa.string())
+    if names.null_count:
+        raise NullKeyError(spec.dataset, spec.key.columns, names.null_count)
+    counts = pc.value_counts(names)
+    repeated = counts.filter(pc.greater(counts.field("counts"), 1))
+    if len(repeated):
+        rows = pc.sum(repeated.field("counts")).as_py() - len(repeated)
+        raise DuplicateKeyError(spec.dataset, repeated[0]["values"].as_py(), rows)
