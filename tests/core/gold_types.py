@@ -1,0 +1,141 @@
+"""Column types at random, as manifests name them, and values of each as readers give them."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from hypothesis import strategies as st
+
+from nexus_redis_provider.core.gold.schemas import ColumnType
+from nexus_redis_provider.core.gold.values import CalendarInterval, Spatial
+
+INSTANTS = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30))  # noqa: DTZ001
+COORDINATES = st.floats(-180, 180)
+
+
+def whole(bits: int) -> st.SearchStrategy[int]:
+    return st.integers(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+def decimals(precision: int, scale: int) -> st.SearchStrategy[Decimal]:
+    most = 10**precision - 1
+    # Not scaleb, which rounds.
+    return st.integers(-most, most).map(lambda number: Decimal(f"{number}E-{scale}"))
+
+
+def points(srid: int) -> st.SearchStrategy[Spatial]:
+    return st.tuples(COORDINATES, COORDINATES).map(
+        lambda at: Spatial(struct.pack("<BIdd", 1, 1, *at), srid)
+    )
+
+
+FLAT: dict[str, st.SearchStrategy[Any]] = {
+    "boolean": st.booleans(),
+    "byte": whole(8),
+    "short": whole(16),
+    "integer": whole(32),
+    "long": whole(64),
+    "float": st.floats(width=32),
+    "double": st.floats(),
+    **{
+        f"decimal({precision},{scale})": decimals(precision, scale)
+        for precision, scale in ((1, 0), (18, 3), (38, 0), (38, 18), (38, 38))
+    },
+    "string": st.text(),
+    "binary": st.binary(),
+    "date": st.dates(),
+    "timestamp": INSTANTS.map(lambda moment: moment.replace(tzinfo=UTC)),
+    "timestamp_ntz": INSTANTS,
+    "time(6)": st.times(),
+    # pyarrow makes no array of the least ones.
+    "interval day to second": whole(63).map(lambda number: timedelta(microseconds=number)),
+    "void": st.none(),
+}
+SPATIAL = {"geometry(EPSG:3857)": points(3857), "geography(OGC:CRS84, SPHERICAL)": points(4326)}
+NOT_IN_ARROW = {
+    "interval year to month": whole(32),
+    "interval month": whole(32),
+    "interval": st.builds(CalendarInterval, whole(32), whole(32), whole(64)),
+}
+KEYS = ("boolean", "long", "decimal(38,18)", "string", "binary", "date", "timestamp", "time(6)")
+
+
+def array(element: ColumnType) -> ColumnType:
+    return {"type": "array", "elementType": element, "containsNull": True}
+
+
+def map_(key: ColumnType, value: ColumnType) -> ColumnType:
+    return {"type": "map", "keyType": key, "valueType": value, "valueContainsNull": True}
+
+
+def struct_(fields: Mapping[str, ColumnType]) -> ColumnType:
+    described = [
+        {"name": name, "type": type_, "nullable": True, "metadata": {}}
+        for name, type_ in fields.items()
+    ]
+    return {"type": "struct", "fields": described}
+
+
+def fields(type_: Mapping[str, Any]) -> dict[str, ColumnType]:
+    return {field["name"]: field["type"] for field in type_["fields"]}
+
+
+def types(leaves: Mapping[str, object], depth: int = 3) -> st.SearchStrategy[ColumnType]:
+    """Types of some leaves, nested up to a depth."""
+    flat = st.sampled_from(sorted(leaves))
+    if depth == 0:
+        return flat
+    inner = types(leaves, depth - 1)
+    keys = st.sampled_from([*KEYS, struct_({"a": "long", "b": "string"})])
+    names = st.text(max_size=3) | st.sampled_from(["x", "X"])
+    return st.one_of(
+        flat,
+        inner.map(array),
+        st.builds(map_, keys, inner),
+        st.dictionaries(names, inner, max_size=3).map(struct_),
+    )
+
+
+def values(
+    type_: ColumnType, leaves: Mapping[str, st.SearchStrategy[Any]]
+) -> st.SearchStrategy[Any]:
+    """Values of a type, and None."""
+    if isinstance(type_, str):
+        return st.none() | leaves[type_]
+    match type_["type"]:
+        case "array":
+            return st.none() | st.lists(values(type_["elementType"], leaves), max_size=3)
+        case "map":
+            keys = _keys(type_["keyType"], leaves)
+            return st.none() | st.dictionaries(keys, values(type_["valueType"], leaves), max_size=3)
+        case _:
+            names = fields(type_)
+            inner = st.tuples(*(values(of, leaves) for of in names.values()))
+            return st.none() | inner.map(lambda parts: dict(zip(names, parts, strict=True)))
+
+
+def _keys(type_: ColumnType, leaves: Mapping[str, st.SearchStrategy[Any]]) -> Any:
+    if isinstance(type_, str):
+        return leaves.get(type_, FLAT.get(type_))
+    return st.tuples(*(st.none() | _keys(of, leaves) for of in fields(type_).values()))
+
+
+def exactly(value: object) -> object:
+    """Something that is equal for values that a user cannot tell apart, and for no others."""
+    match value:
+        case float():
+            return "NaN" if math.isnan(value) else (value, math.copysign(1, value))
+        case datetime():
+            return value.utcoffset() is None, value.astimezone(UTC) if value.tzinfo else value
+        case dict():
+            return [(exactly(key), exactly(item)) for key, item in value.items()]
+        case list():
+            return [*map(exactly, value)]
+        case Decimal():
+            return value.as_tuple()
+    return type(value), value

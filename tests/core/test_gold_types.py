@@ -1,0 +1,211 @@
+"""Every type that Arrow holds, at any depth, becomes JSON and comes back exactly."""
+
+from __future__ import annotations
+
+import struct
+from datetime import UTC, date, datetime
+from decimal import Context, Decimal
+
+import pyarrow as pa
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from nexus_redis_provider.core.gold.calendars import date_of, timestamp_of
+from nexus_redis_provider.core.gold.rows import encode_rows, is_writable
+from nexus_redis_provider.core.gold.schemas import (
+    Column,
+    has_text_keys,
+    row_decoder,
+    unsupported_part,
+    value_decoder,
+)
+from nexus_redis_provider.core.gold.templates import KeyTemplate
+from nexus_redis_provider.core.gold.values import Variant
+from tests.core.gold_types import (
+    FLAT,
+    NOT_IN_ARROW,
+    SPATIAL,
+    array,
+    exactly,
+    fields,
+    map_,
+    struct_,
+    types,
+    values,
+)
+
+EXACT = Context(prec=200)
+LEAVES = FLAT | SPATIAL | {"variant": st.builds(Variant, st.binary(), st.binary())}
+SCALARS = {
+    "boolean": pa.bool_(),
+    "byte": pa.int8(),
+    "short": pa.int16(),
+    "integer": pa.int32(),
+    "long": pa.int64(),
+    "float": pa.float32(),
+    "double": pa.float64(),
+    "string": pa.string(),
+    "binary": pa.binary(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("us", "Asia/Kolkata"),
+    "timestamp_ntz": pa.timestamp("us"),
+    "time(6)": pa.time64("ns"),
+    "interval day to second": pa.duration("us"),
+    "void": pa.null(),
+    "variant": pa.struct([("value", pa.binary()), ("metadata", pa.binary())]),
+    # In the order in which Spark sends them.
+    **dict.fromkeys(SPATIAL, pa.struct([("srid", pa.int32()), ("wkb", pa.binary())])),
+}
+
+
+def arrow_type(type_):
+    if isinstance(type_, str):
+        if type_.startswith("decimal("):
+            return pa.decimal128(*map(int, type_[len("decimal(") : -1].split(",")))
+        return SCALARS[type_]
+    match type_["type"]:
+        case "array":
+            return pa.list_(arrow_type(type_["elementType"]))
+        case "map":
+            return pa.map_(arrow_type(type_["keyType"]), arrow_type(type_["valueType"]))
+        case _:
+            return pa.struct([(name, arrow_type(of)) for name, of in fields(type_).items()])
+
+
+def as_arrow(value, type_):
+    """What pyarrow makes an array of."""
+    if value is None or isinstance(type_, str):
+        return value._asdict() if isinstance(value, tuple) else value
+    match type_["type"]:
+        case "array":
+            return [as_arrow(item, type_["elementType"]) for item in value]
+        case "map":
+            key, item = type_["keyType"], type_["valueType"]
+            return [(as_arrow(k, key), as_arrow(v, item)) for k, v in value.items()]
+        case _:
+            names = fields(type_)
+            parts = value if isinstance(value, tuple) else value.values()
+            return {n: as_arrow(v, names[n]) for n, v in zip(names, parts, strict=True)}
+
+
+@st.composite
+def frames(draw):
+    found = draw(st.lists(types(LEAVES, 2), max_size=3))
+    count = draw(st.integers(0, 4))
+    columns = [
+        draw(st.lists(values(type_, LEAVES), min_size=count, max_size=count)) for type_ in found
+    ]
+    return found, columns, draw(st.integers(0, 2))
+
+
+@settings(deadline=None, max_examples=150)
+@given(frames())
+@example(([map_("string", map_("date", array("void")))], [[{"\0": {date(1, 1, 1): [None]}}]], 0))
+@example(([struct_({})], [[None, {}]], 1))
+def test_rows_come_back_exactly(case):
+    found, values_, start = case
+    columns = [Column(f"{n}", type_) for n, type_ in enumerate(found)]
+    count = max(map(len, values_), default=0)
+    arrays = [
+        pa.array([as_arrow(one, type_) for one in many], arrow_type(type_))
+        for many, type_ in zip(values_, found, strict=True)
+    ]
+    ids = pa.array([f"row {n}" for n in range(count)], pa.string())
+    batch = pa.RecordBatch.from_arrays([ids, *arrays], names=["id", *(c.name for c in columns)])
+    # Slices share the memory of the rest.
+    batch = batch.slice(start)
+    columns = [Column("id", "string"), *columns]
+    _, texts, _ = encode_rows(batch, columns, KeyTemplate.parse("{id}"))
+    decode = row_decoder(columns)
+    rows = [tuple(decode(text.encode()).values())[1:] for text in texts.to_pylist()]
+    expected = list(zip(*(many[start:] for many in values_), strict=True))
+    assert [[*map(exactly, row)] for row in rows] == (
+        [[*map(exactly, row)] for row in expected] or [[]] * len(rows)
+    )
+
+
+@pytest.mark.parametrize("type_", [*LEAVES, *NOT_IN_ARROW, map_("interval", array("interval"))])
+def test_each_type_is_held(type_):
+    assert unsupported_part(type_) is None
+    assert is_writable(type_) is ("interval" not in str(type_) or "day" in str(type_))
+    assert value_decoder(type_)(None) is None
+
+
+@pytest.mark.parametrize("key", ["string", "char(3)", "varchar(3)", "string collate UNICODE_CI"])
+def test_maps_with_any_kind_of_text_as_keys_are_objects(key):
+    assert has_text_keys(map_(key, "long"))
+    assert value_decoder(map_(key, "long"))({"a": 1}) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("type_", "path", "what"),
+    [
+        ("timestamp_ntz(9)", "", "type timestamp_ntz(9)"),
+        (array("object"), "[]", "type object"),
+        (map_("string", struct_({"x": "object"})), "{}.x", "type object"),
+        (map_(struct_({"x": "object"}), "long"), "{key}.x", "type object"),
+        ({"type": "udt", "class": "a.B"}, "", "user-defined type a.B"),
+    ],
+)
+def test_what_is_not_held_is_found(type_, path, what):
+    found = unsupported_part(type_)
+    assert found is not None
+    assert (found.path, found.what) == (path, f"has {'the ' if 'user' in what else ''}{what}")
+
+
+@given(st.floats(0, 2.0**126, width=32))
+def test_floats_are_rounded_once(number):
+    """The nearest double is midway between two floats; only the digits tell which one is near."""
+    bits = struct.unpack("i", struct.pack("f", number))[0]
+    above = struct.unpack("f", struct.pack("i", bits + 1))[0]
+    decode = value_decoder("float")
+    midway = Decimal((number + above) / 2)
+    least = midway.scaleb(-20)
+    assert decode(EXACT.subtract(midway, least)) == number
+    assert decode(EXACT.add(midway, least)) == above
+    assert decode(midway) in {number, above}
+
+
+def test_the_shortest_text_of_a_float_is_that_float():
+    """It was another one, by way of a double."""
+    assert value_decoder("float")(Decimal("7.038531E-26")) == 7.038530691851209e-26
+    assert value_decoder("float")(16777217) == 16777216.0
+
+
+@given(st.dates())
+def test_days_of_years_that_python_knows(day):
+    assert date_of((day - date(1970, 1, 1)).days) == day
+
+
+@pytest.mark.parametrize(
+    ("days", "text"),
+    [
+        (3789755, "+12345-12-31"),
+        (2932897, "+10000-01-01"),
+        (-719163, "0000-12-31"),
+        (-719529, "-0001-12-31"),
+        (-719528, "0000-01-01"),
+    ],
+)
+def test_days_of_other_years_are_text(days, text):
+    assert date_of(days) == text
+    micros = days * 86_400_000_000 + 1
+    assert timestamp_of(micros, utc=True) == f"{text}T00:00:00.000001Z"
+    batch = pa.RecordBatch.from_pydict(
+        {
+            "d": pa.array([days, 0, None], pa.int32()).cast(pa.date32()),
+            "t": pa.array([micros, 0, None], pa.int64()).cast(pa.timestamp("us", "UTC")),
+            "n": pa.array([micros, 0, None], pa.int64()).cast(pa.timestamp("us")),
+        }
+    )
+    columns = [Column("d", "date"), Column("t", "timestamp"), Column("n", "timestamp_ntz")]
+    keys, values_, _ = encode_rows(batch, columns, KeyTemplate.parse("{d}"))
+    found = [row_decoder(columns)(value.encode()) for value in values_.to_pylist()]
+    moment = f"{text}T00:00:00.000001"
+    assert found == [
+        {"d": text, "t": f"{moment}Z", "n": moment},
+        {"d": date(1970, 1, 1), "t": datetime(1970, 1, 1, tzinfo=UTC), "n": datetime(1970, 1, 1)},  # noqa: DTZ001
+        dict.fromkeys("dtn"),
+    ]
+    assert keys.to_pylist() == [text, "1970-01-01", None]
