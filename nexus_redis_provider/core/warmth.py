@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
@@ -22,9 +23,15 @@ if TYPE_CHECKING:
 
 _BATCH = 1000
 _NAMED = 5
-_CONDITIONS = ("min_rows", "min_coverage", "max_age", "min_ttl", "newer_than")
+_CONDITIONS = (
+    *("min_rows", "min_coverage", "max_age", "min_ttl", "newer_than"),
+    *("min_version", "after_version"),
+)
 _FITTING = {
-    "dataset": {"min_rows", "max_age", "min_ttl", "newer_than"},
+    "dataset": {
+        *("min_rows", "max_age", "min_ttl", "newer_than"),
+        *("min_version", "after_version"),
+    },
     "keys": {"min_rows", "min_coverage", "min_ttl"},
     "pattern": {"min_rows", "min_ttl"},
 }
@@ -32,7 +39,10 @@ _WHY_NOT = {
     "min_coverage": "only of `keys` it is known how many there should be; use min_rows",
     "max_age": "Redis does not keep when a plain key was written; use min_ttl",
     "newer_than": "Redis does not keep when a plain key was written; use min_ttl",
+    "min_version": "only a dataset has versions",
+    "after_version": "only a dataset has versions",
 }
+_VERSION = re.compile(r"[0-9a-z]{1,12}")
 
 
 def check_combination(given: Collection[str]) -> str:
@@ -67,6 +77,10 @@ class Requirement:
         min_ttl: seconds that what is counted must still live, at least. What never expires does.
         newer_than: when the dataset must have been published after, by the clock of the Redis
             server; with a time zone.
+        min_version: the version that must be live, or one begun after it: the one that a publish
+            returned.
+        after_version: a version after which the live one must have been begun: the last one that
+            was worked on.
         namespace: first part of the dataset's keys.
 
     Raises:
@@ -81,6 +95,8 @@ class Requirement:
     max_age: Duration | None = None
     min_ttl: Duration | None = None
     newer_than: datetime | None = None
+    min_version: str | None = None
+    after_version: str | None = None
     namespace: str = DEFAULT_NAMESPACE
 
     def __post_init__(self) -> None:
@@ -108,6 +124,14 @@ class Requirement:
                 to_ms(duration, name)
         if self.newer_than is not None and self.newer_than.tzinfo is None:
             raise ConfigurationError("newer_than must have a time zone.")
+        for name in ("min_version", "after_version"):
+            version = getattr(self, name)
+            if version is not None and not (
+                isinstance(version, str) and _VERSION.fullmatch(version)
+            ):
+                raise ConfigurationError(
+                    f"{name} must be a version, as a publish returns it, not {version!r}."
+                )
 
     @classmethod
     def from_dict(cls, arguments: Mapping[str, Any]) -> Self:
@@ -316,6 +340,7 @@ def _judge_dataset(
     newer_than = requirement.newer_than
     if newer_than is not None and manifest.published_at <= newer_than:
         reasons.append(f"published at {manifest.published_at}, not after {newer_than}")
+    reasons += _version_reasons(requirement, manifest.version)
     min_ttl = _seconds(requirement.min_ttl, 0)
     if ttl is not None and ttl < min_ttl:
         reasons.append(f"lives for {in_words(max(ttl, 0))}, less than {in_words(min_ttl)}")
@@ -327,6 +352,21 @@ def _judge_dataset(
         age=age,
         ttl=ttl,
     )
+
+
+def _version_reasons(requirement: Requirement, live: str) -> list[str]:
+    reasons = []
+    least, last = requirement.min_version, requirement.after_version
+    if least is not None and _age_order(live) < _age_order(least):
+        reasons.append(f"version {live} is live, older than {least}")
+    if last is not None and _age_order(live) <= _age_order(last):
+        reasons.append(f"version {live} is live, not one after {last}")
+    return reasons
+
+
+def _age_order(version: str) -> tuple[int, str]:
+    # A number in base 36.
+    return len(version), version
 
 
 def _is_enough(good: int, asked: int, requirement: Requirement) -> bool:

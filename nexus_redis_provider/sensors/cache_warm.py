@@ -39,7 +39,7 @@ class CacheWarmSensor(BaseSensorOperator):
             task_id="warm",
             dataset="flights_daily",
             min_rows=1_000,
-            newer_than="{{ dag_run.start_date }}",
+            min_version=publish.output["version"],
             deferrable=True,
         )
     """
@@ -50,6 +50,8 @@ class CacheWarmSensor(BaseSensorOperator):
         "keys",
         "pattern",
         "newer_than",
+        "min_version",
+        "after_version",
         "namespace",
         "fill_sql",
         "fill_conn_id",
@@ -70,6 +72,8 @@ class CacheWarmSensor(BaseSensorOperator):
         max_age: Duration | None = None,
         min_ttl: Duration | None = None,
         newer_than: datetime | str | None = None,
+        min_version: str | None = None,
+        after_version: str | None = None,
         fill: Loader | str | None = None,
         fill_conn_id: str | None = None,
         fill_ttl: Duration | None = None,
@@ -89,6 +93,10 @@ class CacheWarmSensor(BaseSensorOperator):
             max_age: seconds since the dataset was published, at most.
             min_ttl: seconds that it must still live, at least.
             newer_than: when it must have been published after, with a time zone; ISO 8601 if text.
+            min_version: the version that must be live, or one begun after it: that of an upstream
+                publish, `publish.output["version"]`. A rollback from it makes the sensor wait.
+            after_version: a version that the live one must come after, such as the one that the
+                last run worked on.
             fill: loads what is missing: a callable that is given the missing keys (of a pattern,
                 none) and returns keys with values as a mapping or pairs, or SQL (or a `.sql` file)
                 of two columns, key and value. Dicts and lists are written as JSON.
@@ -108,6 +116,9 @@ class CacheWarmSensor(BaseSensorOperator):
         self.keys = keys
         self.pattern = pattern
         self.newer_than = newer_than
+        self.min_version = min_version
+        self._has_min_version = min_version is not None
+        self.after_version = after_version
         self.namespace = namespace
         self.conditions = {
             "min_rows": min_rows,
@@ -146,6 +157,8 @@ class CacheWarmSensor(BaseSensorOperator):
             "keys": self.keys,
             "pattern": self.pattern,
             "newer_than": self.newer_than,
+            "min_version": self.min_version,
+            "after_version": self.after_version,
             "namespace": self.namespace,
             **self.conditions,
         }
@@ -188,6 +201,10 @@ class CacheWarmSensor(BaseSensorOperator):
 
     def _look(self) -> tuple[Warmth, dict[str, Any], str | None]:
         """What is there after trying to fill, the same as XCom, and the lock of another filler."""
+        if self._has_min_version and self.min_version is None:
+            raise ConfigurationError(
+                "min_version is None: the task upstream has published nothing, or its XCom is gone."
+            )
         requirement = Requirement.from_dict(self._arguments())
         filled, filler = 0, None
         with NexusRedisHook(self.redis_conn_id) as hook:

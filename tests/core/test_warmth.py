@@ -221,3 +221,29 @@ def test_a_requirement_survives_as_json() -> None:
     assert Requirement.from_dict(json.loads(json.dumps(keys.to_dict()))) == keys
     with pytest.raises(ConfigurationError, match="ISO 8601"):
         Requirement.from_dict({"dataset": "d", "newer_than": "yesterday"})
+
+
+async def test_the_live_version_may_have_to_be_a_late_one(
+    look: Look, client: redis.Redis, namespace: str
+) -> None:
+    put_manifest(client, namespace, version="m2")
+    for version in ("m1", "m2", "zz", "9"):
+        found = await look(dataset="d", min_version=version, namespace=namespace)
+        assert found.is_warm == (version != "zz")
+        found = await look(dataset="d", after_version=version, namespace=namespace)
+        assert found.is_warm == (version in {"m1", "9"})
+    cold = await look(dataset="d", min_version="100", after_version="m2", namespace=namespace)
+    assert cold.reasons == (
+        "version m2 is live, older than 100",
+        "version m2 is live, not one after m2",
+    )
+    assert cold.version == "m2"
+
+
+@pytest.mark.parametrize("name", ["min_version", "after_version"])
+def test_what_is_no_version(name: str) -> None:
+    for text in ("None", "", "m1 ", 3):
+        with pytest.raises(ConfigurationError, match=f"{name} must be a version"):
+            Requirement.from_dict({"dataset": "d", name: text})
+    with pytest.raises(ConfigurationError, match="only a dataset has versions"):
+        Requirement.from_dict({"keys": ["k"], name: "m1"})

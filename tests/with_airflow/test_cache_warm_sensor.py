@@ -181,6 +181,13 @@ def test_sensors_at_the_same_time_fill_once(
     assert client.get(f"{namespace}:a") == b"1"
 
 
+def test_a_version_that_is_not_there_is_no_version_at_all(namespace: str) -> None:
+    sensor = sensor_of(namespace, keys=None, dataset="d", min_version="m1")
+    sensor.min_version = None  # As an XCom that nobody pushed is rendered.
+    with pytest.raises(ConfigurationError, match="min_version is None: the task upstream"):
+        sensor.execute({})
+
+
 @pytest.fixture
 def database_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     pytest.importorskip("airflow.providers.sqlite")
