@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -108,31 +109,24 @@ def _exchange(client: redis.Redis, *words: Argument) -> Any:
 
     What it leaves out, a tenth of what a lock costs, is redis-py's own metrics.
     """
-    connection: Any = client.connection
+    with _own_connection(client) as connection:
 
-    def once() -> Any:
-        connection.send_command(*words)
-        return connection.read_response()
+        def once() -> Any:
+            connection.send_command(*words)
+            return connection.read_response()
 
-    try:
         return connection.retry.call_with_retry(once, lambda _: connection.disconnect())
-    except RedisError:
-        raise
-    except BaseException:
-        # Interrupted: a reply that was not read must not pass for that of the next command. A pool
-        # looks after that, a client with one connection does not.
-        connection.disconnect()
-        raise
 
 
 def run_when_pushed(client: redis.Redis | Nodes, key: str, timeout: float, call: Call[T]) -> T:
     """Run a call at the very moment when something is pushed to a list, or `timeout` s from now.
 
     Both commands are sent at once, so the server does not wait for us in between: it is one round
-    trip from the push to the reply. Sent once: the client's retries are not for this.
+    trip from the push to the reply. Sent once: the client's retries are not for this. It may have
+    run although an error is raised.
 
     Args:
-        client: with a connection of its own, as `thread_client` gives it.
+        client: blocks meanwhile.
         key: of the list, in the slot of the call's keys.
         timeout: more than 0; the server counts in milliseconds.
 
@@ -140,35 +134,60 @@ def run_when_pushed(client: redis.Redis | Nodes, key: str, timeout: float, call:
     """
     if isinstance(client, Nodes):
         return client.at(key, lambda node: run_when_pushed(node, key, timeout, call), retries=0)
-    loaded, connection = script(call.script), client.connection
-    if connection is None:
-        raise ConfigurationError("A client that blocks needs a connection of its own.")
-    patience = timeout + (connection.socket_timeout or 0.0)
-    params = (len(call.keys), *call.keys, *call.args)
-    commands = [("BLPOP", key, f"{timeout:.3f}"), ("EVALSHA", loaded.sha, *params)]
+    _refuse_text_replies(client)
+    loaded = script(call.script)
     try:
-        connection.send_packed_command(connection.pack_commands(commands))
-        blocked = _reply(connection, patience)
-        reply = _reply(connection, patience)
+        with _own_connection(client) as connection:
+            connection.send_packed_command(
+                connection.pack_commands(
+                    [
+                        ("BLPOP", key, f"{timeout:.3f}"),
+                        ("EVALSHA", loaded.sha, len(call.keys), *call.keys, *call.args),
+                    ]
+                )
+            )
+            blocked = _reply(connection, timeout=timeout + (connection.socket_timeout or 0.0))
+            reply = _reply(connection)
+            # A primary that becomes a replica lets go who block on it. What it says to the script
+            # counts.
+            if isinstance(blocked, RedisError) and not str(blocked).startswith("UNBLOCKED"):
+                raise blocked
+            if isinstance(reply, RedisError) and not isinstance(reply, NoScriptError):
+                raise reply
     except RedisError as error:
-        connection.disconnect()
         raise translated(address_of(client), error) from error
+    return run(client, call) if isinstance(reply, NoScriptError) else call.decode(reply)
+
+
+@contextmanager
+def _own_connection(client: redis.Redis) -> Iterator[Any]:
+    """The one connection of a client, or one of its pool, for as long as replies are due.
+
+    Who runs in between in the same thread, a signal handler for example, gets another one.
+    """
+    kept: Any = client.connection
+    connection: Any = kept or client.connection_pool.get_connection()
+    client.connection = None
+    try:
+        yield connection
+    except ResponseError as error:
+        if isinstance(translated("", error), UnreachableError):
+            # What was the primary is none any more; who connects again may find the new one.
+            connection.disconnect()
+        raise
     except BaseException:
+        # Interrupted: a reply that was not read must not pass for that of the next command.
         connection.disconnect()
         raise
-    # A primary that becomes a replica lets go who block on it. What it says to the script counts.
-    if isinstance(blocked, RedisError) and not str(blocked).startswith("UNBLOCKED"):
-        raise translated(address_of(client), blocked) from blocked
-    if isinstance(reply, NoScriptError):
-        return run(client, call)
-    if isinstance(reply, RedisError):
-        raise translated(address_of(client), reply) from reply
-    return call.decode(reply)
+    finally:
+        client.connection = kept
+        if kept is None:
+            client.connection_pool.release(connection)
 
 
-def _reply(connection: Any, timeout: float) -> Any:
+def _reply(connection: Any, **options: Any) -> Any:
     try:
-        return connection.read_response(timeout=timeout)
+        return connection.read_response(**options)
     except ResponseError as error:
         return error
 

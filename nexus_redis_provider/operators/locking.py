@@ -187,7 +187,7 @@ class LockingOperator(BaseOperator):
             again: whether this task has waited already.
         """
         self._check_options()
-        claim, request = self.claim_of(context), uuid.uuid4().hex
+        claim, request = self.claim_of(context), f"{uuid.uuid4().hex}.1"
         while True:
             try:
                 with closing(NexusRedisHook(self.redis_conn_id)) as hook:

@@ -12,6 +12,8 @@ from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import ConfigurationError
 from nexus_redis_provider.core.keys import LockKeys
 from nexus_redis_provider.core.locks.protocol import (
+    Claim,
+    acquire,
     attend,
     break_lock,
     inspect,
@@ -60,6 +62,31 @@ async def test_a_request_that_arrives_twice_enters_once(perform: Perform, namesp
     assert again.entries == 2
     assert None is await perform(release("a", "me", first.token, 1, namespace=namespace))
     assert await perform(release("a", "me", first.token, 2, namespace=namespace)) is not None
+
+
+async def test_a_late_copy_of_an_earlier_request_is_no_entry(
+    perform: Perform, namespace: str
+) -> None:
+    def asked(request: str) -> Any:
+        return acquire(Claim("a", "me", namespace=namespace), 60, request=request)
+
+    token = (await perform(asked("x.1"))).token
+    assert (await perform(asked("x.2"))).entries == 2
+    assert (await perform(asked("x.1"))).entries == 2
+    assert (await perform(asked("x.10"))).entries == 3
+    assert (await perform(asked("y.1"))).entries == 4
+    assert await perform(release("a", "me", token, 4, namespace=namespace)) is not None
+
+
+async def test_a_list_rings_but_once(perform: Perform, namespace: str, client: redis.Redis) -> None:
+    held = await perform(take("a", "holder", namespace=namespace))
+    await perform(take("a", "first", stay=60, bell="list:me", namespace=namespace))
+    await perform(release("a", "holder", held.token, namespace=namespace))
+    for number in range(20):
+        assert not (await perform(take("a", f"passer-by {number}", namespace=namespace))).acquired
+    bell = LockKeys("a", namespace).wake("me")
+    assert client.llen(bell) == 1
+    assert 0 < client.ttl(bell) <= 60
 
 
 async def test_release_is_repeatable_and_only_for_the_owner(

@@ -173,10 +173,11 @@ def test_processes_never_overlap(endpoint: Endpoint, namespace: str, tmp_path: P
     assert file.read_text().split()[0] == "150"
 
 
-def _enter_and_tell(pipe: Any, endpoint: Endpoint, namespace: str) -> None:
-    with Lock(endpoint, "a", namespace=namespace, lease=0.5, wait=30, poll=20) as lock:
+def _enter_and_tell(pipe: Any, endpoint: Endpoint, namespace: str, lease: float) -> None:
+    with Lock(endpoint, "a", namespace=namespace, lease=lease, wait=60, poll=2) as lock:
         lock.ensure_held()
         pipe.send(lock.token)
+        pipe.recv()
 
 
 def test_who_is_paused_as_its_turn_comes_asks_again(
@@ -185,7 +186,7 @@ def test_who_is_paused_as_its_turn_comes_asks_again(
     """The server lets it in meanwhile; when it goes on, its lease is over and another one's in."""
     context = multiprocessing.get_context("spawn")
     pipe, theirs = context.Pipe()
-    paused = context.Process(target=_enter_and_tell, args=(theirs, endpoint, namespace))
+    paused = context.Process(target=_enter_and_tell, args=(theirs, endpoint, namespace, 0.5))
     with Lock(endpoint, "a", namespace=namespace) as first:
         paused.start()
         wait_until(lambda: run(client, inspect("a", namespace=namespace)).length == 1)
@@ -198,8 +199,60 @@ def test_who_is_paused_as_its_turn_comes_asks_again(
         assert not pipe.poll(1)
     assert pipe.poll(30)
     assert pipe.recv() > other.token
+    pipe.send("leave")
     paused.join(30)
     assert paused.exitcode == 0
+
+
+def test_who_vanishes_as_its_turn_comes_holds_for_a_while_only(
+    endpoint: Endpoint, namespace: str, client: redis.Redis, wait_until: Any
+) -> None:
+    """However long the lease is that it wanted; who comes back has all of it."""
+    context = multiprocessing.get_context("spawn")
+    pipe, theirs = context.Pipe()
+    waiter = context.Process(target=_enter_and_tell, args=(theirs, endpoint, namespace, 3600))
+    with Lock(endpoint, "a", namespace=namespace):
+        waiter.start()
+        wait_until(lambda: run(client, inspect("a", namespace=namespace)).length == 1)
+        os.kill(waiter.pid, signal.SIGSTOP)
+    assert run(client, who_holds("a", namespace=namespace)).expires_in <= 12
+    os.kill(waiter.pid, signal.SIGCONT)
+    assert pipe.poll(30)
+    assert run(client, who_holds("a", namespace=namespace)).expires_in > 3500
+    pipe.send("leave")
+    waiter.join(30)
+    assert waiter.exitcode == 0
+
+
+def test_a_signal_handler_may_lock_while_its_thread_waits(
+    endpoint: Endpoint, namespace: str, client: redis.Redis, wait_until: Any
+) -> None:
+    tokens: list[int] = []
+
+    def handle(*_: Any) -> None:
+        with Lock(endpoint, "other", namespace=namespace) as other:
+            tokens.append(other.token)
+
+    def hold() -> None:
+        with Lock(endpoint, "a", namespace=namespace) as lock:
+            tokens.append(lock.token)
+            held.set()
+            wait_until(lambda: run(client, inspect("a", namespace=namespace)).length == 1)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+            wait_until(lambda: len(tokens) == 2)
+
+    held, before = threading.Event(), signal.signal(signal.SIGUSR1, handle)
+    try:
+        holder = threading.Thread(target=hold)
+        holder.start()
+        held.wait(30)
+        with Lock(endpoint, "a", namespace=namespace, wait=30) as lock:
+            assert run(client, who_holds("a", namespace=namespace)).token == lock.token
+        holder.join(30)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert len(tokens) == 2
+    assert run(client, who_holds("other", namespace=namespace)) is None
 
 
 def test_a_lock_is_not_entered_twice(endpoint: Endpoint, namespace: str) -> None:

@@ -10,7 +10,7 @@ import redis
 
 from nexus_redis_provider.core.clients import thread_client
 from nexus_redis_provider.core.endpoint import Endpoint
-from nexus_redis_provider.core.errors import ConfigurationError, ServerError
+from nexus_redis_provider.core.errors import ServerError
 from nexus_redis_provider.core.keys import LockKeys
 from nexus_redis_provider.core.locks.protocol import release, who_holds
 from nexus_redis_provider.core.scripts import run, run_when_pushed
@@ -77,6 +77,6 @@ def test_what_the_server_refuses_is_told_and_the_connection_stays_in_step(
     assert run(blocking, who_holds("a", namespace=namespace)) is None
 
 
-def test_a_client_of_a_pool_is_refused(client: redis.Redis, namespace: str) -> None:
-    with pytest.raises(ConfigurationError, match="connection of its own"):
-        run_when_pushed(client, "list", 1, take("a", "me", namespace=namespace))
+def test_a_client_of_a_pool_will_do(client: redis.Redis, namespace: str) -> None:
+    bell = LockKeys("a", namespace).wake("me")
+    assert run_when_pushed(client, bell, 0.01, take("a", "me", namespace=namespace)).acquired

@@ -16,7 +16,7 @@ from nexus_redis_provider.core.locks.renewal import Renewer
 from nexus_redis_provider.core.locks.states import Acquisition
 from nexus_redis_provider.core.scripts import run, run_replicated, run_when_pushed
 
-_AT_ONCE = 0.001
+_LEAST_PAUSE = 0.001
 
 
 class Lock(PythonLock):
@@ -69,9 +69,10 @@ class Lock(PythonLock):
         self._guard.release()
 
     def _take(self, client: ThreadClient) -> Lease:
-        asked_at, attempt = self._ask(client)
+        began_at = uptime()
+        asked_at, attempt = self._ask(client, began_at)
         if self._is_slow(asked_at):
-            asked_at, attempt = self._ask(client)
+            asked_at, attempt = self._ask(client, began_at)
         hold = Lease(self._claim, self._lease_s, asked_at, attempt)
         if self._replicas:
             self._check_replicas(
@@ -79,14 +80,14 @@ class Lock(PythonLock):
             )
         return hold
 
-    def _ask(self, client: ThreadClient) -> tuple[float, Acquisition]:
+    def _ask(self, client: ThreadClient, began_at: float) -> tuple[float, Acquisition]:
         asked_at = uptime()
         attempt = run(client, self._acquire_call(f"list:{self._id}"))
         if attempt.acquired:
             return asked_at, attempt
         if not self._wait_s:
             raise self._refusal(attempt)
-        return self._wait(client, attempt, asked_at)
+        return self._wait(client, attempt, began_at)
 
     def _withdraw(self, client: ThreadClient) -> None:
         if self._hold is not None:
@@ -99,25 +100,35 @@ class Lock(PythonLock):
     def _wait(
         self, client: ThreadClient, attempt: Acquisition, began_at: float
     ) -> tuple[float, Acquisition]:
-        """Ask again whenever woken, after every `poll`, and when a lease runs out."""
-        deadline, asked_at = began_at + self._wait_s, began_at
-        call = self._acquire_call(f"list:{self._id}")
+        """Ask again whenever woken, after every `poll`, and when a lease runs out.
+
+        Returns:
+            From when the lease counts, and the lock.
+        """
+        deadline = began_at + self._wait_s
+        # Who is gone when its turn comes is let in all the same, so not for the whole of a long
+        # lease. Who is there counts as having asked so much earlier.
+        lease_s = min(self._lease_s, 2 * self._stay_s)
+        call = self._acquire_call(f"list:{self._id}", lease_s)
+        whole_call = self._acquire_call(f"list:{self._id}")
         bell = self._claim.keys.wake(self._id)
         pause = self._next_look(attempt, deadline)
         while True:
-            sent_at, last_at = uptime(), attempt.at
+            sent_at = uptime()
             try:
-                attempt = run_when_pushed(client, bell, max(pause, _AT_ONCE), call)
+                attempt = run_when_pushed(client, bell, max(pause, _LEAST_PAUSE), call)
+                asked_at = sent_at - (self._lease_s - lease_s)
+                if attempt.acquired and self._is_slow(asked_at):
+                    # It was sent long ago, or for a short lease.
+                    asked_at, attempt = uptime(), run(client, whole_call)
             except UnreachableError:
                 # A server that restarts knows the line again, or forms it anew.
-                if uptime() >= deadline:
+                left = deadline - uptime()
+                if left <= 0:
                     raise
-                time.sleep(min(self._poll_s, 0.5))
+                time.sleep(min(self._poll_s, 0.5, left))
                 pause = 0.0
                 continue
-            # While we are paused, a reply waits here. The server's clock, in ms, tells since when.
-            asked_at += attempt.at - last_at - 0.001
-            asked_at = max(sent_at, min(asked_at, uptime()))
             if attempt.acquired:
                 return asked_at, attempt
             if uptime() >= deadline:

@@ -25,10 +25,10 @@ from nexus_redis_provider.core.locks.protocol import (
     Claim,
     Mode,
     acquire,
-    asked_anew,
     inspect,
     leave,
     steal,
+    with_request,
 )
 from nexus_redis_provider.core.locks.states import Acquisition, LockState
 from nexus_redis_provider.core.scripts import Call
@@ -67,7 +67,8 @@ class PythonLock:
             mode: `exclusive`, or `shared` with others that say so too.
             permits: how many may hold it at once; more than 1 make it a semaphore.
             poll: seconds between two looks while waiting, in case a wake-up is lost. Who is not
-                heard from for three times as long is passed over.
+                heard from for three times as long is passed over; who vanishes just as its turn
+                comes, for twice that.
             owner: identity; by default unique to this object in this process. The same owner gets
                 the same hold again, and then its earlier object no longer gives it back.
             description: shown to whoever inspects the lock or waits for it.
@@ -83,6 +84,7 @@ class PythonLock:
         self._lease_s = to_ms(lease, "lease") / 1000
         self._wait_s = to_ms(wait, "wait") / 1000 if wait is not None else 0.0
         self._poll_s = to_ms(poll, "poll") / 1000
+        self._stay_s = max(3 * self._poll_s, _LEAST_STAY)
         self._replicas = replicas
         self._replica_ms = to_ms(replica_timeout, "replica_timeout")
         if replicas and self._replica_ms >= endpoint.read_timeout * 1000:
@@ -157,11 +159,11 @@ class PythonLock:
         return f"{_HOST}/{os.getpid()}/{self._id}"
 
     def _new_acquire_call(self) -> Call[Acquisition]:
-        stay = max(3 * self._poll_s, _LEAST_STAY) if self._wait_s else None
-        return acquire(self._claim, self._lease_s, stay=stay)
+        return acquire(self._claim, self._lease_s, stay=self._stay_s if self._wait_s else None)
 
-    def _acquire_call(self, bell: str) -> Call[Acquisition]:
-        return asked_anew(self._acquire_bare, bell, f"{self._id}.{self._entered}")
+    def _acquire_call(self, bell: str, lease: float | None = None) -> Call[Acquisition]:
+        request = f"{self._id}.{self._entered}"
+        return with_request(self._acquire_bare, request, bell=bell, lease=lease)
 
     def _leave_call(self) -> Call[bool]:
         return leave(self.name, self.owner, namespace=self._claim.namespace)

@@ -113,8 +113,9 @@ def acquire(
             asks.
         bell: to be woken by: a channel, or `list:ID` for the list `LockKeys.wake(ID)`.
         ticket: of a place held before, for a server that has forgotten it.
-        request: identity of this request. However often it is sent, and if a copy of it arrives
-            late, the owner enters once. By default that of this call.
+        request: identity of this request, `ID.N`. The owner enters once for it, however often it is
+            sent, also if a copy arrives late, after one with the same ID and a larger N. By default
+            that of this call.
 
     Redis: see `LockKeys`; one script. Clock: server.
     """
@@ -128,15 +129,14 @@ def acquire(
         bell,
         ticket,
         NOBODY if claim.lease_only else claim.deployment or NOBODY,
-        request or uuid.uuid4().hex,
+        request or f"{uuid.uuid4().hex}.1",
     )
 
     def decode(reply: Any) -> Acquisition:
         if reply[0] == 1:
-            _, now_ms, token, left_ms, since_ms, waited_ms, expired, entries = reply
+            _, token, left_ms, since_ms, waited_ms, expired, entries = reply
             return Acquisition(
                 acquired=True,
-                at=int(now_ms) / 1000,
                 token=int(token),
                 expires_in=left_ms / 1000,
                 since=time_of(since_ms),
@@ -144,10 +144,9 @@ def acquire(
                 entries=entries,
                 expired=expired,
             )
-        _, now_ms, ticket, position, length, holders = reply
+        _, ticket, position, length, holders = reply
         return Acquisition(
             acquired=False,
-            at=int(now_ms) / 1000,
             ticket=int(ticket),
             position=position,
             length=length,
@@ -157,10 +156,14 @@ def acquire(
     return Call("acquire_lock", claim.keys.state, args, decode)
 
 
-def asked_anew(call: Call[Acquisition], bell: str, request: str) -> Call[Acquisition]:
-    """An `acquire` with another bell and as another request, without building it again."""
-    *first, _, ticket, oracle, _ = call.args
-    return Call(call.script, call.keys, (*first, bell, ticket, oracle, request), call.decode)
+def with_request(
+    call: Call[Acquisition], request: str, *, bell: str = NOBODY, lease: float | None = None
+) -> Call[Acquisition]:
+    """An `acquire` as another request, without building all of it again."""
+    owner, lease_ms, *rest, _, ticket, oracle, _ = call.args
+    asked_ms = lease_ms if lease is None else to_ms(lease, "lease")
+    args = (owner, asked_ms, *rest, bell, ticket, oracle, request)
+    return Call(call.script, call.keys, args, call.decode)
 
 
 def release(

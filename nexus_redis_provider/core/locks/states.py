@@ -66,7 +66,6 @@ class Acquisition:
 
     Attributes:
         acquired: whether it is ours.
-        at: the server's time when it looked, seconds since 1970.
         token: our fencing token, or 0.
         expires_in: seconds left of our lease, or 0.
         since: when we took it; None if it is not ours.
@@ -80,7 +79,6 @@ class Acquisition:
     """
 
     acquired: bool
-    at: float
     token: int = 0
     expires_in: float = 0.0
     since: datetime | None = None

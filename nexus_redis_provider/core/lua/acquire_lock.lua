@@ -5,9 +5,10 @@
 -- ARGV[5] description of the owner, JSON   ARGV[6] how long to count as waiting, ms; 0: not in line
 -- ARGV[7] what to be woken by, see wake(), or -   ARGV[8] ticket of a place held before, or 0
 -- ARGV[9] where it can be asked whether the owner lives, whatever its lease says, or -
--- ARGV[10] identity of this request: however often it comes, the owner enters once
--- Returns {1, now in ms, token, lease left in ms, held since in ms, waited ms, leases ended, entries}, or
--- {0, now in ms, ticket, position from 1 or 0, length of the line, {holders}}.
+-- ARGV[10] identity of this request, `ID.N`: of those with the same ID, only a larger N than the last
+-- is another entry
+-- Returns {1, token, lease left in ms, held since in ms, waited ms, leases ended, entries}, or
+-- {0, ticket, position from 1 or 0, length of the line, {holders}}.
 -- Clock: server TIME.
 -- Atomic because looking at holders and line, minting a token and writing must not interleave.
 -- Idempotent: the same owner gets the same token, or keeps its ticket, so a lost reply costs nothing.
@@ -24,7 +25,7 @@ if #fields == 0 or (#fields == 2 and string.sub(fields[2], -2) == ' 0') then
     token, ARGV[3], whole(now_ms + lease_ms), since, '1', request, oracle, description,
   }, ' '))
   redis.call('PEXPIRE', LOCK, whole(net_of(lease_ms, oracle)))
-  return {1, since, token, lease_ms, since, 0, 0, 1}
+  return {1, token, lease_ms, since, 0, 0, 1}
 end
 -- Uses: lock
 local permits, deployment = permits_of(ARGV[3]), ARGV[4]
@@ -39,11 +40,17 @@ for _, one in ipairs(all) do
   end
 end
 
+-- Copies of requests may come late.
+local function is_newer(one, known)
+  local id, number = string.match(one, '^(.*)%.(%d+)$')
+  local known_id, known_number = string.match(known, '^(.*)%.(%d+)$')
+  return id ~= known_id or tonumber(number) > tonumber(known_number)
+end
+
 local function enter(waited_ms)
   write_holder(ours)
   return {
-    1, whole(now_ms), ours.token, ours.expires - now_ms, ours.since, waited_ms, #expired,
-    tonumber(ours.entries),
+    1, ours.token, ours.expires - now_ms, ours.since, waited_ms, #expired, tonumber(ours.entries),
   }
 end
 
@@ -51,7 +58,7 @@ if ours then
   -- A re-entry never shortens the lease. Whoever judged the owner dead before it must judge again.
   ours.expires = math.max(ours.expires, now_ms + lease_ms)
   ours.description = description
-  if ours.request ~= request then
+  if is_newer(request, ours.request) then
     ours.entries, ours.request = whole(ours.entries + 1), request
   end
   expired = {} -- they stay until somebody else enters
@@ -117,6 +124,5 @@ end
 wake(all)
 local rank = redis.call('ZRANK', LINE, owner)
 return {
-  0, whole(now_ms), place and place.ticket or '0', rank and rank + 1 or 0,
-  redis.call('ZCARD', LINE), shown(all),
+  0, place and place.ticket or '0', rank and rank + 1 or 0, redis.call('ZCARD', LINE), shown(all),
 }

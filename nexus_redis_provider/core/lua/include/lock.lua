@@ -184,16 +184,19 @@ local function admitted(held)
   return found
 end
 
--- Tells waiters that it is their turn: by `list:ID`, on which one blocks, or on a channel, which many
--- share. It does not count as a sign of life: who never comes must be passed over, however often
+-- Tells waiters that it is their turn: by `list:ID`, on which one thread blocks, or on a channel, which
+-- many share. It does not count as a sign of life: who never comes must be passed over, however often
 -- others ask.
 local function wake(held)
   for _, one in ipairs(admitted(held)) do
     local list = string.match(one.bell, '^list:(.+)')
     if list then
+      -- The name is that of LockKeys.wake; one element is enough to let its one thread go on.
       list = LOCK .. ':wake:' .. list
-      redis.call('LPUSH', list, 1)
-      redis.call('PEXPIRE', list, one.stay)
+      if redis.call('EXISTS', list) == 0 then
+        redis.call('LPUSH', list, 1)
+        redis.call('PEXPIRE', list, one.stay)
+      end
     elseif one.bell ~= '-' then
       redis.call('PUBLISH', one.bell, LOCK .. '\n' .. one.owner)
     end
