@@ -10,7 +10,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
@@ -18,7 +18,7 @@ from typing import Any, Self
 import redis
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
-from nexus_redis_provider.core.endpoint import Endpoint, Node, Topology
+from nexus_redis_provider.core.endpoint import Endpoint, Topology
 from nexus_redis_provider.embedded import EmbeddedServer, free_port
 
 MASTER = "state"

@@ -161,6 +161,27 @@ class GoldKeys:
         """Hash: per task attempt that wrote rows of the version, its number of index pages."""
         return f"{self.root}:attempts:{version}"
 
+    def bucket(self, source: str, share: int, number: int) -> str:
+        """Hash by row key of packed rows (see gold/buckets.py).
+
+        It has a tag of its own, so buckets spread over a Cluster, and copies of a bucket stay where
+        it is. `source` is `version.task`, of the task attempt that wrote it.
+        """
+        before, after = self.around_bucket(source, share)
+        return f"{before}{number}{after}"
+
+    def around_bucket(self, source: str, share: int) -> tuple[str, str]:
+        """What stands before and after a bucket's number in its key."""
+        return f"{self.namespace}:gold:{self.dataset}:{{{share}.", f"}}:{source}"
+
+    def bucket_map(self, version: str, attempt: str) -> str:
+        """String: which source has each bucket, where not all are of the attempt itself."""
+        return f"{self.root}:map:{version}:{attempt}"
+
+    def digests(self, version: str, attempt: str) -> str:
+        """String: 8 bytes for each bucket of an attempt, by which the next delta finds changes."""
+        return f"{self.root}:digests:{version}:{attempt}"
+
     def page(self, version: str, attempt: str, number: int) -> str:
         """String: the keys of one batch of rows (see gold/pages.py)."""
         return f"{self.root}:page:{version}:{attempt}:{number}"

@@ -27,11 +27,14 @@ from nexus_redis_provider.core.errors import (
     PublishError,
     ServerError,
 )
+from nexus_redis_provider.core.gold.bucket_writers import BucketWriter
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
+from nexus_redis_provider.core.gold.packing import packed_columns
 from nexus_redis_provider.core.gold.publications import Publication, Report, Spec
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE
 from nexus_redis_provider.core.scripts import run
 from nexus_redis_provider.spark.failures import SPARK_ERRORS, reason
+from nexus_redis_provider.spark.packed import dealt, packed
 from nexus_redis_provider.spark.rows import prepared
 from nexus_redis_provider.spark.schemas import checked_columns, key_template
 from nexus_redis_provider.spark.tasks import write_partition
@@ -44,7 +47,8 @@ Upserts stage nothing: their rows are visible at once.
 """
 
 _REPORT_SCHEMA = (
-    "partition int, attempt string, rows long, bytes long, checksum long, pages int, error binary"
+    "partition int, attempt string, rows long, bytes long, checksum long, pages int, buckets int, "
+    "error binary"
 )
 
 
@@ -113,11 +117,15 @@ def publish(
     )
     where = Endpoint.of(endpoint)
     pickle.dumps(where)  # A literal password is refused here, not in the middle of the job.
-    rows = prepared(df, template)
+    shares = _shares(df) if spec.layout is Layout.PACKED else 1
+    if spec.layout is Layout.PACKED:
+        rows = dealt(df, spec.columns, template, shares)
+    else:
+        rows = prepared(df, template)
     if spec.mode is Mode.UPSERT:
         rows = rows.persist()
     try:
-        publication = Publication.begin(where, spec)
+        publication = Publication.begin(where, spec, shares)
         with _aborted_on_error(publication):
             if spec.mode is Mode.UPSERT:
                 _refuse_bad_keys(rows, spec)
@@ -130,7 +138,8 @@ def publish(
 
 
 def _write(rows: DataFrame, publication: Publication) -> list[Report]:
-    write = functools.partial(_write_partition, publication)
+    packs = publication.spec.layout is Layout.PACKED
+    write = functools.partial(_write_share if packs else _write_partition, publication)
     reports = _collected(rows.mapInArrow(write, _REPORT_SCHEMA), publication.spec.dataset)
     return [_report(row) for row in reports]
 
@@ -152,6 +161,14 @@ def _write_partition(
     yield _report_batch(write_partition(publication, parts))
 
 
+def _write_share(
+    publication: Publication, batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """As `_write_partition`, for packed rows."""
+    columns = packed_columns(publication.spec.columns, publication.spec.key)
+    yield _report_batch(write_partition(publication, packed(batches, columns), BucketWriter))
+
+
 def _report_batch(report: Report) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(
         {
@@ -161,6 +178,7 @@ def _report_batch(report: Report) -> pa.RecordBatch:
             "bytes": pa.array([report.bytes], pa.int64()),
             "checksum": pa.array([report.checksum], pa.int64()),
             "pages": pa.array([report.pages], pa.int32()),
+            "buckets": pa.array([report.buckets], pa.int32()),
             "error": pa.array([report.error and pickle.dumps(report.error)], pa.binary()),
         }
     )
@@ -226,6 +244,13 @@ def _log_progress(dataset: str, version: str) -> Progress:
             )
 
     return report
+
+
+def _shares(df: DataFrame) -> int:
+    # Some for each core, so that a share fits into the memory of a task, and the last ones to end
+    # leave no core idle for long.
+    context = getattr(df.sparkSession, "_sc", None)
+    return 4 * context.defaultParallelism if context else 16
 
 
 def _application(df: DataFrame) -> dict[str, str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import pyarrow as pa
 from pyspark import TaskContext
 
 from nexus_redis_provider.core.errors import PublishError
+from nexus_redis_provider.core.gold.bucket_writers import BucketWriter
 from nexus_redis_provider.core.gold.publications import Publication, Report
 from nexus_redis_provider.core.gold.writers import PartitionWriter
 
@@ -15,8 +17,17 @@ Batch = tuple[pa.StringArray, pa.StringArray, int]
 """Keys, values, and the sum of their CRC-32."""
 
 
-def write_partition(publication: Publication, batches: Iterable[Batch]) -> Report:
+def write_partition(
+    publication: Publication,
+    batches: Iterable[tuple[Any, ...]],
+    writer_of: type[PartitionWriter | BucketWriter] = PartitionWriter,
+) -> Report:
     """Write every batch and say what was written, or why not.
+
+    Args:
+        publication: what the partition is part of.
+        batches: arguments of `write` of the writer.
+        writer_of: rows of the layout.
 
     Raises:
         UnreachableError: the connection broke; Spark tries the task again.
@@ -25,12 +36,12 @@ def write_partition(publication: Publication, batches: Iterable[Batch]) -> Repor
     if context is None:
         raise RuntimeError("write_partition runs inside a Spark task.")
     attempt = str(context.taskAttemptId())
-    with PartitionWriter(publication, context.partitionId(), attempt) as writer:
+    with writer_of(publication, context.partitionId(), attempt) as writer:
         try:
             # Where another partition has failed, this one need not be computed.
             writer.check_staged()
-            for keys, values, checksum in batches:
-                writer.write(keys, values, checksum)
+            for batch in batches:
+                writer.write(*batch)
             return writer.finish()
         except PublishError as error:
             return writer.refused(error)

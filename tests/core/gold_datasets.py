@@ -10,12 +10,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import redis
 
 from nexus_redis_provider.core.credentials import Secret, SecretSource
 from nexus_redis_provider.core.endpoint import Endpoint, Node
+from nexus_redis_provider.core.gold.bucket_writers import BucketWriter
 from nexus_redis_provider.core.gold.manifests import Manifest
+from nexus_redis_provider.core.gold.packing import pack
 from nexus_redis_provider.core.gold.publications import Publication, Report, Spec
 from nexus_redis_provider.core.gold.schemas import Column
 from nexus_redis_provider.core.gold.templates import KeyTemplate
@@ -26,6 +29,7 @@ from nexus_redis_provider.core.keys import GoldKeys
 PERMANENT_ROWS = "*:gold:sales:*"
 COLUMNS = (Column("id", "string"), Column("n", "long"))
 Batch = tuple[pa.StringArray, pa.StringArray, int]
+PackedBatch = tuple[pa.StringArray, pa.BinaryArray, Any]
 
 
 def spec(namespace: str, key: str = "{id}", **options: Any) -> Spec:
@@ -63,6 +67,40 @@ def write(
 def publish(endpoint: Endpoint, rows: Mapping[str, int], spec: Spec) -> Manifest:
     publication = Publication.begin(endpoint, spec)
     return publication.commit([write(publication, rows)])
+
+
+def write_packed(
+    publication: Publication, rows: Mapping[str, int], share: int = 0, attempt: str = "a"
+) -> Report:
+    """One attempt at one share of packed rows id -> n."""
+    with BucketWriter(publication, share, attempt) as writer:
+        if rows:
+            writer.write(*packed_batch(rows))
+        return writer.finish()
+
+
+def packed_batch(rows: Mapping[str, int] | Iterable[tuple[str, int]]) -> PackedBatch:
+    """Keys, packed values and hashes of rows id -> n."""
+    pairs = list(rows.items() if isinstance(rows, Mapping) else rows)
+    values = pack(COLUMNS[1:], [pa.array([number for _, number in pairs], pa.int64())], len(pairs))
+    hashes = [zlib.crc32(key.encode()) for key, _ in pairs]
+    return pa.array([key for key, _ in pairs], pa.string()), values, np.array(hashes, np.int64)
+
+
+def dealt(rows: Mapping[str, int], shares: int) -> list[dict[str, int]]:
+    """The rows of each share."""
+    parts: list[dict[str, int]] = [{} for _ in range(shares)]
+    for key, number in rows.items():
+        parts[zlib.crc32(key.encode()) % shares][key] = number
+    return parts
+
+
+def publish_packed(
+    endpoint: Endpoint, rows: Mapping[str, int], spec: Spec, shares: int = 3
+) -> Manifest:
+    publication = Publication.begin(endpoint, spec, shares)
+    parts = dealt(rows, publication.shares)
+    return publication.commit([write_packed(publication, *part[::-1]) for part in enumerate(parts)])
 
 
 def numbers(start: int, count: int, value: int = 0) -> dict[str, int]:

@@ -181,7 +181,7 @@ def test_a_verification_of_a_version_that_is_removed_does_not_blame_its_rows(
     endpoint, namespace, rows, monkeypatch
 ):
     publish(endpoint, numbers(0, 2_500, 1), spec(namespace, keep=0))
-    chunks = rows._chunks
+    chunks = rows._walk
 
     def overtaken(version):
         for number, chunk in enumerate(chunks(version)):
@@ -189,7 +189,7 @@ def test_a_verification_of_a_version_that_is_removed_does_not_blame_its_rows(
                 publish(endpoint, {"a": 2}, spec(namespace, keep=0))
             yield chunk
 
-    monkeypatch.setattr(rows, "_chunks", overtaken)
+    monkeypatch.setattr(rows, "_walk", overtaken)
     with pytest.raises(NotPublishedError):
         rows.verify()
 

@@ -11,6 +11,8 @@ from enum import StrEnum
 from typing import Any, NoReturn, Self
 
 from nexus_redis_provider.core.errors import ConfigurationError
+from nexus_redis_provider.core.gold.buckets import Share
+from nexus_redis_provider.core.gold.packing import PACKING
 from nexus_redis_provider.core.gold.schemas import Column
 
 
@@ -36,6 +38,8 @@ class Layout(_Choice):
 
     JSON = "json"
     """A string per row: a JSON object of all columns."""
+    PACKED = "packed"
+    """Some dozens of rows in a hash, by key, in binary (see `packing` and `buckets`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +52,15 @@ class Manifest:
         columns: names and types of all columns, in order.
         key: the key template over the key columns.
         rows, bytes: rows written, and bytes of their keys and values.
-        checksum: sum of the CRC-32 of every `key NUL value`: the same in any order.
+        checksum: sum of the CRC-32 of every `key NUL value`, or of every bucket of packed rows:
+            the same in any order.
         partitions: task attempts whose rows these are.
         created_ms, published_ms, expires_ms: server clock, milliseconds since 1970; `expires_ms`
             is None where rows do not expire.
         fence: fencing token of the publisher, or None.
         lineage: where the rows came from: DAG, run, Spark application.
+        shares: of packed rows, who wrote them; empty for other layouts.
+        packing: version of the binary format of packed rows.
     """
 
     dataset: str
@@ -71,6 +78,8 @@ class Manifest:
     expires_ms: int | None = None
     fence: int | None = None
     lineage: Mapping[str, str] = field(default_factory=dict)
+    shares: tuple[Share, ...] = ()
+    packing: int = PACKING
 
     @property
     def published_at(self) -> datetime:
@@ -88,6 +97,8 @@ class Manifest:
         """As text, without the publish time, which only the server knows."""
         body = asdict(self)
         del body["published_ms"]
+        if self.layout is not Layout.PACKED:
+            del body["shares"], body["packing"]
         return json.dumps(body, separators=(",", ":"))
 
     @classmethod
@@ -99,4 +110,5 @@ class Manifest:
             Column(column["name"], column["type"]) for column in body["columns"]
         )
         known["mode"], known["layout"] = Mode(body["mode"]), Layout(body["layout"])
+        known["shares"] = tuple(Share(**share) for share in body.get("shares", ()))
         return cls(**known | {"published_ms": published_ms})

@@ -25,9 +25,17 @@ from nexus_redis_provider.core.errors import (
     SupersededError,
     TooFewRowsError,
 )
+from nexus_redis_provider.core.gold.buckets import ROWS, Share
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.schemas import Column
-from nexus_redis_provider.core.gold.sweeping import page_keys, staged_attempts, sweep, unlink
+from nexus_redis_provider.core.gold.sweeping import (
+    bucket_names,
+    page_keys,
+    staged_attempts,
+    staged_buckets,
+    sweep,
+    unlink,
+)
 from nexus_redis_provider.core.gold.templates import KeyTemplate
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE, GoldKeys
 from nexus_redis_provider.core.scripts import Call, run
@@ -36,6 +44,8 @@ if TYPE_CHECKING:
     from nexus_redis_provider.core.gold.batches import Claim
 
 STAGING_LEASE = 600.0
+_LISTPACK = "hash-max-listpack-entries"
+_LISTPACK_ENTRIES = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +84,11 @@ class Spec:
             raise ConfigurationError(f"keep is a number of previous versions, not {self.keep}.")
         if self.min_rows and self.mode is Mode.UPSERT:
             raise ConfigurationError("min_rows does not go with upsert, whose rows show at once.")
+        if self.layout is Layout.PACKED and self.mode is Mode.UPSERT:
+            raise ConfigurationError(
+                "layout='packed' does not go with mode='upsert', which is for rows that any client "
+                "reads; use layout='json', or mode='snapshot'."
+            )
         if self.fence is not None and self.fence <= 0:
             raise ConfigurationError(f"A fencing token is a positive number, not {self.fence}.")
         if self.ttl is not None:
@@ -96,6 +111,7 @@ class Report:
         rows, bytes: acknowledged rows, and bytes of their keys and values.
         checksum: sum of their CRC-32.
         pages: index pages written.
+        buckets: into which rows were packed.
         error: why the attempt gave up, or None.
     """
 
@@ -105,6 +121,7 @@ class Report:
     bytes: int = 0
     checksum: int = 0
     pages: int = 0
+    buckets: int = 0
     error: PublishError | None = None
 
 
@@ -119,10 +136,16 @@ class Publication:
     expires_ms: int | None
     server: tuple[str, int]
     claim: Claim | None = None
+    shares: int = 1
+    bucket_rows: int = ROWS
 
     @classmethod
-    def begin(cls, endpoint: Endpoint, spec: Spec) -> Self:
+    def begin(cls, endpoint: Endpoint, spec: Spec, shares: int = 1) -> Self:
         """Open a staging area, and remove what earlier publishers left behind.
+
+        Args:
+            endpoint, spec: where and what.
+            shares: in how many packed rows are dealt, one of them for each partition.
 
         Raises:
             StaleFenceError: a newer fencing token has published, or `fence` is missing although
@@ -158,6 +181,8 @@ class Publication:
                 created_ms=now_ms,
                 expires_ms=expires_ms,
                 server=server,
+                shares=shares,
+                bucket_rows=_bucket_rows(client) if spec.layout is Layout.PACKED else ROWS,
             )
 
     def renewal(self) -> Call[int]:
@@ -175,6 +200,7 @@ class Publication:
                 still see the previous version; call `abort`.
         """
         self._raise_first_error(reports)
+        self._raise_missing_share(reports)
         manifest = self._manifest(reports)
         if manifest.rows < self.spec.min_rows:
             raise TooFewRowsError(self.spec.dataset, manifest.rows, self.spec.min_rows)
@@ -223,6 +249,15 @@ class Publication:
                 self.spec.dataset,
             )
 
+    def _raise_missing_share(self, reports: Sequence[Report]) -> None:
+        shares = {report.partition for report in reports}
+        if self.spec.layout is Layout.PACKED and shares != set(range(self.shares)):
+            raise PublishError(
+                f"Gold dataset {self.spec.dataset!r}: shares {sorted(shares)} were reported, not "
+                f"all {self.shares}.",
+                self.spec.dataset,
+            )
+
     def _manifest(self, reports: Sequence[Report]) -> Manifest:
         return Manifest(
             dataset=self.spec.dataset,
@@ -239,7 +274,12 @@ class Publication:
             expires_ms=self.expires_ms,
             fence=self.spec.fence,
             lineage=self.spec.lineage,
+            shares=self._shares(reports) if self.spec.layout is Layout.PACKED else (),
         )
+
+    def _shares(self, reports: Sequence[Report]) -> tuple[Share, ...]:
+        in_order = sorted(reports, key=lambda report: report.partition)
+        return tuple(Share(report.attempt.partition(".")[2], report.buckets) for report in in_order)
 
     def _verify_server(self, client: redis.Redis) -> None:
         run_id, evicted = server_state(client)
@@ -259,7 +299,11 @@ class Publication:
 
     def _drop_unreported_attempts(self, client: redis.Redis, reports: Sequence[Report]) -> None:
         """Remove what failed and losing attempts have written beyond the reported ones."""
-        keys, pages = self.spec.keys, {report.attempt: report.pages for report in reports}
+        keys = self.spec.keys
+        if self.spec.layout is Layout.PACKED:
+            self._drop_unreported_buckets(client, reports)
+            return
+        pages = {report.attempt: report.pages for report in reports}
         staged = staged_attempts(client, keys, self.version)
         missing = {attempt: n for attempt, n in pages.items() if n != staged.get(attempt, 0)}
         if missing:
@@ -270,6 +314,21 @@ class Publication:
             )
         for attempt in staged.keys() - pages.keys():
             self._drop(client, attempt, staged[attempt], pages)
+
+    def _drop_unreported_buckets(self, client: redis.Redis, reports: Sequence[Report]) -> None:
+        keys, buckets = self.spec.keys, {report.attempt: report.buckets for report in reports}
+        staged = staged_buckets(client, keys, self.version)
+        missing = {attempt: n for attempt, n in buckets.items() if n != staged.get(attempt, 0)}
+        if missing:
+            raise PublishError(
+                f"Gold dataset {self.spec.dataset!r}: buckets of attempts {missing} are not all on "
+                "the server. Publish again.",
+                self.spec.dataset,
+            )
+        for attempt in staged.keys() - buckets.keys():
+            unlink(client, bucket_names(keys, self.version, attempt, staged[attempt]))
+            with translated_errors(client):
+                client.hdel(keys.attempts(self.version), attempt)
 
     def _drop(
         self, client: redis.Redis, attempt: str, count: int, pages: Mapping[str, int]
@@ -303,7 +362,7 @@ class Publication:
                 (
                     *(self.version, _argument(spec.fence), manifest.to_json()),
                     *(_argument(self.expires_ms), spec.keep),
-                    sum(report.pages > 0 for report in reports),
+                    sum(report.pages + report.buckets > 0 for report in reports),
                     int(spec.mode is Mode.UPSERT),
                     *((claim.query, claim.number, claim.text) if claim else ("", 0, "")),
                 ),
@@ -347,6 +406,15 @@ def server_state(client: redis.Redis) -> tuple[str, int]:
     with translated_errors(client):
         server, stats = client.info("server"), client.info("stats")
     return server["run_id"], stats["evicted_keys"]
+
+
+def _bucket_rows(client: redis.Redis) -> int:
+    """How many rows a bucket is to have, so that nearly none is too large for a listpack."""
+    entries = _LISTPACK_ENTRIES
+    # Managed servers let nobody ask.
+    with suppress(redis.exceptions.RedisError):
+        entries = int(client.config_get(_LISTPACK)[_LISTPACK] or entries)
+    return max(1, min(ROWS, entries // 3))
 
 
 def _argument(value: int | None) -> str:

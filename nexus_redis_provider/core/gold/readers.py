@@ -6,26 +6,22 @@ two differ, a flip came in between, and it asks again: never stale, never mixed.
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import redis
 import redis.asyncio
 
 from nexus_redis_provider.core.endpoint import translated_errors
-from nexus_redis_provider.core.errors import ConfigurationError, GoldError, NotPublishedError
-from nexus_redis_provider.core.gold.manifests import Manifest, Mode
-from nexus_redis_provider.core.gold.pages import decode_page
-from nexus_redis_provider.core.gold.schemas import row_decoder
-from nexus_redis_provider.core.gold.templates import KeyPart, KeyTemplate
+from nexus_redis_provider.core.errors import GoldError, NotPublishedError
+from nexus_redis_provider.core.gold.manifests import Manifest
+from nexus_redis_provider.core.gold.templates import Key
+from nexus_redis_provider.core.gold.versions import Command, Found, Row, Talk, Version
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE, GoldKeys
 from nexus_redis_provider.core.scripts import Call, arun, run
 
-Key = KeyPart | Sequence[KeyPart] | Mapping[str, KeyPart]
-Row = dict[str, Any]
-_Command = tuple[Any, ...]
-_SCAN_ROWS = 1000
+T = TypeVar("T")
 
 
 def live_manifest(dataset: str, *, namespace: str = DEFAULT_NAMESPACE) -> Call[Manifest | None]:
@@ -40,76 +36,26 @@ def live_manifest(dataset: str, *, namespace: str = DEFAULT_NAMESPACE) -> Call[M
     return Call("live_manifest", (keys.head,), (keys.manifest(""),), decode)
 
 
-class _Version:
-    """What a reader knows of one version: immutable, hence good for as long as it is live."""
-
-    def __init__(self, keys: GoldKeys, manifest: Manifest) -> None:
-        self.manifest = manifest
-        self.keys = keys
-        upsert = manifest.mode is Mode.UPSERT
-        self.prefix = b"" if upsert else keys.row_prefix(manifest.version).encode()
-        self._template = KeyTemplate.parse(manifest.key)
-        self.row = row_decoder(manifest.columns)
-
-    def read(self, keys: Sequence[Key]) -> list[_Command]:
-        names = [self.prefix + self._template.render(key).encode() for key in keys]
-        # In this order: what was live after the rows were read was live, and complete, before.
-        return [("MGET", *names), ("HGET", self.keys.head, "live")]
-
-    def is_live(self, reply: bytes | None) -> bool:
-        return reply == self.manifest.version.encode()
-
-    def rows(self, values: Sequence[bytes | None]) -> list[Row | None]:
-        return [None if value is None else self.row(value) for value in values]
-
-    def may_have_expired(self, values: Sequence[bytes | None]) -> bool:
-        return self.manifest.expires_ms is not None and None in values
-
-    def list_attempts(self) -> list[_Command]:
-        if self.manifest.mode is Mode.UPSERT:
-            raise ConfigurationError(
-                f"Gold dataset {self.manifest.dataset!r} is upserted in place and keeps no index "
-                "of its keys; read rows by key."
-            )
-        return [("HGETALL", self.keys.attempts(self.manifest.version))]
-
-    def list_pages(self, attempts: Mapping[bytes, bytes]) -> list[_Command]:
-        return [
-            ("GET", self.keys.page(self.manifest.version, name.decode(), number))
-            for name, count in attempts.items()
-            if name != b"rows"
-            for number in range(int(count))
-        ]
-
-    def read_page(self, page: bytes | None) -> Iterator[tuple[list[bytes], _Command]]:
-        names = decode_page(page) if page is not None else self._gone()
-        for start in range(0, len(names), _SCAN_ROWS):
-            chunk = names[start : start + _SCAN_ROWS]
-            yield chunk, ("MGET", *(self.prefix + name for name in chunk))
-
-    def complete(self, values: Sequence[bytes | None]) -> Sequence[bytes]:
-        return [value if value is not None else self._gone() for value in values]
-
-    def _gone(self) -> Any:
-        raise NotPublishedError(self.manifest.dataset, self.manifest.version)
-
-
 class _Reader:
     """What the sync and the async reader share."""
 
     def __init__(self, dataset: str, namespace: str) -> None:
         self.dataset = dataset
         self._namespace = namespace
-        self._known: _Version | None = None
+        self._known: Version | None = None
 
     def _manifest_call(self) -> Call[Manifest | None]:
         return live_manifest(self.dataset, namespace=self._namespace)
 
-    def _learn(self, manifest: Manifest | None) -> _Version:
+    def _may_have_expired(self, rows: Sequence[Row | None]) -> bool:
+        known = self._known
+        return known is not None and known.manifest.expires_ms is not None and None in rows
+
+    def _learn(self, manifest: Manifest | None) -> Version:
         if manifest is None:
             self._known = None
             raise NotPublishedError(self.dataset)
-        self._known = _Version(GoldKeys(self.dataset, self._namespace), manifest)
+        self._known = Version.of(GoldKeys(self.dataset, self._namespace), manifest)
         return self._known
 
 
@@ -161,11 +107,11 @@ class GoldDataset(_Reader):
             return []
         while True:
             version = self._known or self._learn(run(self._client, self._manifest_call()))
-            values, live = self._execute(version.read(keys))
-            if version.is_live(live):
-                if version.may_have_expired(values):
+            rows = self._talk(version.get(keys))
+            if rows is not None:
+                if self._may_have_expired(rows):
                     self.manifest()
-                return version.rows(values)
+                return rows
             self._known = None
 
     def scan(self) -> Iterator[Row]:
@@ -176,8 +122,11 @@ class GoldDataset(_Reader):
                 larger `keep`).
         """
         version = self._learn(run(self._client, self._manifest_call()))
-        for _, values in self._chunks(version):
-            yield from map(version.row, version.complete(values))
+        for found in self._walk(version):
+            for name, value in found.rows:
+                if value is None:
+                    raise version.gone()
+                yield version.row(name, value)
 
     def verify(self) -> Manifest:
         """Read every row and compare number and checksum with the manifest.
@@ -188,11 +137,10 @@ class GoldDataset(_Reader):
         """
         version = self._learn(run(self._client, self._manifest_call()))
         rows = checksum = 0
-        for names, values in self._chunks(version):
-            for name, value in zip(names, values, strict=True):
-                if value is not None:
-                    rows += 1
-                    checksum += zlib.crc32(b"%b\0%b" % (name, value))
+        with suppress(NotPublishedError):  # What is missing shows in the sums.
+            for found in self._walk(version):
+                rows += sum(value is not None for _, value in found.rows)
+                checksum += found.checksum
         manifest = version.manifest
         if (rows, checksum) != (manifest.rows, manifest.checksum):
             if self.manifest() != manifest:
@@ -204,15 +152,25 @@ class GoldDataset(_Reader):
             )
         return manifest
 
-    def _chunks(self, version: _Version) -> Iterator[tuple[list[bytes], Sequence[bytes | None]]]:
-        (attempts,) = self._execute(version.list_attempts())
-        for get_page in version.list_pages(attempts):
-            (page,) = self._execute([get_page])
-            for names, get_rows in version.read_page(page):
-                (values,) = self._execute([get_rows])
-                yield names, values
+    def _talk(self, talk: Talk[T]) -> T:
+        try:
+            commands = next(talk)
+            while True:
+                commands = talk.send(self._execute(commands))
+        except StopIteration as end:
+            found: T = end.value
+            return found
 
-    def _execute(self, commands: Sequence[_Command]) -> list[Any]:
+    def _walk(self, version: Version) -> Iterator[Found]:
+        walk, replies = version.walk(), None
+        with suppress(StopIteration):
+            while True:
+                step = walk.send(replies)
+                if isinstance(step, Found):
+                    yield step
+                replies = None if isinstance(step, Found) else self._execute(step)
+
+    def _execute(self, commands: Sequence[Command]) -> list[Any]:
         with translated_errors(self._client):
             pipeline = self._client.pipeline(transaction=False)
             for command in commands:
@@ -245,25 +203,41 @@ class AsyncGoldDataset(_Reader):
             return []
         while True:
             version = self._known or self._learn(await arun(self._client, self._manifest_call()))
-            values, live = await self._execute(version.read(keys))
-            if version.is_live(live):
-                if version.may_have_expired(values):
+            rows = await self._talk(version.get(keys))
+            if rows is not None:
+                if self._may_have_expired(rows):
                     await self.manifest()
-                return version.rows(values)
+                return rows
             self._known = None
 
     async def scan(self) -> AsyncIterator[Row]:
         """See `GoldDataset.scan`."""
         version = self._learn(await arun(self._client, self._manifest_call()))
-        (attempts,) = await self._execute(version.list_attempts())
-        for get_page in version.list_pages(attempts):
-            (page,) = await self._execute([get_page])
-            for _, get_rows in version.read_page(page):
-                (values,) = await self._execute([get_rows])
-                for value in version.complete(values):
-                    yield version.row(value)
+        async for found in self._walk(version):
+            for name, value in found.rows:
+                if value is None:
+                    raise version.gone()
+                yield version.row(name, value)
 
-    async def _execute(self, commands: Sequence[_Command]) -> list[Any]:
+    async def _talk(self, talk: Talk[T]) -> T:
+        try:
+            commands = next(talk)
+            while True:
+                commands = talk.send(await self._execute(commands))
+        except StopIteration as end:
+            found: T = end.value
+            return found
+
+    async def _walk(self, version: Version) -> AsyncIterator[Found]:
+        walk, replies = version.walk(), None
+        with suppress(StopIteration):
+            while True:
+                step = walk.send(replies)
+                if isinstance(step, Found):
+                    yield step
+                replies = None if isinstance(step, Found) else await self._execute(step)
+
+    async def _execute(self, commands: Sequence[Command]) -> list[Any]:
         with translated_errors(self._client):
             pipeline = self._client.pipeline(transaction=False)
             for command in commands:

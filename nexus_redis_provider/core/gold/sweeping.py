@@ -39,9 +39,26 @@ def sweep(client: redis.Redis, keys: GoldKeys) -> list[str]:
 
 def staged_attempts(client: redis.Redis, keys: GoldKeys, version: str) -> dict[str, int]:
     """Number of index pages of each task attempt of a version."""
+    staged = _staged(client, keys, version).items()
+    return {name: int(count) for name, count in staged if not count.startswith("b")}
+
+
+def staged_buckets(client: redis.Redis, keys: GoldKeys, version: str) -> dict[str, int]:
+    """Number of buckets of each task attempt of a version of packed rows."""
+    staged = _staged(client, keys, version).items()
+    return {name: int(count[1:]) for name, count in staged if count.startswith("b")}
+
+
+def bucket_names(keys: GoldKeys, version: str, attempt: str, count: int) -> list[str]:
+    """The keys of all buckets that a task attempt has, or may have."""
+    share, _, task = attempt.partition(".")
+    return [keys.bucket(f"{version}.{task}", int(share), number) for number in range(count)]
+
+
+def _staged(client: redis.Redis, keys: GoldKeys, version: str) -> dict[str, str]:
     with translated_errors(client):
         found: Any = client.hgetall(keys.attempts(version))
-    return {name.decode(): int(count) for name, count in found.items() if name != b"rows"}
+    return {name.decode(): count.decode() for name, count in found.items() if name != b"rows"}
 
 
 def page_keys(
@@ -74,6 +91,8 @@ def _remove(client: redis.Redis, keys: GoldKeys, version: str) -> None:
         for page in _pages(client, keys, version, attempt, count):
             _unlink_rows(client, keys, prefix, page)
         unlink(client, [keys.page(version, attempt, number) for number in range(count)])
+    for attempt, count in staged_buckets(client, keys, version).items():
+        unlink(client, bucket_names(keys, version, attempt, count))
     unlink(client, [keys.attempts(version), keys.manifest(version)])
     with translated_errors(client):
         client.zrem(keys.staging, version)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Self
+from urllib.parse import unquote
 
 from nexus_redis_provider.core.errors import ConfigurationError
 
 KeyPart = str | int | bool | date
+Key = KeyPart | Sequence[KeyPart] | Mapping[str, KeyPart]
+"""A value for a single column, values in the order of the key columns, or by name."""
 SEPARATOR = "|"
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _ESCAPING = "%0123456789ABCDEF"
@@ -89,6 +92,37 @@ class KeyTemplate:
             text + literal for text, literal in zip(texts, literals[1:], strict=True)
         )
 
+    def reader(self, types: Sequence[Any]) -> Callable[[str], list[Any]]:
+        """A function from a rendered key to the values of its columns.
+
+        Args:
+            types: of the columns, as a manifest names them.
+        """
+        literals = self.literals
+        if types == ["string"] and literals == ("", ""):
+            return lambda text: [text]
+        reserved = "".join(char for char, _ in self.escapes if char != "%")
+        kinds = [_PART_KINDS.get(type_, (f"[^{re.escape(reserved)}]*", str)) for type_ in types]
+        if not reserved:
+            kinds = [_PART_KINDS.get(type_, (".*", str)) for type_ in types]
+        pattern = re.compile(
+            re.escape(literals[0])
+            + "".join(
+                f"({part}){re.escape(literal)}"
+                for (part, _), literal in zip(kinds, literals[1:], strict=True)
+            ),
+            re.DOTALL,
+        )
+        makers = [unquote if make is str and reserved else make for _, make in kinds]
+
+        def read(text: str) -> list[Any]:
+            found = pattern.fullmatch(text)
+            if found is None:
+                raise ConfigurationError(f"{text!r} is no key of the template {self.text!r}.")
+            return [make(part) for make, part in zip(makers, found.groups(), strict=True)]
+
+        return read
+
     def _values(self, key: KeyPart | Sequence[KeyPart] | Mapping[str, KeyPart]) -> Sequence[Any]:
         if isinstance(key, Mapping):
             if set(key) != set(self.columns):
@@ -113,6 +147,19 @@ class KeyTemplate:
         for char, escaped in self.escapes:
             value = value.replace(char, escaped)
         return value
+
+
+def _date(text: str) -> date | str:
+    # Beyond the years 1 to 9999 it stays text, as everywhere.
+    return date.fromisoformat(text) if len(text) == len("2024-02-29") else text
+
+
+_WHOLE = (r"-?\d+", int)
+_PART_KINDS: dict[Any, tuple[str, Callable[[str], Any]]] = {
+    **dict.fromkeys(("byte", "short", "integer", "long"), _WHOLE),
+    "boolean": ("true|false", lambda text: text == "true"),
+    "date": (r"[+-]?\d{4,}-\d\d-\d\d", _date),
+}
 
 
 def _percent(char: str) -> str:

@@ -59,6 +59,70 @@ def set_commands(
     return _stream(frames, 0, len(frames))
 
 
+def bucket_commands(
+    names: pa.StringArray, sizes: pa.Int64Array, rows: pa.BinaryArray, firsts: pa.Int64Array
+) -> tuple[memoryview, list[memoryview]]:
+    """`HSET name key value ...` for every bucket, as one byte stream.
+
+    Args:
+        names: keys of the buckets.
+        sizes: rows of each.
+        rows: as `row_frames` makes them, those of a bucket one after the other.
+        firsts: for each row the bucket that begins with it, or null.
+
+    Returns:
+        The stream, and the part of it that each bucket's rows take.
+    """
+    heads = pc.binary_join_element_wise(
+        "*",
+        pc.cast(pc.add(pc.multiply(sizes, 2), 2), pa.string()),
+        "\r\n$4\r\nHSET\r\n$",
+        pc.cast(pc.binary_length(names), pa.string()),
+        "\r\n",
+        names,
+        "\r\n",
+        "",
+    )
+    before = pc.fill_null(pc.cast(heads, pa.binary()).take(firsts), b"")
+    frames = pc.binary_join_element_wise(before, rows, b"")
+    _, offsets, data = frames.buffers()
+    bounds, stream = memoryview(offsets).cast("i"), memoryview(data)
+    begins = pc.indices_nonzero(pc.is_valid(firsts)).to_pylist()
+    ends = [*(bounds[row] for row in begins[1:]), bounds[len(frames)]]
+    lengths = pc.binary_length(heads).to_pylist()
+    return stream[: bounds[len(frames)]], [
+        stream[bounds[begin] + length : end]
+        for begin, length, end in zip(begins, lengths, ends, strict=True)
+    ]
+
+
+def expiry_commands(names: pa.StringArray, at_ms: int) -> memoryview:
+    """`PEXPIREAT name at_ms` for every key, as one byte stream."""
+    when = str(at_ms)
+    frames = pc.binary_join_element_wise(
+        "*3\r\n$9\r\nPEXPIREAT\r\n$",
+        pc.cast(pc.binary_length(names), pa.string()),
+        "\r\n",
+        names,
+        f"\r\n${len(when)}\r\n{when}\r\n",
+        "",
+    )
+    return _stream(frames, 0, len(frames))
+
+
+def row_frames(keys: pa.BinaryArray, values: pa.BinaryArray) -> pa.BinaryArray:
+    """Keys and values as two arguments of a command each."""
+    return pc.binary_join_element_wise(
+        _sized(keys), keys, b"\r\n", _sized(values), values, b"\r\n", b""
+    )
+
+
+def _sized(data: pa.BinaryArray) -> pa.BinaryArray:
+    """What stands before each argument in RESP."""
+    lengths = pc.cast(pc.cast(pc.binary_length(data), pa.string()), pa.binary())
+    return pc.binary_join_element_wise(b"$", lengths, b"\r\n", b"")
+
+
 def unlink_commands(
     prefix: str, keys: pa.StringArray, per_command: int
 ) -> list[bytes | memoryview]:
@@ -111,6 +175,16 @@ class ReplyStream:
         """The next reply, a bulk string or null."""
         header = self.line()
         return None if header == NULL[:-2] else self.line()
+
+    def missing(self, expected: bytes) -> list[tuple[bytes, bytes]]:
+        """Read as many one-line replies as `expected` has; those that differ, and their due."""
+        while len(self._buffer) < len(expected) and b"-" not in self._buffer:
+            self._receive()
+        if self._buffer[: len(expected)] == expected:
+            del self._buffer[: len(expected)]
+            return []
+        lines = [(self.line(), due) for due in expected.split(b"\r\n")[:-1]]
+        return [(line, due) for line, due in lines if line != due]
 
     def unexpected(self, count: int, expected: bytes) -> list[tuple[int, bytes]]:
         """Read `count` one-line replies; position and line of each that is not `expected`."""

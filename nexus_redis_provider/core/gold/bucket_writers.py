@@ -1,0 +1,196 @@
+"""One task attempt's share of packed rows: collected, arranged in buckets, and written."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nexus_redis_provider.core.durations import to_ms
+from nexus_redis_provider.core.errors import DuplicateKeyError, NullKeyError, PublishError
+from nexus_redis_provider.core.gold.attempts import Attempt
+from nexus_redis_provider.core.gold.buckets import Arranged, arrange, digest
+from nexus_redis_provider.core.gold.publications import Publication, Report, staging_gone
+from nexus_redis_provider.core.gold.sweeping import bucket_names, unlink
+from nexus_redis_provider.core.gold.wire import (
+    bucket_commands,
+    command,
+    expiry_commands,
+    row_frames,
+    slices,
+)
+from nexus_redis_provider.core.scripts import script
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_CHUNK_BUCKETS = 500
+
+
+class BucketWriter(Attempt):
+    """Writes one share of packed rows under a version; used as a context manager.
+
+    All rows of the share are held in memory until `finish`: only then it is known how many buckets
+    they need, and that no key is there twice.
+    """
+
+    script = "stage_buckets"
+
+    def __init__(self, publication: Publication, partition: int, attempt: str) -> None:
+        """Describe the attempt; see `Attempt`. The partition is the number of the share."""
+        super().__init__(publication, partition, attempt)
+        self._source = f"{publication.version}.{attempt}"
+        self._parts: list[tuple[pa.BinaryArray, pa.BinaryArray, Any]] = []
+        self._buckets = 0
+        self._under_way: deque[tuple[int, bytes]] = deque()
+
+    def write(
+        self,
+        keys: pa.StringArray,
+        values: pa.BinaryArray,
+        hashes: np.ndarray[Any, np.dtype[np.int64]],
+    ) -> None:
+        """Take a batch; it is written by `finish`.
+
+        Args:
+            keys: UTF-8; a null key is refused.
+            values: packed rows, see `packing`.
+            hashes: CRC-32 of each key, all of this share.
+
+        Raises:
+            PublishError: the data is refused.
+        """
+        if keys.null_count:
+            raise NullKeyError(self._spec.dataset, self._spec.key.columns, keys.null_count)
+        if (strays := hashes % self._publication.shares != self._partition).any():
+            stray = keys[int(strays.argmax())].as_py()
+            raise PublishError(
+                f"Gold dataset {self._spec.dataset!r}: the row with key {stray!r} came to share "
+                f"{self._partition} of {self._publication.shares}, to which it does not belong.",
+                self._spec.dataset,
+            )
+        self._parts.append((pc.cast(keys, pa.binary()), values, hashes))
+
+    def finish(self) -> Report:
+        """Write all rows, and wait for every reply.
+
+        Raises:
+            PublishError: the data, or the publish, is refused.
+            UnreachableError: the connection broke; nothing more can be written by this attempt.
+        """
+        with self._connected():
+            if self._parts:
+                self._write_all(self._arranged())
+        self.check_staged()
+        return Report(
+            partition=self._partition,
+            attempt=self._attempt,
+            rows=self._rows,
+            bytes=self._bytes,
+            checksum=self._checksum,
+            buckets=self._buckets,
+        )
+
+    def _arranged(self) -> Arranged:
+        import numpy as np
+
+        keys, values, hashes = (list(column) for column in zip(*self._parts, strict=True))
+        self._parts.clear()
+        rows = sum(map(len, keys))
+        self._buckets = max(1, round(rows / self._publication.bucket_rows))
+        arranged = arrange(
+            pa.chunked_array(keys).combine_chunks(),
+            pa.chunked_array(values).combine_chunks(),
+            np.concatenate(hashes),
+            self._publication.shares,
+            self._buckets,
+        )
+        if arranged.repeated is not None:
+            raise DuplicateKeyError(self._spec.dataset, arranged.repeated.decode(), 2)
+        return arranged
+
+    def _write_all(self, arranged: Arranged) -> None:
+        for first in range(0, len(arranged.numbers), _CHUNK_BUCKETS):
+            self._send(arranged, first, min(first + _CHUNK_BUCKETS, len(arranged.numbers)))
+            self._settle(leave=1)
+        self._settle()
+
+    def _send(self, arranged: Arranged, first: int, last: int) -> None:
+        """Send some buckets and what registers them."""
+        starts = arranged.starts[first : last + 1]
+        begin, end = int(starts[0]), int(starts[-1])
+        keys = arranged.keys.slice(begin, end - begin)
+        values = arranged.values.slice(begin, end - begin)
+        names = self._names(arranged.numbers[first:last])
+        sizes = starts[1:] - starts[:-1]
+        stream, buckets = bucket_commands(
+            names, pa.array(sizes), row_frames(keys, values), _firsts(starts - begin)
+        )
+        registration = command(
+            *("EVALSHA", script(self.script).sha, 2, self._keys.staging),
+            *(self._keys.attempts(self._publication.version), self._publication.version),
+            *(self._attempt, self._buckets),
+            *(to_ms(self._spec.staging_lease, "staging_lease"), end - begin),
+        )
+        expiries, expired = self._expiries(names)
+        # No health check: it would read a reply that is not its own.
+        self._connection.send_packed_command(
+            [registration, *slices(stream), *expiries], check_health=False
+        )
+        added = b"".join(b":%d\r\n" % size for size in sizes.tolist())
+        self._under_way.append((end - begin, added + expired))
+        self._checksum += sum(map(digest, buckets))
+        self._bytes += _bytes(keys) + _bytes(values)
+
+    def _names(self, numbers: np.ndarray[Any, np.dtype[np.int64]]) -> pa.StringArray:
+        before, after = self._keys.around_bucket(self._source, self._partition)
+        return pc.binary_join_element_wise(
+            before, pc.cast(pa.array(numbers), pa.string()), after, ""
+        )
+
+    def _expiries(self, names: pa.StringArray) -> tuple[list[memoryview], bytes]:
+        """Commands that let buckets expire, and the replies that are due."""
+        if self._publication.expires_ms is None:
+            return [], b""
+        return slices(expiry_commands(names, self._publication.expires_ms)), b":1\r\n" * len(names)
+
+    def _settle(self, leave: int = 0) -> None:
+        """Read replies until so many chunks are under way."""
+        while len(self._under_way) > leave:
+            rows, due = self._under_way.popleft()
+            staged = self._replies.line()
+            wrong = self._replies.missing(due)
+            if staged != b":1" or wrong:
+                self._withdraw()
+                lines = [staged, *(line for line, _ in wrong)]
+                self._refuse_errors([(0, line) for line in lines if line.startswith(b"-")])
+                raise staging_gone(self._spec.dataset, self._publication.version)
+            self._rows += rows
+
+    def _end(self) -> None:
+        if self._under_way:  # The attempt ends early; a sweep may miss these buckets.
+            self._settle()
+            self.check_staged()
+
+    def _withdraw(self) -> None:
+        self._publication.abandon()
+        version = self._publication.version
+        unlink(self._client, bucket_names(self._keys, version, self._attempt, self._buckets))
+
+
+def _firsts(starts: np.ndarray[Any, np.dtype[np.int64]]) -> pa.Int64Array:
+    """For each row the bucket that begins with it, or null."""
+    import numpy as np
+
+    rows = int(starts[-1])
+    firsts, none = np.zeros(rows, np.int64), np.ones(rows, bool)
+    firsts[starts[:-1]] = np.arange(len(starts) - 1)
+    none[starts[:-1]] = False
+    return pa.array(firsts, mask=none)
+
+
+def _bytes(data: pa.BinaryArray) -> int:
+    total: int | None = pc.sum(pc.binary_length(data)).as_py()
+    return total or 0

@@ -1,0 +1,213 @@
+"""How the rows of one version are found and read, for each layout; whoever does the talking.
+
+Each way is a generator: it yields commands for one round trip, and is sent their replies. So the
+sync and the async reader differ in how they talk, and in nothing else.
+"""
+
+from __future__ import annotations
+
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any, TypeVar
+
+from nexus_redis_provider.core.errors import ConfigurationError, GoldError, NotPublishedError
+from nexus_redis_provider.core.gold.buckets import bucket_of, canonical, digest, share_of
+from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
+from nexus_redis_provider.core.gold.packing import PACKING, packed_columns, unpacker
+from nexus_redis_provider.core.gold.pages import decode_page
+from nexus_redis_provider.core.gold.schemas import row_decoder
+from nexus_redis_provider.core.gold.templates import Key, KeyTemplate
+from nexus_redis_provider.core.keys import GoldKeys
+
+T = TypeVar("T")
+Row = dict[str, Any]
+Command = tuple[Any, ...]
+_PAGE_ROWS = 1000
+_BUCKETS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Some rows, as they stand in Redis.
+
+    Attributes:
+        rows: key and value of each; None where the value is gone.
+        checksum: what they contribute to that of the manifest.
+    """
+
+    rows: list[tuple[bytes, bytes | None]]
+    checksum: int
+
+
+Talk = Generator[list[Command], list[Any], T]
+"""Yields commands, is sent their replies, and returns what it found out."""
+Walk = Generator[list[Command] | Found, Any, None]
+"""Likewise, and yields what it found between."""
+
+
+class Version(ABC):
+    """What a reader knows of one version: immutable, hence good for as long as it is live."""
+
+    @staticmethod
+    def of(keys: GoldKeys, manifest: Manifest) -> Version:
+        """The version of a manifest, by its layout."""
+        kinds = {Layout.JSON: RowVersion, Layout.PACKED: PackedVersion}
+        return kinds[manifest.layout](keys, manifest)
+
+    def __init__(self, keys: GoldKeys, manifest: Manifest) -> None:
+        """Use `of`."""
+        self.manifest = manifest
+        self._keys = keys
+        self._template = KeyTemplate.parse(manifest.key)
+
+    def get(self, keys: Sequence[Key]) -> Talk[list[Row | None] | None]:
+        """Rows in the order of the keys, None for each missing one; None if it is not live."""
+        names = [self._template.render(key).encode() for key in keys]
+        *values, live = yield [
+            *(yield from self._commands(names)),
+            # Last: what was live after the rows were read was live, and complete, before.
+            ("HGET", self._keys.head, "live"),
+        ]
+        if live != self.manifest.version.encode():
+            return None
+        return [
+            None if value is None else self.row(name, value)
+            for name, value in zip(names, self._values(values), strict=True)
+        ]
+
+    @abstractmethod
+    def walk(self) -> Walk:
+        """All rows. Raises NotPublishedError when it notices that the version was removed."""
+
+    @abstractmethod
+    def row(self, name: bytes, value: bytes) -> Row:
+        """The Python values of a row that was found."""
+
+    @abstractmethod
+    def _commands(self, names: Sequence[bytes]) -> Talk[list[Command]]:
+        """What to send for the rows with some keys."""
+
+    def _values(self, replies: list[Any]) -> Sequence[bytes | None]:
+        """The values in the replies to `_commands`."""
+        return replies
+
+    def gone(self) -> NotPublishedError:
+        """The error of who notices that rows are missing."""
+        return NotPublishedError(self.manifest.dataset, self.manifest.version)
+
+
+class RowVersion(Version):
+    """A key for each row; index pages list them."""
+
+    def __init__(self, keys: GoldKeys, manifest: Manifest) -> None:
+        """Use `Version.of`."""
+        super().__init__(keys, manifest)
+        upsert = manifest.mode is Mode.UPSERT
+        self._prefix = b"" if upsert else keys.row_prefix(manifest.version).encode()
+        self._decode = row_decoder(manifest.columns)
+
+    def row(self, name: bytes, value: bytes) -> Row:
+        return self._decode(value)
+
+    def walk(self) -> Walk:
+        if self.manifest.mode is Mode.UPSERT:
+            raise ConfigurationError(
+                f"Gold dataset {self.manifest.dataset!r} is upserted in place and keeps no index "
+                "of its keys; read rows by key."
+            )
+        (attempts,) = yield [("HGETALL", self._keys.attempts(self.manifest.version))]
+        for key in self._page_keys(attempts):
+            (page,) = yield [("GET", key)]
+            if page is None:
+                raise self.gone()
+            names = decode_page(page)
+            for start in range(0, len(names), _PAGE_ROWS):
+                chunk = names[start : start + _PAGE_ROWS]
+                (values,) = yield [("MGET", *(self._prefix + name for name in chunk))]
+                rows = list(zip(chunk, values, strict=True))
+                yield Found(rows, sum(_checksum(*row) for row in rows))
+
+    def _commands(self, names: Sequence[bytes]) -> Talk[list[Command]]:
+        yield from ()
+        return [("MGET", *(self._prefix + name for name in names))]
+
+    def _values(self, replies: list[Any]) -> Sequence[bytes | None]:
+        values: list[bytes | None] = replies[0]
+        return values
+
+    def _page_keys(self, attempts: Mapping[bytes, bytes]) -> list[str]:
+        return [
+            self._keys.page(self.manifest.version, name.decode(), number)
+            for name, count in attempts.items()
+            if name != b"rows"
+            for number in range(int(count))
+        ]
+
+
+class PackedVersion(Version):
+    """Rows in buckets (see `buckets`)."""
+
+    def __init__(self, keys: GoldKeys, manifest: Manifest) -> None:
+        """Use `Version.of`."""
+        super().__init__(keys, manifest)
+        if manifest.packing > PACKING:
+            raise GoldError(
+                f"Gold dataset {manifest.dataset!r}, version {manifest.version!r}: its rows are in "
+                f"packing {manifest.packing}, and this release reads up to {PACKING}. Upgrade it.",
+                manifest.dataset,
+            )
+        self._shares = manifest.shares
+        columns, in_key = manifest.columns, self._template.columns
+        packed = packed_columns(columns, self._template)
+        types = {column.name: column.type for column in columns}
+        self._unpack = unpacker(packed)
+        self._key_values = self._template.reader([types[name] for name in in_key])
+        self._names = [column.name for column in columns]
+        places = {name: place for place, name in enumerate(in_key)}
+        places |= {column.name: len(in_key) + place for place, column in enumerate(packed)}
+        self._ordered = _getter([places[name] for name in self._names])
+
+    def row(self, name: bytes, value: bytes) -> Row:
+        values = self._ordered([*self._key_values(name.decode()), *self._unpack(value)])
+        return dict(zip(self._names, values, strict=True))
+
+    def walk(self) -> Walk:
+        found = 0
+        for number, share in enumerate(self._shares):
+            source = f"{self.manifest.version}.{share.task}"
+            for start in range(0, share.buckets, _BUCKETS):
+                buckets = yield [
+                    ("HGETALL", self._keys.bucket(source, number, bucket))
+                    for bucket in range(start, min(start + _BUCKETS, share.buckets))
+                ]
+                rows = [row for bucket in buckets for row in bucket.items()]
+                found += len(rows)
+                yield Found(rows, sum(digest(canonical(bucket)) for bucket in buckets if bucket))
+        # A bucket may be empty, so that only the sum tells.
+        if found < self.manifest.rows:
+            raise self.gone()
+
+    def _commands(self, names: Sequence[bytes]) -> Talk[list[Command]]:
+        yield from ()
+        return [("HGET", self._bucket(name), name) for name in names]
+
+    def _bucket(self, name: bytes) -> str:
+        key_hash, shares = zlib.crc32(name), len(self._shares)
+        number = share_of(key_hash, shares)
+        share = self._shares[number]
+        source = f"{self.manifest.version}.{share.task}"
+        bucket = bucket_of(key_hash, shares, share.buckets) if share.buckets else 0
+        return self._keys.bucket(source, number, bucket)
+
+
+def _checksum(name: bytes, value: bytes | None) -> int:
+    return 0 if value is None else zlib.crc32(b"%b\0%b" % (name, value))
+
+
+def _getter(places: Sequence[int]) -> Callable[[list[Any]], Sequence[Any]]:
+    if len(places) == 1:
+        return lambda values: [values[places[0]]]
+    return itemgetter(*places)
