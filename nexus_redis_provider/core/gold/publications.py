@@ -25,6 +25,7 @@ from nexus_redis_provider.core.errors import (
     SupersededError,
     TooFewRowsError,
 )
+from nexus_redis_provider.core.gold.limits import Limits
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.schemas import Column
 from nexus_redis_provider.core.gold.sweeping import page_keys, staged_attempts, sweep, unlink
@@ -53,6 +54,7 @@ class Spec:
         fence: fencing token of the lock that guards this publish, or None.
         lineage: free text facts for the manifest.
         staging_lease: seconds after its last sign of life at which a staging area is given up.
+        limits: how fast to write, and what to refuse.
     """
 
     dataset: str
@@ -67,6 +69,7 @@ class Spec:
     lineage: Mapping[str, str] = field(default_factory=dict)
     namespace: str = DEFAULT_NAMESPACE
     staging_lease: Duration = STAGING_LEASE
+    limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         GoldKeys(self.dataset, self.namespace)
