@@ -14,7 +14,7 @@ from redis import exceptions
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.driver_info import DriverInfo
 
-from nexus_redis_provider.core import sentinels
+from nexus_redis_provider.core import following, sentinels
 from nexus_redis_provider.core.addresses import DEFAULT_PORT, Node, Tls, Topology, settings_of
 from nexus_redis_provider.core.credentials import Secret, SecretSource
 from nexus_redis_provider.core.errors import (
@@ -181,8 +181,7 @@ class Endpoint:
             from nexus_redis_provider.core.clusters import general_client  # it needs endpoints
 
             return cast("redis.Redis", general_client(self, options | overrides))
-        single = overrides.pop("single_connection_client", False)
-        return sentinels.following(self, options | overrides, single=single)
+        return following.client_of(sentinels.Primary(self), options | overrides)
 
     def async_client(self, **overrides: Any) -> redis.asyncio.Redis:
         """The asyncio twin of `client`; close it with `await client.aclose()`."""
@@ -194,8 +193,7 @@ class Endpoint:
             from nexus_redis_provider.core.clusters import general_async_client
 
             return cast("redis.asyncio.Redis", general_async_client(self, options | overrides))
-        single = overrides.pop("single_connection_client", False)
-        return sentinels.async_following(self, options | overrides, single=single)
+        return following.async_client_of(sentinels.AsyncPrimary(self), options | overrides)
 
     def at(self, node: Node) -> Endpoint:
         """One server of this deployment by itself, with the same credentials and options."""
@@ -262,8 +260,8 @@ def address_of(client: Any) -> str:
             return str(client)
         return f"Cluster {','.join(f'{node.host}:{node.port}' for node in nodes)}"
     options = pool.connection_kwargs
-    if "connection_pool" in options:
-        return str(options["connection_pool"])
+    if "guide" in options:
+        return str(options["guide"])
     where = options.get("path") or f"{options.get('host')}:{options.get('port')}"
     return f"{where}/{options.get('db', 0)}"
 
