@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from nexus_redis_provider.core.durations import in_words
@@ -78,3 +80,38 @@ class Meter:
         since, before = self._seen[0]
         speed = (rows - before) / (seconds - since) if seconds > since else 0.0
         return Progress(rows=rows, seconds=seconds, rows_per_second=speed, expected=self.expected)
+
+
+class ProgressLine:
+    """Shows progress where people look: a line that changes on a terminal, else one after another.
+
+    Nothing is shown before the first row.
+    """
+
+    def __init__(self, title: str, log: Callable[[str], None]) -> None:
+        """Take what stands before the progress, and who writes a line down.
+
+        Args:
+            log: called where the error stream is no terminal.
+        """
+        self._title = title
+        self._log = log
+        self._drawn = False
+
+    def __call__(self, progress: Progress) -> None:
+        if not progress.rows:
+            return
+        if not sys.stderr.isatty():
+            self._log(f"{self._title}: {progress}")
+            return
+        # The end of a longer line before it is erased.
+        sys.stderr.write(f"\r{self._title} {progress.bar()}\x1b[K")
+        sys.stderr.flush()
+        self._drawn = True
+
+    def close(self) -> None:
+        """Leave the line as it is."""
+        if self._drawn:
+            sys.stderr.write("\n")
+            sys.stderr.flush()
+        self._drawn = False

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from nexus_redis_provider.core.gold.batches import Claim
 
 STAGING_LEASE = 600.0
+_DAY = 86400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +153,7 @@ class Publication:
             )
             if not found:
                 raise StaleFenceError(spec.dataset, spec.fence, int(rest[0]))
+            _tell_expected(client, spec, rest[0].decode())
             now_ms = int(rest[1])
             expires_ms = now_ms + to_ms(spec.ttl, "ttl") if spec.ttl is not None else None
             return cls(
@@ -334,6 +336,14 @@ class Publication:
                 )
             case _:
                 raise staging_gone(spec.dataset, self.version)
+
+
+def _tell_expected(client: redis.Redis, spec: Spec, version: str) -> None:
+    """Leave a note for who watches the load."""
+    rows = spec.limits.expected_rows
+    if rows is not None:
+        with translated_errors(client):
+            client.set(spec.keys.expected(version), rows, ex=_DAY)
 
 
 def staging_gone(dataset: str, version: str) -> SupersededError:
