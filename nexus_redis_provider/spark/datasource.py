@@ -15,9 +15,9 @@ from pyspark.sql.datasource import DataSource, DataSourceArrowWriter, WriterComm
 from pyspark.sql.types import StructType
 
 from nexus_redis_provider.core.errors import ConfigurationError, SchemaError
-from nexus_redis_provider.core.gold.manifests import Layout, Manifest
+from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.publications import Publication, Report, Spec
-from nexus_redis_provider.core.gold.rows import encode_rows, is_flat
+from nexus_redis_provider.core.gold.rows import encode_rows, is_writable
 from nexus_redis_provider.spark.options import Options
 from nexus_redis_provider.spark.reading import (
     FilteringGoldReader,
@@ -27,12 +27,15 @@ from nexus_redis_provider.spark.reading import (
     read_manifest,
 )
 from nexus_redis_provider.spark.schemas import checked_columns, key_template
+from nexus_redis_provider.spark.streaming import StreamWriter
 from nexus_redis_provider.spark.tasks import Batch, write_partition
 
 if TYPE_CHECKING:
-    from pyspark.sql.datasource import DataSourceReader, DataSourceWriter
+    from pyspark.sql.datasource import DataSourceReader, DataSourceStreamWriter, DataSourceWriter
 
 _WRITE = frozenset({"key", "layout", "ttl", "keep", "fence", "staging_lease"})
+# Spark hands over its own as well.
+_STREAM = _WRITE | {"checkpointlocation", "queryname"}
 _READ = frozenset({"version", "partitions"})
 # No process watches over the staging area between the planning and the first rows.
 _STAGING_LEASE = 86400.0
@@ -81,6 +84,16 @@ class NexusRedisDataSource(DataSource):
         options = Options(self.options, _WRITE)
         return _Writer(Publication.begin(options.endpoint, _spec(schema, options)))
 
+    def streamWriter(self, schema: StructType, overwrite: bool) -> DataSourceStreamWriter:  # noqa: FBT001, N802 - Spark's
+        """Check everything; runs near the driver, for every micro-batch and for its commit.
+
+        Raises:
+            ConfigurationError, SchemaError, UnreachableError, AccessDeniedError.
+        """
+        options = Options(self.options, _STREAM)
+        mode = Mode.SNAPSHOT if overwrite else Mode.UPSERT
+        return StreamWriter(options.endpoint, _spec(schema, options, mode))
+
     def schema(self) -> StructType:
         """All columns of the live version, or of the one named by the option `version`.
 
@@ -107,16 +120,17 @@ class NexusRedisDataSource(DataSource):
         return read_manifest(options.endpoint, options.keys, self.options.get("version"))
 
 
-def _spec(schema: StructType, options: Options) -> Spec:
+def _spec(schema: StructType, options: Options, mode: Mode = Mode.SNAPSHOT) -> Spec:
     dataset, key = options.required("dataset"), options.required("key")
     names = [name.strip() for name in key.split(",")]
     template = key_template(key if "{" in key else names, dataset)
     columns = checked_columns(schema, template, dataset)
     for column in columns:
-        if not is_flat(column.type):
+        if not is_writable(column.type):
             raise SchemaError(
-                f"Gold dataset {dataset!r}: column {column.name!r} is nested or binary, which "
-                'format("nexus_redis") cannot write; use publish(df, ...).',
+                f"Gold dataset {dataset!r}: column {column.name!r} is or holds a "
+                'calendar or year-month interval, which format("nexus_redis") cannot write; use '
+                "publish(df, ...).",
                 dataset,
                 column.name,
             )
@@ -124,6 +138,7 @@ def _spec(schema: StructType, options: Options) -> Spec:
         dataset=dataset,
         columns=columns,
         key=template,
+        mode=mode,
         layout=Layout(options.text("layout", Layout.JSON)),
         ttl=options.number("ttl", float),
         keep=options.number("keep", int, 1),
