@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -15,6 +15,7 @@ from pyspark.sql.datasource import DataSource, DataSourceArrowWriter, WriterComm
 from pyspark.sql.types import StructType
 
 from nexus_redis_provider.core.errors import ConfigurationError, SchemaError
+from nexus_redis_provider.core.gold.limits import Limits
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.publications import Publication, Report, Spec
 from nexus_redis_provider.core.gold.rows import encode_rows, is_writable
@@ -33,7 +34,8 @@ from nexus_redis_provider.spark.tasks import Batch, write_partition
 if TYPE_CHECKING:
     from pyspark.sql.datasource import DataSourceReader, DataSourceStreamWriter, DataSourceWriter
 
-_WRITE = frozenset({"key", "layout", "ttl", "keep", "fence", "staging_lease"})
+_LIMITS = frozenset(field.name for field in fields(Limits))
+_WRITE = frozenset({"key", "layout", "ttl", "keep", "fence", "staging_lease"}) | _LIMITS
 # Spark hands over its own as well.
 _STREAM = _WRITE | {"checkpointlocation", "queryname"}
 _READ = frozenset({"version", "partitions"})
@@ -48,8 +50,9 @@ class NexusRedisDataSource(DataSource):
     `NEXUS_REDIS_URL`) and `namespace`.
 
     Writing needs `mode("overwrite")`. Options: `key` (columns separated by commas, or a template),
-    and, if need be, `layout`, `ttl` (seconds), `keep`, `fence`, `staging_lease` (seconds); as for
-    `publish`.
+    and, if need be, `layout`, `ttl` (seconds), `keep`, `fence`, `staging_lease` (seconds),
+    `max_rows_per_second`, `max_writers`, `max_value_bytes`, `expected_rows`, `memory_margin`; as
+    for `publish`.
 
     Reading: all tasks of a query read the version that was live when the query was planned. With
     `spark.sql.python.filterPushdown.enabled`, filters by `=` and `IN` on all key columns read the
@@ -145,6 +148,16 @@ def _spec(schema: StructType, options: Options, mode: Mode = Mode.SNAPSHOT) -> S
         fence=options.number("fence", int),
         namespace=options.namespace,
         staging_lease=options.number("staging_lease", float, _STAGING_LEASE),
+        limits=_limits(options),
+    )
+
+
+def _limits(options: Options) -> Limits:
+    default = Limits()
+    names = ("max_rows_per_second", "max_writers", "max_value_bytes", "expected_rows")
+    return Limits(
+        **{name: options.number(name, int, getattr(default, name)) for name in names},
+        memory_margin=options.number("memory_margin", float, default.memory_margin),
     )
 
 
