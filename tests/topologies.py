@@ -7,11 +7,10 @@ block: only what was started here is ended.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
@@ -20,7 +19,6 @@ import redis
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from nexus_redis_provider.core.endpoint import Endpoint, Topology
-from nexus_redis_provider.core.keys import LockKeys
 from nexus_redis_provider.embedded import EmbeddedServer, free_port
 
 MASTER = "state"
@@ -182,28 +180,39 @@ class ClusterDeployment(_Deployment):
         """The primaries that have slots."""
         return {server for server, _ in self._slots()}
 
-    def names(self) -> list[str]:
-        """Names of locks that are on as many primaries."""
-        found: dict[EmbeddedServer, str] = {}
-        for number in itertools.count():
-            if len(found) == self.primaries:
-                return list(found.values())
-            found.setdefault(self.server_of(LockKeys(f"lock-{number}").lock), f"lock-{number}")
-        raise AssertionError
+    def replica_of(self, key: str) -> bool:
+        """Whether the primary that has a key has a living replica."""
+        with _talk(self.server_of(key)) as node:
+            return bool(node.info("replication")["connected_slaves"])
 
     def move_slot(self, key: str) -> EmbeddedServer:
         """Give the slot of a key, with all its keys, to another primary; returns that one."""
+        with self.moving(key, keys=100) as target:
+            return target
+
+    @contextlib.contextmanager
+    def moving(self, key: str, *, keys: int = 1) -> Iterator[EmbeddedServer]:
+        """Within the block, the slot of a key is on its way: so many keys of it have moved."""
         source, slot = self.server_of(key), key_slot(key.encode())
         target = next(server for server in self.owners() if server is not source)
         with _talk(source) as old, _talk(target) as new:
             ids = old.cluster("MYID").decode(), new.cluster("MYID").decode()
             new.cluster("SETSLOT", slot, "IMPORTING", ids[0])
             old.cluster("SETSLOT", slot, "MIGRATING", ids[1])
-            while keys := old.cluster("GETKEYSINSLOT", slot, 100):
-                old.migrate("127.0.0.1", target.port, keys, 0, 5000)
-            new.cluster("SETSLOT", slot, "NODE", ids[1])
-            old.cluster("SETSLOT", slot, "NODE", ids[1])
-        return target
+
+            def move(count: int) -> bool:
+                if found := old.cluster("GETKEYSINSLOT", slot, count):
+                    old.migrate("127.0.0.1", target.port, found, 0, 5000)
+                return bool(found)
+
+            move(keys)
+            try:
+                yield target
+            finally:
+                while move(100):
+                    pass
+                new.cluster("SETSLOT", slot, "NODE", ids[1])
+                old.cluster("SETSLOT", slot, "NODE", ids[1])
 
     def _start(self) -> None:
         options = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(2 * DOWN_AFTER_MS))

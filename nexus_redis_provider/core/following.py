@@ -65,7 +65,7 @@ class Following(redis.Connection):
     """A connection that asks its guide."""
 
     def __init__(self, *, guide: Guide, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(**options)  # type: ignore[no-untyped-call]
         self._guide = guide
 
     def connect_check_health(
@@ -84,7 +84,7 @@ class Following(redis.Connection):
             return super().read_response(*args, **options)
         except _ELSEWHERE as error:
             self._guide.left(error)
-            self.disconnect()
+            self.disconnect()  # type: ignore[no-untyped-call]
             raise exceptions.ConnectionError(str(error)) from error
 
 
