@@ -73,6 +73,7 @@ class Pace:
         publication: Publication,
         attempt: str,
         client: redis.Redis,
+        *,
         most: int,
         check: Callable[[], None],
     ) -> None:
@@ -94,6 +95,7 @@ class Pace:
         # Four batches a second at least, so that a low rate is a trickle.
         self._window = Window(most if rate is None else max(1, min(most, rate // 4)))
         self._look_at = 0.0
+        self._look_bytes = _LOOK_BYTES
         self._bytes = 0
         self._has_limit = False
         self._expected: Expectation | None = None
@@ -127,7 +129,7 @@ class Pace:
         if rate is not None:
             keys = (self._spec.keys.pace(self._publication.version),)
             time.sleep(run(self._client, Call("pace_rows", keys, (rows, rate), int)) / 1000)
-        if self._bytes >= _LOOK_BYTES or time.monotonic() >= self._look_at:
+        if self._bytes >= self._look_bytes or time.monotonic() >= self._look_at:
             self._look()
         if writers is not None:
             self._wait_for_turn(writers)
@@ -145,18 +147,23 @@ class Pace:
         if rest:
             time.sleep(rest)
 
-    def weigh(self, names: Sequence[str], rows: int) -> None:
+    def weigh(self, rows: int, *kinds: Sequence[str]) -> None:
         """Weigh rows that were written, and refuse the load if all of its rows do not fit.
 
         Args:
-            names: keys in which these rows stand, all of them.
+            rows: how many they are.
+            kinds: names of all keys that they take, of each kind by itself: those of a kind are
+                about as large as each other.
 
         Raises:
-            NoRoomError: they do not.
+            NoRoomError: they do not fit.
         """
-        weight = mean_weight(self._client, names)
-        if weight is not None:
-            self._row_bytes = weight * len(names) / rows
+        weights = [mean_weight(self._client, names) for names in kinds]
+        total = sum(
+            weight * len(names) for weight, names in zip(weights, kinds, strict=True) if weight
+        )
+        if total:
+            self._row_bytes = total / rows
             self._look()
 
     def close(self) -> None:
@@ -211,6 +218,8 @@ class Pace:
             self._has_limit = True
             self._expected = expectation(self._client, self._publication)
         staged = self._staged() if self._row_bytes is not None else 0
+        # The less is free the more often, since others write, too.
+        self._look_bytes = min(_LOOK_BYTES, max(0, memory.room(margin) or 0) // 16)
         refuse_what_does_not_fit(
             *(self._spec.dataset, memory, margin),
             expected=self._expected,
