@@ -86,7 +86,11 @@ class EmbeddedServer:
         return self._process.pid
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self._directory.cleanup()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -22,7 +22,7 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "hooks": _modules("hooks.redis"),
-        "operators": _modules("operators.dag_lock"),
+        "operators": _modules("operators.dag_lock", "operators.gold_publish"),
         "extra-links": ["nexus_redis_provider.operators.locking.LockHolderLink"],
         "task-decorators": [
             {
@@ -31,7 +31,14 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "sensors": _modules("sensors.cache_warm"),
-        "triggers": _modules("triggers.dag_lock", "triggers.cache_warm"),
+        "triggers": _modules("triggers.dag_lock", "triggers.cache_warm", "triggers.gold_published"),
+        "asset-uris": [
+            {
+                "schemes": ["nexus-redis"],
+                "handler": "nexus_redis_provider.assets.gold.sanitize_uri",
+                "factory": "nexus_redis_provider.assets.gold.gold_asset",
+            }
+        ],
         "cli": ["nexus_redis_provider.cli.definition.get_commands"],
         "connection-types": [
             {
@@ -84,6 +91,23 @@ def _modules(*names: str) -> list[dict[str, Any]]:
 
 def _connection_fields() -> dict[str, Any]:
     return {
+        "topology": _field(
+            "Topology",
+            "string",
+            "How the servers stand together; of Sentinels, host and port are of one of them.",
+            default="standalone",
+            enum=["standalone", "sentinel", "cluster"],
+        ),
+        "nodes": _field(
+            "Further nodes",
+            "string",
+            "host:port,host:port: other Sentinels, or nodes of the Cluster, where one is down.",
+        ),
+        "master": _field("Sentinel master", "string", "Its name with the Sentinels."),
+        "sentinel_username": _field("Sentinel user", "string", "Where Sentinels ask for it."),
+        "sentinel_password": _field(
+            "Sentinel password", "string", "Where Sentinels ask for it.", format="password"
+        ),
         "db": _field("Database", "integer", default=0, minimum=0),
         "ssl": _field("Use TLS", "boolean", default=False),
         "ssl_cert_reqs": _field(

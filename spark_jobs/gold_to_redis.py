@@ -17,6 +17,7 @@ from pyspark.sql import SparkSession
 
 from nexus_redis_provider.core import errors
 from nexus_redis_provider.core.endpoint import Endpoint, translated_errors
+from nexus_redis_provider.core.gold.progress import ProgressLine
 from nexus_redis_provider.spark import publish
 from nexus_redis_provider.spark.configurations import Job
 from nexus_redis_provider.spark.failures import SPARK_ERRORS, reason
@@ -60,23 +61,34 @@ datasets     what to publish, each with
   ttl        seconds until the rows vanish; without it they stay
   keep       previous versions that stay readable, default 1
   min_rows   fewer rows than these are refused; so does the gate of the DAG
+  max_rows_per_second, max_writers
+             of all tasks together, and how many of them write at once; default no limit
+  max_value_bytes
+             a row with a larger value is refused; default 1000000
+  expected_rows
+             for the time left, and to refuse what would not fit into Redis before it is written;
+             default as many as the live version has
+  memory_margin
+             share of Redis's maxmemory that must stay free, default 0.05
 dag          settings of the DAG that runs this file; not used here
 
 Columns with equal names in two sources are told apart as source.column. Timestamps are in UTC,
 unless spark.sql.session.timeZone says otherwise. Every expression is checked before anything is
 published; datasets are published one after the other, up to the first error.
 
-Progress goes to stderr. Each published dataset is one line of JSON on stdout: dataset, version,
-rows, bytes, seconds (reading and aggregating included), rows_per_s. spark-submit joins the two on
-its stdout; the results are the lines that begin with {.
+Progress goes to stderr, once a second: rows staged, which share that is, rows/s, time left; on a
+terminal as a bar. Each published dataset is one line of JSON on stdout: dataset, version, rows,
+bytes, seconds (reading and aggregating included), rows_per_s. spark-submit joins the two on its
+stdout; the results are the lines that begin with {.
 
 exit codes:
   0  all published
   1  anything else, such as a failed Spark job
   2  the configuration or an argument is wrong, or names what is not there
-  3  the rows were refused: null or repeated keys, too few of them, or a type that does not fit
+  3  the rows were refused: null or repeated keys, too few of them, a value too large, or a type
+     that does not fit
   4  a newer holder of the lock has published, or a version begun later
-  5  Redis cannot be reached, or denied access, or refused writes
+  5  Redis cannot be reached, or denied access, or refused writes, or has no room for the rows
 After any of them but 0, readers see of the dataset named in the error what they saw before; of an
 upsert that failed on the way, some rows may be new.
 """
@@ -94,7 +106,11 @@ def run(job: Job, **guard: Any) -> None:
         for name, rows in job.rows(spark).items():
             _say(f"{name}: aggregating and publishing")
             began_at, options = time.monotonic(), job.datasets[name].options
-            manifest = publish(rows, name, **options, **guard, on_progress=_progress(name))
+            progress = ProgressLine(name, _say)
+            try:
+                manifest = publish(rows, name, **options, **guard, on_progress=progress)
+            finally:
+                progress.close()
             seconds = time.monotonic() - began_at
             facts = {fact: getattr(manifest, fact) for fact in ("version", "rows", "bytes")}
             speed = {"seconds": round(seconds, 3), "rows_per_s": round(manifest.rows / seconds)}
@@ -125,11 +141,12 @@ def exit_code(error: errors.NexusRedisError) -> int:
             | errors.NullKeyError()
             | errors.DuplicateKeyError()
             | errors.TooFewRowsError()
+            | errors.ValueTooLargeError()
         ):
             return 3
         case errors.StaleFenceError() | errors.SupersededError():
             return 4
-        case errors.ServerError() | errors.WriteError():
+        case errors.ServerError() | errors.WriteError() | errors.NoRoomError():
             return 5
     return 1
 
@@ -168,18 +185,6 @@ def _answering(endpoint: Endpoint) -> Endpoint:
     with endpoint.client() as client, translated_errors(client):
         client.ping()
     return endpoint
-
-
-def _progress(dataset: str) -> Callable[[int, float], None]:
-    staged = 0
-
-    def report(rows: int, seconds: float) -> None:
-        nonlocal staged
-        if rows > staged:
-            _say(f"{dataset}: {rows:,} rows staged, {rows / seconds:,.0f} rows/s")
-        staged = rows
-
-    return report
 
 
 def _say(text: str) -> None:

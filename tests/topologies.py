@@ -23,7 +23,7 @@ from nexus_redis_provider.embedded import EmbeddedServer, free_port
 
 MASTER = "state"
 # How long a server is silent before it counts as down.
-DOWN_AFTER_MS = 300
+DOWN_AFTER_MS = 800
 
 
 def until(condition: Callable[[], Any], what: str, timeout: float = 20) -> Any:
@@ -105,7 +105,7 @@ class SentinelDeployment(_Deployment):
         """Kill the primary; returns the new one once all Sentinels say so."""
         old = self.primary
         kill(old)
-        until(lambda: self._agreed() not in (None, old.port), "a new primary")
+        until(lambda: self.agreed() not in (None, old.port), "a new primary")
         return self.primary
 
     def _start(self) -> None:
@@ -138,7 +138,8 @@ class SentinelDeployment(_Deployment):
             replication[f"slave{number}"]["state"] == "online" for number in range(self.replicas)
         )
 
-    def _agreed(self) -> int | None:
+    def agreed(self) -> int | None:
+        """The port of whom all Sentinels call the primary, or None."""
         said = {self._primary_of(sentinel) for sentinel in self.sentinels}
         return said.pop() if len(said) == 1 else None
 
@@ -173,27 +174,48 @@ class ClusterDeployment(_Deployment):
     def server_of(self, key: str) -> EmbeddedServer:
         """The primary that has a key, as the first living node says."""
         slot = key_slot(key.encode())
-        for first, last, (_, port, *_), *_ in self._slots():
-            if first <= slot <= last:
-                return next(server for server in self.servers if server.port == port)
-        raise LookupError(f"no node has slot {slot}")
+        return next(server for server, slots in self._slots() if slot in slots)
+
+    def owners(self) -> set[EmbeddedServer]:
+        """The primaries that have slots."""
+        return {server for server, _ in self._slots()}
+
+    def replica_of(self, key: str) -> bool:
+        """Whether the primary that has a key has a living replica."""
+        with _talk(self.server_of(key)) as node:
+            return bool(node.info("replication")["connected_slaves"])
 
     def move_slot(self, key: str) -> EmbeddedServer:
         """Give the slot of a key, with all its keys, to another primary; returns that one."""
+        with self.moving(key, keys=100) as target:
+            return target
+
+    @contextlib.contextmanager
+    def moving(self, key: str, *, keys: int = 1) -> Iterator[EmbeddedServer]:
+        """Within the block, the slot of a key is on its way: so many keys of it have moved."""
         source, slot = self.server_of(key), key_slot(key.encode())
-        target = next(server for server in self.servers[: self.primaries] if server is not source)
+        target = next(server for server in self.owners() if server is not source)
         with _talk(source) as old, _talk(target) as new:
             ids = old.cluster("MYID").decode(), new.cluster("MYID").decode()
             new.cluster("SETSLOT", slot, "IMPORTING", ids[0])
             old.cluster("SETSLOT", slot, "MIGRATING", ids[1])
-            while keys := old.cluster("GETKEYSINSLOT", slot, 100):
-                old.migrate("127.0.0.1", target.port, keys, 0, 5000)
-            new.cluster("SETSLOT", slot, "NODE", ids[1])
-            old.cluster("SETSLOT", slot, "NODE", ids[1])
-        return target
+
+            def move(count: int) -> bool:
+                if found := old.cluster("GETKEYSINSLOT", slot, count):
+                    old.migrate("127.0.0.1", target.port, found, 0, 5000)
+                return bool(found)
+
+            move(keys)
+            try:
+                yield target
+            finally:
+                while move(100):
+                    pass
+                new.cluster("SETSLOT", slot, "NODE", ids[1])
+                old.cluster("SETSLOT", slot, "NODE", ids[1])
 
     def _start(self) -> None:
-        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(5 * DOWN_AFTER_MS))
+        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(2 * DOWN_AFTER_MS))
         fast = ("--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0")
         count = self.primaries * (2 if self.with_replicas else 1)
         for _ in range(count):
@@ -226,13 +248,18 @@ class ClusterDeployment(_Deployment):
     def _is_ready(self, server: EmbeddedServer) -> bool:
         with _talk(server) as node:
             replication = node.info("replication")
-            linked = replication["role"] == "master" or replication["master_link_status"] == "up"
-            return linked and node.cluster("INFO")["cluster_state"] == "ok"
+            if replication["role"] != "master" and replication["master_link_status"] != "up":
+                return False
+            return bool(node.cluster("INFO")["cluster_state"] == "ok")
 
-    def _slots(self) -> Any:
+    def _slots(self) -> list[tuple[EmbeddedServer, range]]:
+        by_port = {server.port: server for server in self.servers}
         for server in self.servers:
             with contextlib.suppress(redis.exceptions.ConnectionError), _talk(server) as node:
-                return node.execute_command("CLUSTER", "SLOTS")
+                return [
+                    (by_port[port], range(first, last + 1))
+                    for first, last, (_, port, *_), *_ in node.execute_command("CLUSTER", "SLOTS")
+                ]
         raise LookupError("no node of the Cluster answers")
 
 

@@ -142,6 +142,22 @@ GOLD = Group(
             (_DATASET, JSON),
         ),
         Command(
+            "watch",
+            "show how far publishes are that are under way, until the last one is over",
+            "nexus_redis_provider.cli.gold_watching:watch_datasets",
+            (
+                option(
+                    "dataset", metavar="DATASET", nargs="?", help="only this one (default: all)"
+                ),
+                option("--once", action="store_true", help="look once, do not wait for the end"),
+                option(
+                    "--json",
+                    action="store_true",
+                    help="print a line of JSON for each look: times as ISO 8601, durations in s",
+                ),
+            ),
+        ),
+        Command(
             "rollback",
             "move readers to an earlier version, all at once",
             f"{_GOLD}:rollback_dataset",

@@ -60,7 +60,7 @@ def show_dataset(client: redis.Redis, args: Namespace) -> Answer:
     Raises:
         GoldError: the server knows no such dataset.
     """
-    seen = _seen(client, args)
+    seen = seen_dataset(client, args)
 
     def view() -> Parts:
         from nexus_redis_provider.cli.gold_tables import history_view
@@ -76,7 +76,7 @@ def rollback_dataset(client: redis.Redis, args: Namespace) -> Answer:
     Raises:
         GoldError: the server knows no such dataset, or it cannot be rolled back so.
     """
-    seen = _seen(client, args)
+    seen = seen_dataset(client, args)
     manifest = rollback_from(client, seen, args.to)
     to = next(one for one in seen.versions if one.version == manifest.version)
     live = seen.live_version
@@ -101,7 +101,7 @@ def sweep_datasets(client: redis.Redis, args: Namespace) -> Answer:
         GoldError: the server knows no such dataset.
     """
     if args.dataset is not None:
-        _seen(client, args)
+        seen_dataset(client, args)
         names = [args.dataset]
     else:
         names = sorted(datasets(client, args.namespace))
@@ -173,7 +173,12 @@ def verify_dataset(client: redis.Redis, args: Namespace) -> Answer:
     return Answer(document, view)
 
 
-def _seen(client: redis.Redis, args: Namespace) -> History:
+def seen_dataset(client: redis.Redis, args: Namespace) -> History:
+    """All that is known of the dataset that was named.
+
+    Raises:
+        GoldError: the server knows no such dataset.
+    """
     seen = run(client, history(args.dataset, namespace=args.namespace))
     if not (seen.exists or seen.versions or seen.staged):
         raise GoldError(

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nexus_redis_provider.cli.gold_documents import row_document, state_of
+from nexus_redis_provider.cli.gold_watching import Load
 from nexus_redis_provider.cli.rendering import fact_grid, heading, moment, new_table, printable
 from nexus_redis_provider.core.durations import in_words
 from nexus_redis_provider.core.gold.history import History, StagingArea, Version
@@ -77,6 +78,22 @@ def sweep_view(removed: Mapping[str, Sequence[str]]) -> Iterator[RenderableType]
     for dataset, versions in removed.items():
         table.add_row(printable(dataset), printable(", ".join(versions)))
     yield table
+
+
+def loads_view(loads: Sequence[Load]) -> Iterator[RenderableType]:
+    """A line for each publish that is under way, or was a moment ago."""
+    if not loads:
+        yield "Nothing is being published."
+    for load in loads:
+        name = f"{printable(load.dataset)} {printable(load.version)}"
+        match load.state:
+            case "staging":
+                yield f"{name} {load.progress.bar()}"
+            case "published":
+                after = in_words(load.progress.seconds)
+                yield f"{name} is published, about {after} after it was begun"
+            case _:
+                yield f"{name} is gone: aborted, or given up"
 
 
 def row_table(row: Mapping[str, Any]) -> Table:

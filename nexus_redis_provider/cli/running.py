@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from nexus_redis_provider.core.errors import (
 )
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
     Parts = Iterable[RenderableType]
 
@@ -52,6 +52,18 @@ class Answer:
     complaints: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """What a command goes on to find out.
+
+    Attributes:
+        answers: each is shown as it comes: a line of JSON, or, on a terminal, in place of the one
+            before.
+    """
+
+    answers: Iterator[Answer]
+
+
 def perform(command: Command, args: Namespace, endpoint: Callable[[], Endpoint]) -> int:
     """Run a command to its end, whatever happens; returns the exit code.
 
@@ -68,7 +80,10 @@ def perform(command: Command, args: Namespace, endpoint: Callable[[], Endpoint])
         if not args.json:
             _need_rich()
         with endpoint().client() as client:
-            answer: Answer = command.load()(client, args)
+            answer: Answer | Feed = command.load()(client, args)
+            if isinstance(answer, Feed):
+                _print_feed(answer, as_json=args.json)
+                return 0
         _print(answer, as_json=args.json)
     except NexusRedisError as error:
         _complain(str(error))
@@ -110,24 +125,46 @@ def _print(answer: Answer, *, as_json: bool) -> None:
     sys.stdout.flush()
 
 
+def _print_feed(feed: Feed, *, as_json: bool) -> None:
+    if as_json:
+        for answer in feed.answers:
+            sys.stdout.write(json.dumps(answer.document) + "\n")
+            sys.stdout.flush()
+    elif sys.stdout.isatty():
+        from rich.console import Group
+        from rich.live import Live
+
+        with Live(console=_console(), auto_refresh=False) as live:
+            for answer in feed.answers:
+                live.update(Group(*answer.view()), refresh=True)
+    else:
+        for answer in feed.answers:
+            _print(answer, as_json=False)
+
+
 def _print_for_people(parts: Parts) -> None:
-    from rich.console import Console
     from rich.text import Text
+
+    console = _console()
+    for part in parts:
+        # The terminal breaks lines so that they can be copied whole, rich does not.
+        console.print(part, soft_wrap=isinstance(part, str | Text))
+
+
+def _console() -> Console:
+    from rich.console import Console
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name that the terminal's encoding lacks must not keep the others from being shown.
         sys.stdout.reconfigure(errors="backslashreplace")
     # Names are not markup, and nothing in them is to be guessed at.
-    console = Console(
+    return Console(
         file=sys.stdout,
         width=None if sys.stdout.isatty() else _UNBOUNDED,
         markup=False,
         highlight=False,
         emoji=False,
     )
-    for part in parts:
-        # The terminal breaks lines so that they can be copied whole, rich does not.
-        console.print(part, soft_wrap=isinstance(part, str | Text))
 
 
 def _complain(message: str) -> None:

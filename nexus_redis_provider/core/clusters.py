@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
@@ -22,7 +23,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from nexus_redis_provider.core.addresses import Node
-from nexus_redis_provider.core.endpoint import Endpoint, translated
+from nexus_redis_provider.core.endpoint import Endpoint, translated, translated_errors
 from nexus_redis_provider.core.errors import (
     AccessDeniedError,
     ConfigurationError,
@@ -262,6 +263,52 @@ class AsyncNodes:
             await client.aclose()
 
 
+class KeyGuide:
+    """The guide of connections to the node that has a key."""
+
+    def __init__(self, endpoint: Endpoint, key: str) -> None:
+        self._endpoint = endpoint
+        self._key = key
+        self._slots = Slots.of(endpoint)
+
+    def __str__(self) -> str:
+        return str(self._endpoint)
+
+    def left(self, error: Exception) -> None:
+        """Nothing to note: who has the key is asked for every connection."""
+
+    def address(self) -> tuple[str, int]:
+        """Host and port of the node. Raises a ConnectionError of redis-py."""
+        with _as_of_redis():
+            self._slots.ask()
+            return _pair(self._slots.node_of(self._key))
+
+
+class AsyncKeyGuide(KeyGuide):
+    """The asyncio twin of `KeyGuide`."""
+
+    async def address(self) -> tuple[str, int]:  # type: ignore[override]
+        """As `KeyGuide.address`."""
+        with _as_of_redis():
+            await self._slots.aask()
+            return _pair(await self._slots.anode_of(self._key))
+
+
+@contextmanager
+def _as_of_redis() -> Iterator[None]:
+    # Within a client only redis-py's own errors are retried.
+    try:
+        yield
+    except UnreachableError as error:
+        raise exceptions.ConnectionError(str(error.__cause__ or error)) from error
+    except AccessDeniedError as error:
+        raise exceptions.AuthenticationError(str(error.__cause__ or error)) from error
+
+
+def _pair(node: Node) -> tuple[str, int]:
+    return node.host, node.port
+
+
 class _Trial:
     """How often something is tried that did not find its key, and when."""
 
@@ -315,16 +362,23 @@ def general_client(endpoint: Endpoint, options: dict[str, Any]) -> Any:
     """
     Slots.of(endpoint).ask()
     nodes = [redis.cluster.ClusterNode(node.host, node.port) for node in endpoint.nodes]
-    try:
+    with translated_errors(endpoint):
         return redis.cluster.RedisCluster(startup_nodes=nodes, **_without_db(options))
-    except (exceptions.RedisError, exceptions.RedisClusterException) as error:
-        raise translated(str(endpoint), error) from error
 
 
 def general_async_client(endpoint: Endpoint, options: dict[str, Any]) -> Any:
-    """The asyncio twin of `general_client`; connects on first use."""
+    """The asyncio twin of `general_client`; connects on first use, and raises then."""
     nodes = [redis.asyncio.cluster.ClusterNode(node.host, node.port) for node in endpoint.nodes]
-    return redis.asyncio.cluster.RedisCluster(startup_nodes=nodes, **_without_db(options))
+    return _AsyncCluster(startup_nodes=nodes, **_without_db(options))
+
+
+class _AsyncCluster(redis.asyncio.cluster.RedisCluster):
+    """It says by this package's errors why it does not find its nodes."""
+
+    async def initialize(self, *args: Any, **options: Any) -> Any:
+        """Look for the nodes, if they are not known."""
+        with translated_errors(self):
+            return await super().initialize(*args, **options)
 
 
 def _without_db(options: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from redis import exceptions
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.driver_info import DriverInfo
 
-from nexus_redis_provider.core import sentinels
+from nexus_redis_provider.core import following, sentinels
 from nexus_redis_provider.core.addresses import DEFAULT_PORT, Node, Tls, Topology, settings_of
 from nexus_redis_provider.core.credentials import Secret, SecretSource
 from nexus_redis_provider.core.errors import (
@@ -174,28 +174,47 @@ class Endpoint:
         Raises:
             UnreachableError, AccessDeniedError, ConfigurationError: of a Cluster, at once.
         """
-        options = self._options() | {"retry": redis.retry.Retry(_backoff(), self.retries)}
-        if self.topology is Topology.STANDALONE:
-            return redis.Redis(**self._address(self.nodes[0]), **options, **overrides)
+        options = self._options() | {"retry": self._retry()} | overrides
+        if self.topology is Topology.SENTINEL:
+            return following.client_of(sentinels.Primary(self), options)
         if self.topology is Topology.CLUSTER:
             from nexus_redis_provider.core.clusters import general_client  # it needs endpoints
 
-            return cast("redis.Redis", general_client(self, options | overrides))
-        single = overrides.pop("single_connection_client", False)
-        return sentinels.following(self, options | overrides, single=single)
+            return cast("redis.Redis", general_client(self, options))
+        return redis.Redis(host=self.nodes[0].host, port=self.nodes[0].port, **options)
 
     def async_client(self, **overrides: Any) -> redis.asyncio.Redis:
         """The asyncio twin of `client`; close it with `await client.aclose()`."""
-        retry = redis.asyncio.retry.Retry(_backoff(), self.retries)
-        options = self._options() | {"retry": retry}
-        if self.topology is Topology.STANDALONE:
-            return redis.asyncio.Redis(**self._address(self.nodes[0]), **options, **overrides)
+        options = self._options() | {"retry": self._async_retry()} | overrides
+        if self.topology is Topology.SENTINEL:
+            return following.async_client_of(sentinels.AsyncPrimary(self), options)
         if self.topology is Topology.CLUSTER:
             from nexus_redis_provider.core.clusters import general_async_client
 
-            return cast("redis.asyncio.Redis", general_async_client(self, options | overrides))
-        single = overrides.pop("single_connection_client", False)
-        return sentinels.async_following(self, options | overrides, single=single)
+            return cast("redis.asyncio.Redis", general_async_client(self, options))
+        return redis.asyncio.Redis(host=self.nodes[0].host, port=self.nodes[0].port, **options)
+
+    def client_for(self, key: str, **overrides: Any) -> redis.Redis:
+        """As `client`, but always a plain one, for a key and all that are in its slot.
+
+        So WATCH, MULTI and pipelines do what they always do, as long as all keys have the same
+        `{tag}`. Of a Cluster, it goes to the node that has the slot, and after it where it moves.
+        """
+        if not self.is_cluster:
+            return self.client(**overrides)
+        from nexus_redis_provider.core.clusters import KeyGuide
+
+        options = self._options() | {"retry": self._retry()} | overrides
+        return following.client_of(KeyGuide(self, key), options)
+
+    def async_client_for(self, key: str, **overrides: Any) -> redis.asyncio.Redis:
+        """The asyncio twin of `client_for`."""
+        if not self.is_cluster:
+            return self.async_client(**overrides)
+        from nexus_redis_provider.core.clusters import AsyncKeyGuide
+
+        options = self._options() | {"retry": self._async_retry()} | overrides
+        return following.async_client_of(AsyncKeyGuide(self, key), options)
 
     def at(self, node: Node) -> Endpoint:
         """One server of this deployment by itself, with the same credentials and options."""
@@ -218,8 +237,11 @@ class Endpoint:
             "retry": None,
         }
 
-    def _address(self, node: Node) -> dict[str, Any]:
-        return {"host": node.host, "port": node.port}
+    def _retry(self) -> redis.retry.Retry:
+        return redis.retry.Retry(_backoff(), self.retries)
+
+    def _async_retry(self) -> redis.asyncio.retry.Retry:
+        return redis.asyncio.retry.Retry(_backoff(), self.retries)
 
     def _options(self) -> dict[str, Any]:
         options: dict[str, Any] = {
@@ -262,8 +284,8 @@ def address_of(client: Any) -> str:
             return str(client)
         return f"Cluster {','.join(f'{node.host}:{node.port}' for node in nodes)}"
     options = pool.connection_kwargs
-    if "connection_pool" in options:
-        return str(options["connection_pool"])
+    if "guide" in options:
+        return str(options["guide"])
     where = options.get("path") or f"{options.get('host')}:{options.get('port')}"
     return f"{where}/{options.get('db', 0)}"
 

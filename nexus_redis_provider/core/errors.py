@@ -199,6 +199,45 @@ class TooFewRowsError(PublishError):
         self.min_rows = min_rows
 
 
+class ValueTooLargeError(PublishError):
+    """A row is larger than its publisher allows."""
+
+    def __init__(self, dataset: str, key: str, size: int, max_value_bytes: int) -> None:
+        super().__init__(
+            f"Gold dataset {dataset!r}: the value of {key!r} has {size:,} bytes, more than "
+            f"max_value_bytes={max_value_bytes:,}. Leave a column out or shorten it, or publish "
+            "with a larger max_value_bytes: each read of such a row holds the server up.",
+            dataset,
+        )
+        self.key = key
+        self.size = size
+        self.max_value_bytes = max_value_bytes
+
+
+class NoRoomError(PublishError):
+    """What is to be written does not fit into the server's memory.
+
+    Attributes:
+        needed: bytes still to come, as far as known.
+        used, limit: bytes that count against `maxmemory`, and the latter.
+    """
+
+    def __init__(
+        self, dataset: str, what: str, *, needed: int, used: int, limit: int, margin: float
+    ) -> None:
+        more = f" need {needed:,} bytes more" if needed else " have used up what was free"
+        super().__init__(
+            f"Gold dataset {dataset!r}: {what}{more}, and the server has room for "
+            f"{max(0, int(limit * (1 - margin)) - used):,} (maxmemory {limit:,}, in use {used:,}, "
+            f"{margin:.0%} kept free). Raise maxmemory, keep fewer versions (keep=0), choose a "
+            "smaller layout, or say expected_rows if fewer will come.",
+            dataset,
+        )
+        self.needed = needed
+        self.used = used
+        self.limit = limit
+
+
 class WriteError(PublishError):
     """The server refused a write."""
 

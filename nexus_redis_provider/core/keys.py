@@ -186,6 +186,20 @@ class GoldKeys:
         """String: the keys of one batch of rows (see gold/pages.py)."""
         return f"{self.root}:page:{version}:{attempt}:{number}"
 
+    def expected(self, version: str) -> str:
+        """String: rows that the publisher of a version expects. TTL: a day."""
+        return f"{self.root}:expected:{version}"
+
+    def pace(self, version: str) -> str:
+        """String: when more rows may be written, us. TTL: until then. Where rows/s are limited."""
+        return f"{self.root}:pace:{version}"
+
+    def writers(self, version: str) -> str:
+        """Sorted set of attempts whose turn it is to write; score: end of the turn's lease, ms.
+        TTL: a turn. Where writers are limited.
+        """
+        return f"{self.root}:writers:{version}"
+
     def row_prefix(self, version: str) -> str:
         """What stands before a row's key in a version."""
         return f"{self.namespace}:gold:{self.dataset}:{version}:"

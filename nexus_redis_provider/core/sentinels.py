@@ -1,8 +1,4 @@
-"""Which server is the primary, as Sentinels say, and clients that follow it.
-
-redis-py's own Sentinel client leaves connections to the Sentinels open, and tells nobody whether a
-name is unknown, a primary down or a password wrong.
-"""
+"""Which server is the primary, as Sentinels say."""
 
 from __future__ import annotations
 
@@ -11,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 import redis.asyncio
-import redis.asyncio.sentinel
-import redis.sentinel
 from redis import exceptions
+from redis.sentinel import MasterNotFoundError
 
 if TYPE_CHECKING:
     from nexus_redis_provider.core.endpoint import Endpoint, Node
@@ -23,55 +18,11 @@ _DENIED = (exceptions.AuthenticationError, exceptions.NoPermissionError)
 _Masters = Mapping[str, Mapping[str, Any]]
 
 
-def following(endpoint: Endpoint, options: dict[str, Any], *, single: bool) -> redis.Redis:
-    """A client whose connections go to whoever is the primary when they connect.
-
-    Args:
-        endpoint: of topology Sentinel.
-        options: of each connection, and `max_connections`.
-        single: whether it has but one connection, made at once.
-    """
-    pool: Any = redis.ConnectionPool(
-        connection_class=(
-            redis.sentinel.SentinelManagedSSLConnection
-            if options.pop("ssl", False)
-            else redis.sentinel.SentinelManagedConnection
-        ),
-        connection_pool=Primary(endpoint),
-        **options,
-    )
-    client = redis.Redis(connection_pool=pool, single_connection_client=single)
-    client.auto_close_connection_pool = True
-    return client
-
-
-def async_following(
-    endpoint: Endpoint, options: dict[str, Any], *, single: bool
-) -> redis.asyncio.Redis:
-    """The asyncio twin of `following`."""
-    pool: Any = redis.asyncio.ConnectionPool(
-        connection_class=(
-            redis.asyncio.sentinel.SentinelManagedSSLConnection
-            if options.pop("ssl", False)
-            else redis.asyncio.sentinel.SentinelManagedConnection
-        ),
-        connection_pool=AsyncPrimary(endpoint),
-        **options,
-    )
-    client = redis.asyncio.Redis(connection_pool=pool, single_connection_client=single)
-    client.auto_close_connection_pool = True
-    return client
-
-
 class _Watched:
     """Asks one Sentinel after the other; the one that knew the primary is the first next time.
 
-    Attributes:
-        is_master, check_connection: what redis-py's connection asks of its pool.
+    It leaves no connection open: a Sentinel has more to do than to serve idle clients.
     """
-
-    is_master = True
-    check_connection = False
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -81,10 +32,13 @@ class _Watched:
     def __str__(self) -> str:
         return str(self._endpoint)
 
+    def left(self, error: Exception) -> None:
+        """Nothing to note: the Sentinels are asked for every connection."""
+
     def _options(self, node: Node) -> dict[str, Any]:
         return {"host": node.host, "port": node.port, **self._endpoint.sentinel_options()}
 
-    def _address(self, node: Node, masters: Any, doubts: dict[Node, Any]) -> Any:
+    def _found(self, node: Node, masters: Any, doubts: dict[Node, Any]) -> Any:
         state = masters.get(self._name)
         if state is None or state["is_sdown"] or state["is_odown"] or not state["is_master"]:
             doubts[node] = masters
@@ -97,7 +51,7 @@ class _Watched:
         answers = {node: said for node, said in doubts.items() if not isinstance(said, Exception)}
         for node, masters in answers.items():
             if state := masters.get(self._name):
-                return redis.sentinel.MasterNotFoundError(
+                return MasterNotFoundError(
                     f"Sentinel {node} sees the primary {state['ip']}:{state['port']} down, and "
                     "no other one is elected yet"
                 )
@@ -110,17 +64,17 @@ class _Watched:
         if answers:
             known = sorted({name for masters in answers.values() for name in masters})
             others = f"but {', '.join(map(repr, known))}" if known else "nor any other"
-            return redis.sentinel.MasterNotFoundError(
+            return MasterNotFoundError(
                 f"Sentinel {', '.join(map(str, answers))} knows no master {self._name!r}, {others}"
             )
         said = "; ".join(f"{node}: {error}" for node, error in doubts.items())
-        return redis.sentinel.MasterNotFoundError(f"no Sentinel answers ({said})")
+        return MasterNotFoundError(f"no Sentinel answers ({said})")
 
 
 class Primary(_Watched):
-    """Where the primary is, for a connection of redis-py."""
+    """The guide of connections to the primary."""
 
-    def get_master_address(self) -> tuple[str, int]:
+    def address(self) -> tuple[str, int]:
         """The primary's address.
 
         Raises:
@@ -130,7 +84,7 @@ class Primary(_Watched):
         for node in self._nodes:
             try:
                 with redis.Redis(**self._options(node)) as sentinel:
-                    address = self._address(node, sentinel.sentinel_masters(), doubts)
+                    address = self._found(node, sentinel.sentinel_masters(), doubts)
             except exceptions.RedisError as error:
                 doubts[node] = error
                 continue
@@ -142,13 +96,13 @@ class Primary(_Watched):
 class AsyncPrimary(_Watched):
     """The asyncio twin of `Primary`."""
 
-    async def get_master_address(self) -> tuple[str, int]:
-        """As `Primary.get_master_address`."""
+    async def address(self) -> tuple[str, int]:
+        """As `Primary.address`."""
         doubts: dict[Node, Any] = {}
         for node in self._nodes:
             try:
                 async with redis.asyncio.Redis(**self._options(node)) as sentinel:
-                    address = self._address(node, await sentinel.sentinel_masters(), doubts)
+                    address = self._found(node, await sentinel.sentinel_masters(), doubts)
             except exceptions.RedisError as error:
                 doubts[node] = error
                 continue

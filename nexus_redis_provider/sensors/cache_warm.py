@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseHook, BaseSensorOperator, PokeReturnValue, conf
+from airflow.sdk import BaseSensorOperator, PokeReturnValue, conf
 from airflow.sdk.exceptions import AirflowSensorTimeout, AirflowSkipException
 
 from nexus_redis_provider.core.durations import Duration, in_words, to_ms
@@ -14,6 +13,7 @@ from nexus_redis_provider.core.errors import ConfigurationError, LockHeldError
 from nexus_redis_provider.core.fills import BATCH, Loader, fill_lock, fill_once
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE
 from nexus_redis_provider.core.warmth import Requirement, Warmth, check_combination, probe
+from nexus_redis_provider.hooks.databases import query
 from nexus_redis_provider.hooks.redis import NexusRedisHook
 from nexus_redis_provider.triggers.cache_warm import CacheWarmTrigger
 from nexus_redis_provider.triggers.polling import TRIGGER_GRACE
@@ -229,15 +229,6 @@ class CacheWarmSensor(BaseSensorOperator):
         return self.fill(missing) if self.fill else self._rows(str(self.fill_sql))
 
     def _rows(self, sql: str) -> Iterator[tuple[Any, Any]]:
-        from airflow.providers.common.sql.hooks.sql import DbApiHook
-
-        hook = BaseHook.get_hook(str(self.fill_conn_id))
-        if not isinstance(hook, DbApiHook):
-            raise ConfigurationError(
-                f"Airflow connection {self.fill_conn_id!r} is no SQL database: "
-                f"{type(hook).__name__} is no DbApiHook."
-            )
-        with closing(hook.get_conn()) as connection, closing(connection.cursor()) as cursor:
-            cursor.execute(sql)
-            while rows := cursor.fetchmany(BATCH):
-                yield from rows
+        _, chunks = query(str(self.fill_conn_id), sql, chunk=BATCH)
+        for chunk in chunks:
+            yield from chunk

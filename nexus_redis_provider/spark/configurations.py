@@ -10,7 +10,7 @@ import difflib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - the name every Spark user knows
 
 from nexus_redis_provider.core.errors import ConfigurationError
+from nexus_redis_provider.core.gold.limits import Limits
 from nexus_redis_provider.core.gold.manifests import Layout, Mode
 from nexus_redis_provider.core.gold.publications import Spec
 from nexus_redis_provider.spark.failures import SPARK_ERRORS, reason
@@ -32,10 +33,24 @@ def _kinds(kind: type, *keys: str) -> _Kinds:
 
 _SOURCE = _kinds(str, "path", "table", "query", "format", "schema") | {"options": (dict,)}
 _DATASET = _kinds(str, "from", "where", "mode", "layout") | _kinds(int, "ttl", "keep", "min_rows")
-_DATASET |= {"joins": (list,), "group_by": (dict, list), "measures": (dict,), "key": (str, list)}
+_DATASET |= _kinds(int, "max_rows_per_second", "max_writers", "max_value_bytes", "expected_rows")
+_DATASET |= {
+    "memory_margin": (int, float),
+    "joins": (list,),
+    "group_by": (dict, list),
+    "measures": (dict,),
+    "key": (str, list),
+}
 _PUBLISH = ("mode", "layout", "ttl", "keep", "min_rows")
+_LIMITS = tuple(field.name for field in fields(Limits))
 _JOINS = ("inner", "left", "right", "full", "semi", "anti", "cross")
-_WORDS = {str: "a text", int: "a whole number", dict: "an object", list: "a list"}
+_WORDS = {
+    str: "a text",
+    int: "a whole number",
+    float: "a fraction",
+    dict: "an object",
+    list: "a list",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +111,8 @@ class Dataset:
         for option, known in (("mode", list(Mode)), ("layout", list(Layout))):
             _one_of(f"{where}.{option}", given[option] or known[0], known)
         options = {name: given[name] for name in _PUBLISH if given[name] is not None}
-        Spec(dataset=name, columns=(), key=key, **options)
+        limits = {name: given[name] for name in _LIMITS if given[name] is not None}
+        Spec(dataset=name, columns=(), key=key, **options, limits=Limits(**limits))
         return cls(
             source=_one_of(f"{where}.from", given["from"], sources),
             joins=[
@@ -106,7 +122,7 @@ class Dataset:
             where=given["where"],
             group_by=group_by,
             measures=measures,
-            options=options | {"key": key.text},
+            options=options | limits | {"key": key.text},
         )
 
     def rows(self, at: str, sources: Mapping[str, DataFrame]) -> DataFrame:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -15,9 +15,10 @@ from pyspark.sql.datasource import DataSource, DataSourceArrowWriter, WriterComm
 from pyspark.sql.types import StructType
 
 from nexus_redis_provider.core.errors import ConfigurationError, SchemaError
-from nexus_redis_provider.core.gold.manifests import Layout, Manifest
+from nexus_redis_provider.core.gold.limits import Limits
+from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.publications import Publication, Report, Spec
-from nexus_redis_provider.core.gold.rows import encode_rows, is_flat
+from nexus_redis_provider.core.gold.rows import encode_rows, is_writable
 from nexus_redis_provider.spark.options import Options
 from nexus_redis_provider.spark.reading import (
     FilteringGoldReader,
@@ -27,12 +28,16 @@ from nexus_redis_provider.spark.reading import (
     read_manifest,
 )
 from nexus_redis_provider.spark.schemas import checked_columns, key_template
+from nexus_redis_provider.spark.streaming import StreamWriter
 from nexus_redis_provider.spark.tasks import Batch, write_partition
 
 if TYPE_CHECKING:
-    from pyspark.sql.datasource import DataSourceReader, DataSourceWriter
+    from pyspark.sql.datasource import DataSourceReader, DataSourceStreamWriter, DataSourceWriter
 
-_WRITE = frozenset({"key", "layout", "ttl", "keep", "fence", "staging_lease"})
+_LIMITS = frozenset(field.name for field in fields(Limits))
+_WRITE = frozenset({"key", "layout", "ttl", "keep", "fence", "staging_lease"}) | _LIMITS
+# Spark hands over its own as well.
+_STREAM = _WRITE | {"checkpointlocation", "queryname"}
 _READ = frozenset({"version", "partitions"})
 # No process watches over the staging area between the planning and the first rows.
 _STAGING_LEASE = 86400.0
@@ -45,8 +50,9 @@ class NexusRedisDataSource(DataSource):
     `NEXUS_REDIS_URL`) and `namespace`.
 
     Writing needs `mode("overwrite")`. Options: `key` (columns separated by commas, or a template),
-    and, if need be, `layout`, `ttl` (seconds), `keep`, `fence`, `staging_lease` (seconds); as for
-    `publish`.
+    and, if need be, `layout`, `ttl` (seconds), `keep`, `fence`, `staging_lease` (seconds),
+    `max_rows_per_second`, `max_writers`, `max_value_bytes`, `expected_rows`, `memory_margin`; as
+    for `publish`.
 
     Reading: all tasks of a query read the version that was live when the query was planned. With
     `spark.sql.python.filterPushdown.enabled`, filters by `=` and `IN` on all key columns read the
@@ -81,6 +87,16 @@ class NexusRedisDataSource(DataSource):
         options = Options(self.options, _WRITE)
         return _Writer(Publication.begin(options.endpoint, _spec(schema, options)))
 
+    def streamWriter(self, schema: StructType, overwrite: bool) -> DataSourceStreamWriter:  # noqa: FBT001, N802 - Spark's
+        """Check everything; runs near the driver, for every micro-batch and for its commit.
+
+        Raises:
+            ConfigurationError, SchemaError, UnreachableError, AccessDeniedError.
+        """
+        options = Options(self.options, _STREAM)
+        mode = Mode.SNAPSHOT if overwrite else Mode.UPSERT
+        return StreamWriter(options.endpoint, _spec(schema, options, mode))
+
     def schema(self) -> StructType:
         """All columns of the live version, or of the one named by the option `version`.
 
@@ -107,16 +123,17 @@ class NexusRedisDataSource(DataSource):
         return read_manifest(options.endpoint, options.keys, self.options.get("version"))
 
 
-def _spec(schema: StructType, options: Options) -> Spec:
+def _spec(schema: StructType, options: Options, mode: Mode = Mode.SNAPSHOT) -> Spec:
     dataset, key = options.required("dataset"), options.required("key")
     names = [name.strip() for name in key.split(",")]
     template = key_template(key if "{" in key else names, dataset)
     columns = checked_columns(schema, template, dataset)
     for column in columns:
-        if not is_flat(column.type):
+        if not is_writable(column.type):
             raise SchemaError(
-                f"Gold dataset {dataset!r}: column {column.name!r} is nested or binary, which "
-                'format("nexus_redis") cannot write; use publish(df, ...).',
+                f"Gold dataset {dataset!r}: column {column.name!r} is or holds a "
+                'calendar or year-month interval, which format("nexus_redis") cannot write; use '
+                "publish(df, ...).",
                 dataset,
                 column.name,
             )
@@ -124,12 +141,23 @@ def _spec(schema: StructType, options: Options) -> Spec:
         dataset=dataset,
         columns=columns,
         key=template,
+        mode=mode,
         layout=Layout(options.text("layout", Layout.JSON)),
         ttl=options.number("ttl", float),
         keep=options.number("keep", int, 1),
         fence=options.number("fence", int),
         namespace=options.namespace,
         staging_lease=options.number("staging_lease", float, _STAGING_LEASE),
+        limits=_limits(options),
+    )
+
+
+def _limits(options: Options) -> Limits:
+    default = Limits()
+    names = ("max_rows_per_second", "max_writers", "max_value_bytes", "expected_rows")
+    return Limits(
+        **{name: options.number(name, int, getattr(default, name)) for name in names},
+        memory_margin=options.number("memory_margin", float, default.memory_margin),
     )
 
 

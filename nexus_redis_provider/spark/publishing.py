@@ -28,8 +28,11 @@ from nexus_redis_provider.core.errors import (
     ServerError,
 )
 from nexus_redis_provider.core.gold.bucket_writers import BucketWriter
+from nexus_redis_provider.core.gold.limits import MAX_VALUE_BYTES, MEMORY_MARGIN, Limits
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
+from nexus_redis_provider.core.gold.pacing import expectation
 from nexus_redis_provider.core.gold.packing import packed_columns
+from nexus_redis_provider.core.gold.progress import Meter, Progress, ProgressLine
 from nexus_redis_provider.core.gold.publications import Publication, Report, Spec
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE
 from nexus_redis_provider.core.scripts import run
@@ -40,11 +43,8 @@ from nexus_redis_provider.spark.schemas import checked_columns, key_template
 from nexus_redis_provider.spark.tasks import write_partition
 
 log = logging.getLogger(__name__)
-Progress = Callable[[int, float], None]
-"""Called about once a second with rows staged so far and seconds since the beginning.
-
-Upserts stage nothing: their rows are visible at once.
-"""
+OnProgress = Callable[[Progress], None]
+"""Called about once a second."""
 
 _REPORT_SCHEMA = (
     "partition int, attempt string, rows long, bytes long, checksum long, pages int, buckets int, "
@@ -66,7 +66,12 @@ def publish(
     fence: int | None = None,
     lineage: Mapping[str, str] | None = None,
     namespace: str = DEFAULT_NAMESPACE,
-    on_progress: Progress | None = None,
+    max_rows_per_second: int | None = None,
+    max_writers: int | None = None,
+    max_value_bytes: int | None = MAX_VALUE_BYTES,
+    expected_rows: int | None = None,
+    memory_margin: float | None = MEMORY_MARGIN,
+    on_progress: OnProgress | None = None,
 ) -> Manifest:
     """Readers see all rows of the frame, or what they saw before; never anything between.
 
@@ -86,15 +91,18 @@ def publish(
         min_rows: fewer rows than these are refused, so that an empty source empties no cache.
         fence: fencing token of the lock that guards this publish (the XCom of `DagLockOperator`).
         lineage: facts for the manifest; the Spark application is added.
-        on_progress: see `Progress`; by default rows and rows/s are logged.
+        max_rows_per_second, max_writers, max_value_bytes, expected_rows, memory_margin: how fast
+            to write, and what to refuse; see `Limits`.
+        on_progress: called about once a second; by default progress is logged, or shown as a bar
+            where the error stream is a terminal.
 
     Returns:
         The manifest of the published version.
 
     Raises:
         ConfigurationError, SchemaError: refused before anything was sent.
-        NullKeyError, DuplicateKeyError, TooFewRowsError, WriteError: refused; readers see what
-            they saw before.
+        NullKeyError, DuplicateKeyError, TooFewRowsError, ValueTooLargeError, NoRoomError,
+            WriteError: refused; readers see what they saw before.
         StaleFenceError: another run has taken the lock over and published.
         UnreachableError, AccessDeniedError: the server cannot be used.
 
@@ -114,6 +122,13 @@ def publish(
         fence=fence,
         lineage={**(lineage or {}), **_application(df)},
         namespace=namespace,
+        limits=Limits(
+            max_rows_per_second=max_rows_per_second,
+            max_writers=max_writers,
+            max_value_bytes=max_value_bytes,
+            expected_rows=expected_rows,
+            memory_margin=memory_margin,
+        ),
     )
     where = Endpoint.of(endpoint)
     pickle.dumps(where)  # A literal password is refused here, not in the middle of the job.
@@ -129,7 +144,7 @@ def publish(
         with _aborted_on_error(publication):
             if spec.mode is Mode.UPSERT:
                 _refuse_bad_keys(rows, spec)
-            with _progress(publication, on_progress or _log_progress(dataset, publication.version)):
+            with _progress(publication, on_progress):
                 reports = _write(rows, publication)
             return publication.commit(reports)
     finally:
@@ -213,16 +228,20 @@ def _aborted_on_error(publication: Publication) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(publication: Publication, report: Progress) -> Iterator[None]:
+def _progress(publication: Publication, on_progress: OnProgress | None) -> Iterator[None]:
     """Renews the lease on the staging area while the job runs, and tells how far it is."""
     done, began_at = threading.Event(), time.monotonic()
+    line = ProgressLine(f"{publication.spec.dataset} version {publication.version}", log.info)
+    report = on_progress or line
 
     def watch() -> None:
         with publication.endpoint.client() as client:
+            meter: Meter | None = None
             while not done.wait(1):
                 try:
                     rows = run(client, publication.renewal())
-                    report(max(rows, 0), time.monotonic() - began_at)
+                    meter = meter or Meter(expectation(client, publication))
+                    report(meter.note(max(rows, 0), time.monotonic() - began_at))
                 except Exception as error:  # noqa: BLE001 - the lease must go on, whatever fails
                     log.warning("Progress of %s: %r", publication.spec.dataset, error)
 
@@ -233,17 +252,7 @@ def _progress(publication: Publication, report: Progress) -> Iterator[None]:
     finally:
         done.set()
         watcher.join()
-
-
-def _log_progress(dataset: str, version: str) -> Progress:
-    def report(rows: int, seconds: float) -> None:
-        if rows:  # None are staged while Spark still aggregates, nor ever by an upsert.
-            log.info(
-                "%s version %s: %s rows staged, %s rows/s",
-                *(dataset, version, f"{rows:,}", f"{rows / seconds:,.0f}"),
-            )
-
-    return report
+        line.close()
 
 
 def _shares(df: DataFrame) -> int:

@@ -34,6 +34,7 @@ from nexus_redis_provider.core.gold.parts import (
     read_part,
 )
 from nexus_redis_provider.core.gold.readers import live_manifest
+from nexus_redis_provider.core.gold.rows import is_writable
 from nexus_redis_provider.core.gold.schemas import Column, ColumnType, row_decoder
 from nexus_redis_provider.core.gold.templates import KeyTemplate
 from nexus_redis_provider.core.keys import GoldKeys
@@ -68,7 +69,20 @@ def read_manifest(endpoint: Endpoint, keys: GoldKeys, version: str | None = None
 
 
 def frame_schema(manifest: Manifest) -> StructType:
-    """The schema of a frame with all columns of a version."""
+    """The schema of a frame with all columns of a version.
+
+    Raises:
+        SchemaError: names the column of a type that Arrow, and hence a Python source, has not.
+    """
+    for column in manifest.columns:
+        if not is_writable(column.type):
+            raise SchemaError(
+                f"Gold dataset {manifest.dataset!r}: column {column.name!r} is or holds a "
+                'calendar or year-month interval, which format("nexus_redis") cannot read. Name '
+                "the other columns by .schema(...).",
+                manifest.dataset,
+                column.name,
+            )
     fields = [
         {"name": column.name, "type": column.type, "nullable": True, "metadata": {}}
         for column in manifest.columns

@@ -31,10 +31,7 @@ _SECOND = 1_000_000
 _PARTS = {
     T.VariantType: T.StructType().add("value", T.BinaryType()).add("metadata", T.BinaryType()),
     T.SpatialType: T.StructType().add("wkb", T.BinaryType()).add("srid", T.IntegerType()),
-    T.CalendarIntervalType: T.StructType()
-    .add("months", T.IntegerType())
-    .add("days", T.IntegerType())
-    .add("microseconds", T.LongType()),
+    T.CalendarIntervalType: T.StringType(),
     T.YearMonthIntervalType: T.IntegerType(),
     T.DayTimeIntervalType: T.LongType(),
 }
@@ -109,7 +106,7 @@ def _rebuilt(column: SparkColumn, type_: T.DataType) -> SparkColumn:  # noqa: PL
             seconds = column.cast("interval second").cast("decimal(20,6)")
             return (seconds * _SECOND).cast("long")
         case T.CalendarIntervalType():
-            return F.when(column.isNotNull(), _calendar_parts(column))
+            return column.cast("string")
         case T.SpatialType():
             parts = {"wkb": F.st_asbinary(column), "srid": F.st_srid(column)}
             return F.when(column.isNotNull(), _struct(parts))
@@ -123,17 +120,6 @@ def _rebuilt(column: SparkColumn, type_: T.DataType) -> SparkColumn:  # noqa: PL
             return F.when(column.isNotNull(), _rebuilt_fields(column, type_))
         case _:
             return column
-
-
-def _calendar_parts(column: SparkColumn) -> SparkColumn:
-    def part(name: str) -> SparkColumn:
-        return F.extract(F.lit(name), column)
-
-    # Hours are all of them, not up to 24; seconds have their fraction.
-    minutes = part("HOUR").cast("long") * 60 + part("MINUTE").cast("long")
-    microseconds = minutes * (60 * _SECOND) + (part("SECOND") * _SECOND).cast("long")
-    months = part("YEAR") * 12 + part("MONTH")
-    return _struct({"months": months, "days": part("DAY"), "microseconds": microseconds})
 
 
 def _rebuilt_pair(pair: SparkColumn, type_: T.MapType) -> SparkColumn:

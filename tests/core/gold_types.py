@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from nexus_redis_provider.core.gold.schemas import ColumnType
 from nexus_redis_provider.core.gold.values import CalendarInterval, Spatial
 
-INSTANTS = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30))  # noqa: DTZ001
-COORDINATES = st.floats(-180, 180)
+INSTANTS = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), allow_imaginary=True)  # noqa: DTZ001
+COORDINATES = st.floats(-90, 90)
 
 
 def whole(bits: int) -> st.SearchStrategy[int]:
@@ -133,7 +133,8 @@ def exactly(value: object) -> object:
         case datetime():
             return value.utcoffset() is None, value.astimezone(UTC) if value.tzinfo else value
         case dict():
-            return [(exactly(key), exactly(item)) for key, item in value.items()]
+            # Maps have no order.
+            return sorted(((exactly(key), exactly(item)) for key, item in value.items()), key=repr)
         case list():
             return [*map(exactly, value)]
         case Decimal():

@@ -26,6 +26,7 @@ from nexus_redis_provider.core.errors import (
 from nexus_redis_provider.core.gold import buckets
 from nexus_redis_provider.core.gold.bucket_writers import BucketWriter
 from nexus_redis_provider.core.gold.history import history, rollback
+from nexus_redis_provider.core.gold.limits import Limits
 from nexus_redis_provider.core.gold.manifests import Layout, Mode
 from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.gold.readers import AsyncGoldDataset, GoldDataset
@@ -242,7 +243,8 @@ def test_a_changed_value_is_found_out(
 def test_a_full_server_refuses_and_forgets(
     endpoint: Endpoint, packed: Any, client: redis.Redis, namespace: str
 ) -> None:
-    publication = Publication.begin(endpoint, packed)
+    unlooked = replace(packed, limits=Limits(memory_margin=None))
+    publication = Publication.begin(endpoint, unlooked)
     client.config_set("maxmemory", client.info("memory")["used_memory"] + 200_000)
     try:
         with BucketWriter(publication, 0, "a") as writer:

@@ -200,7 +200,7 @@ def test_the_next_publish_sweeps_what_a_dead_publisher_left(
     with PartitionWriter(dead, 0, "a") as writer:
         writer.write(*batch(numbers(0, 3000)))
         writer._settle()
-    assert len(keyspace(client, namespace)) == 3000 + 4  # head, staging, attempts, page
+    assert len(keyspace(client, namespace)) == 3000 + 5  # head, staging, attempts, two pages
     wait_until(lambda: leases_are_over(client, namespace))
     manifest = publish(endpoint, ONE, spec(namespace))
     assert keyspace(client, namespace) == dataset_keys(

@@ -23,6 +23,7 @@ from nexus_redis_provider.core.errors import (
     WriteError,
 )
 from nexus_redis_provider.core.gold import writers
+from nexus_redis_provider.core.gold.limits import Limits
 from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.gold.writers import PartitionWriter
@@ -320,6 +321,8 @@ def own_server(server: EmbeddedServer, *arguments: str) -> Iterator[EmbeddedServ
 
 
 FULL = ("--maxmemory", "4mb")
+# Else no row would be written that does not fit.
+UNCHECKED = Limits(memory_margin=None)
 
 
 BIG = {f"k{n}-{'x' * 500}": n for n in range(20_000)}
@@ -328,7 +331,7 @@ BIG = {f"k{n}-{'x' * 500}": n for n in range(20_000)}
 def test_a_full_server_refuses_the_rows_and_keeps_the_old_version(server):
     with own_server(server, *FULL, "--maxmemory-policy", "noeviction") as own:
         manifest = publish(own.endpoint, {"a": 1}, spec("full"))
-        publication = Publication.begin(own.endpoint, spec("full"))
+        publication = Publication.begin(own.endpoint, spec("full", limits=UNCHECKED))
         with PartitionWriter(publication, 0, "a") as writer:
             with pytest.raises(WriteError, match="OOM") as caught:
                 write_on(writer, BIG)
@@ -345,7 +348,7 @@ def test_a_full_server_refuses_the_rows_and_keeps_the_old_version(server):
 
 def test_evictions_fail_the_publish(server):
     with own_server(server, *FULL, "--maxmemory-policy", "allkeys-lru") as own:
-        publication = Publication.begin(own.endpoint, spec("evicting"))
+        publication = Publication.begin(own.endpoint, spec("evicting", limits=UNCHECKED))
         writer = PartitionWriter(publication, 0, "a")
         with writer, pytest.raises(NexusRedisError) as caught:
             publication.commit([write_on(writer, BIG, per_batch=1000)])

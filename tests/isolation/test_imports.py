@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-AIRFLOW_PARTS = ("decorators", "hooks", "operators", "sensors", "triggers")
+AIRFLOW_PARTS = ("assets", "decorators", "hooks", "operators", "sensors", "triggers")
 
 
 @pytest.fixture(scope="module")

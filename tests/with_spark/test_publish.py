@@ -251,7 +251,7 @@ def test_a_progress_function_that_fails_costs_neither_the_lease_nor_the_publish(
     called = threading.Event()
     write = publishing._write
 
-    def progress(staged, seconds):
+    def progress(told):
         called.set()
         raise RuntimeError("in the caller's function")
 
@@ -276,7 +276,7 @@ def test_progress_tells_the_rows_that_are_staged(df, options, monkeypatch, wait_
         return reports
 
     monkeypatch.setattr(publishing, "_write", write_then_wait)
-    publish(df, **options, on_progress=lambda rows, _: told.append(rows))
+    publish(df, **options, on_progress=lambda progress: told.append(progress.rows))
 
 
 def test_a_server_that_dies_in_mid_load_is_told(spark, df, options):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ from nexus_redis_provider.core.errors import (
     UnreachableError,
     WriteError,
 )
+from nexus_redis_provider.core.gold.pacing import Pace
 from nexus_redis_provider.core.gold.publications import Publication, Report, staging_gone
 from nexus_redis_provider.core.gold.wire import ReplyStream
 from nexus_redis_provider.core.scripts import run, script
@@ -53,17 +55,27 @@ class Attempt(ABC):
             self._client.script_load(script(self.script).source)
             self._connection = self._client.connection_pool.get_connection()
         self._replies = ReplyStream(self._connection)
+        self._pace = Pace(
+            *(self._publication, self._attempt, self._client),
+            most=self._most_rows(),
+            check=self.check_staged,
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
         with suppress(NexusRedisError), self._connected():
             self._end()
+            self._pace.close()
         self._connection.disconnect()
         self._client.close()
 
     @abstractmethod
     def _end(self) -> None:
         """Make sure that nothing is left behind if the version was given up."""
+
+    @abstractmethod
+    def _most_rows(self) -> int:
+        """How many a batch may have at most."""
 
     @abstractmethod
     def _withdraw(self) -> None:
@@ -83,6 +95,18 @@ class Attempt(ABC):
         """The report of an attempt that gave up; ends the staging area, so that others stop too."""
         self._publication.abandon()
         return Report(partition=self._partition, attempt=self._attempt, error=error)
+
+    @contextmanager
+    def _paced(self, rows: int, size: int) -> Iterator[None]:
+        """Writes a batch when it is time, and notes how long the server took.
+
+        Raises:
+            NoRoomError, PublishError, UnreachableError: it must not, or cannot, be written.
+        """
+        self._pace.admit(rows)
+        began = time.perf_counter()
+        yield
+        self._pace.note(time.perf_counter() - began, size)
 
     @contextmanager
     def _connected(self) -> Iterator[None]:

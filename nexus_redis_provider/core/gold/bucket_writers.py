@@ -26,7 +26,7 @@ from nexus_redis_provider.core.scripts import script
 if TYPE_CHECKING:
     import numpy as np
 
-_CHUNK_BUCKETS = 500
+_MAX_ROWS = 20_000
 
 
 class BucketWriter(Attempt):
@@ -71,6 +71,7 @@ class BucketWriter(Attempt):
                 f"{self._partition} of {self._publication.shares}, to which it does not belong.",
                 self._spec.dataset,
             )
+        self._spec.limits.check_values(self._spec.dataset, keys, values)
         self._parts.append((pc.cast(keys, pa.binary()), values, hashes))
 
     def finish(self) -> Report:
@@ -112,9 +113,12 @@ class BucketWriter(Attempt):
         return arranged
 
     def _write_all(self, arranged: Arranged) -> None:
-        for first in range(0, len(arranged.numbers), _CHUNK_BUCKETS):
-            self._send(arranged, first, min(first + _CHUNK_BUCKETS, len(arranged.numbers)))
-            self._settle(leave=1)
+        first = 0
+        while first < len(arranged.numbers):
+            end = arranged.starts[first] + self._pace.rows
+            last = max(first + 1, int(arranged.starts.searchsorted(end, side="right")) - 1)
+            self._send(arranged, first, last)
+            first = last
         self._settle()
 
     def _send(self, arranged: Arranged, first: int, last: int) -> None:
@@ -135,12 +139,16 @@ class BucketWriter(Attempt):
             *(to_ms(self._spec.staging_lease, "staging_lease"), end - begin),
         )
         expiries, expired = self._expiries(names)
-        # No health check: it would read a reply that is not its own.
-        self._connection.send_packed_command(
-            [registration, *slices(stream), *expiries], check_health=False
-        )
         added = b"".join(b":%d\r\n" % size for size in sizes.tolist())
-        self._under_way.append((end - begin, added + expired))
+        with self._paced(end - begin, len(stream)):
+            # No health check: it would read a reply that is not its own.
+            self._connection.send_packed_command(
+                [registration, *slices(stream), *expiries], check_health=False
+            )
+            self._under_way.append((end - begin, added + expired))
+            self._settle(leave=self._pace.under_way)
+        if self._pace.wants_sample:
+            self._pace.weigh(end - begin, names.to_pylist(), [])
         self._checksum += sum(map(digest, buckets))
         self._bytes += _bytes(keys) + _bytes(values)
 
@@ -168,6 +176,9 @@ class BucketWriter(Attempt):
                 self._refuse_errors([(0, line) for line in lines if line.startswith(b"-")])
                 raise staging_gone(self._spec.dataset, self._publication.version)
             self._rows += rows
+
+    def _most_rows(self) -> int:
+        return _MAX_ROWS
 
     def _end(self) -> None:
         if self._under_way:  # The attempt ends early; a sweep may miss these buckets.

@@ -26,6 +26,7 @@ from nexus_redis_provider.core.errors import (
     TooFewRowsError,
 )
 from nexus_redis_provider.core.gold.buckets import ROWS, Share
+from nexus_redis_provider.core.gold.limits import Limits
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.schemas import Column
 from nexus_redis_provider.core.gold.sweeping import (
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 STAGING_LEASE = 600.0
 _LISTPACK = "hash-max-listpack-entries"
 _LISTPACK_ENTRIES = 128
+_DAY = 86400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,7 @@ class Spec:
         fence: fencing token of the lock that guards this publish, or None.
         lineage: free text facts for the manifest.
         staging_lease: seconds after its last sign of life at which a staging area is given up.
+        limits: how fast to write, and what to refuse.
     """
 
     dataset: str
@@ -77,6 +80,7 @@ class Spec:
     lineage: Mapping[str, str] = field(default_factory=dict)
     namespace: str = DEFAULT_NAMESPACE
     staging_lease: Duration = STAGING_LEASE
+    limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         GoldKeys(self.dataset, self.namespace)
@@ -172,6 +176,7 @@ class Publication:
             )
             if not found:
                 raise StaleFenceError(spec.dataset, spec.fence, int(rest[0]))
+            _tell_expected(client, spec, rest[0].decode())
             now_ms = int(rest[1])
             expires_ms = now_ms + to_ms(spec.ttl, "ttl") if spec.ttl is not None else None
             return cls(
@@ -390,6 +395,14 @@ class Publication:
                 )
             case _:
                 raise staging_gone(spec.dataset, self.version)
+
+
+def _tell_expected(client: redis.Redis, spec: Spec, version: str) -> None:
+    """Leave a note for who watches the load."""
+    rows = spec.limits.expected_rows
+    if rows is not None:
+        with translated_errors(client):
+            client.set(spec.keys.expected(version), rows, ex=_DAY)
 
 
 def staging_gone(dataset: str, version: str) -> SupersededError:

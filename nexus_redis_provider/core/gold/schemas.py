@@ -16,7 +16,7 @@ The names are those of Spark's JSON schema: `integer`, `decimal(10,2)`, and obje
 | `time(p)` | `"12:00:00.5"` | time |
 | `interval day to second` and its parts | microseconds | timedelta |
 | `interval year to month` and its parts | months | int |
-| `interval` | `{"months": 1, "days": 2, "microseconds": 3}` | `CalendarInterval` |
+| `interval` | `"1 years 2 months 3 days 4 hours 5 minutes 6.7 seconds"` | `CalendarInterval` |
 | `variant` | `{"value": base64, "metadata": base64}` | `Variant` |
 | `geometry(...)`, `geography(...)` | `{"wkb": base64, "srid": 4326}` | `Spatial` |
 | `void` | null | None |
@@ -34,7 +34,9 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import struct
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
@@ -49,6 +51,7 @@ Decoder = Callable[[Any], Any]
 KEY_TYPES = frozenset({"string", "byte", "short", "integer", "long", "boolean", "date"})
 _TEXT_TYPES = ("string", "char(", "varchar(")
 _YEAR_MONTH = ("interval year", "interval month")
+_INTERVAL_PART = re.compile(r"(-?[0-9.]+) ([a-z]+)")
 _DAY_TIME = ("interval day", "interval hour", "interval minute", "interval second")
 
 
@@ -197,6 +200,16 @@ def _variant(parts: Mapping[str, str]) -> Variant:
     return Variant(base64.b64decode(parts["value"]), base64.b64decode(parts["metadata"]))
 
 
+def _calendar_interval(text: str) -> CalendarInterval:
+    parts: dict[str, Decimal] = defaultdict(Decimal)
+    parts |= {unit: Decimal(number) for number, unit in _INTERVAL_PART.findall(text)}
+    # Exact: no part has more digits than a Decimal.
+    minutes = parts["hours"] * 60 + parts["minutes"]
+    microseconds = (minutes * 60 + parts["seconds"]) * 1_000_000
+    months = parts["years"] * 12 + parts["months"]
+    return CalendarInterval(int(months), int(parts["days"]), int(microseconds))
+
+
 def _microseconds(number: int) -> timedelta:
     return timedelta(microseconds=number)
 
@@ -214,7 +227,7 @@ _SCALARS: dict[str, Decoder] = {
     "date": _or_text(date.fromisoformat),
     "timestamp": _or_text(datetime.fromisoformat),
     "timestamp_ntz": _or_text(datetime.fromisoformat),
-    "interval": lambda parts: CalendarInterval(**parts),
+    "interval": _calendar_interval,
     "variant": _variant,
     "void": lambda _: None,
 }

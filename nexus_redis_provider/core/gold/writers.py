@@ -97,15 +97,14 @@ class PartitionWriter(Attempt):
             raise NullKeyError(self._spec.dataset, self._spec.key.columns, keys.null_count)
         # Spark may be told to send large strings.
         keys, values = pc.cast(keys, pa.string()), pc.cast(values, pa.string())
-        upsert = self._spec.mode is Mode.UPSERT
-        step = _UPSERT_ROWS if upsert else _MAX_ROWS
+        self._spec.limits.check_values(self._spec.dataset, keys, values)
+        put = self._upsert if self._spec.mode is Mode.UPSERT else self._stage
+        start = 0
         with self._connected():
-            for start in range(0, len(keys), step):
-                batch = _Sent(_compact(keys, start, step), _compact(values, start, step))
-                if upsert:
-                    self._upsert(batch)
-                else:
-                    self._stage(batch)
+            while start < len(keys):
+                step = self._pace.rows
+                put(_Sent(_compact(keys, start, step), _compact(values, start, step)))
+                start += step
         self._bytes += _size(keys) + _size(values) + len(self._prefix.encode()) * len(keys)
         self._checksum += checksum
 
@@ -129,27 +128,35 @@ class PartitionWriter(Attempt):
             pages=self._pages,
         )
 
+    def _most_rows(self) -> int:
+        return _UPSERT_ROWS if self._spec.mode is Mode.UPSERT else _MAX_ROWS
+
     def _end(self) -> None:
         if self._under_way:  # The attempt ends early; a sweep may miss these rows.
             self._settle()
             self.check_staged()
 
     def _stage(self, batch: _Sent) -> None:
+        name = self._keys.page(self._publication.version, self._attempt, self._pages)
         page = command(
             *("EVALSHA", script("stage_page").sha, 3, self._keys.staging),
-            self._keys.attempts(self._publication.version),
-            self._keys.page(self._publication.version, self._attempt, self._pages),
+            *(self._keys.attempts(self._publication.version), name),
             *(self._publication.version, self._attempt, self._pages + 1),
             *(encode_page(batch.keys), to_ms(self._spec.staging_lease, "staging_lease")),
             *(len(batch.keys), self._publication.expires_ms or ""),
         )
         # NX finds a repeated key at no cost, and keeps late zombies from changing a row.
         rows = set_commands(self._prefix, batch.keys, batch.values, ("NX", *self._expiry))
-        # No health check: it would read a reply that is not its own.
-        self._connection.send_packed_command([page, *slices(rows)], check_health=False)
-        self._pages += 1
-        self._under_way.append(batch)
-        self._settle(leave=1)
+        with self._paced(len(batch.keys), len(rows)):
+            # No health check: it would read a reply that is not its own.
+            self._connection.send_packed_command([page, *slices(rows)], check_health=False)
+            self._pages += 1
+            self._under_way.append(batch)
+            self._settle(leave=self._pace.under_way)
+        if self._pace.wants_sample:
+            self._pace.weigh(
+                len(batch.keys), [self._prefix + key for key in batch.keys.to_pylist()], [name]
+            )
 
     def _settle(self, leave: int = 0) -> None:
         """Read replies until so many batches are under way."""
@@ -182,7 +189,8 @@ class PartitionWriter(Attempt):
         if claim := self._publication.claim:
             held = command("HGET", self._keys.head, claim.field)
             checks.append((self._keys.head, held, self._check_claim))
-        self._write_watched(batch, checks)
+        with self._paced(len(batch.keys), batch.keys.nbytes + batch.values.nbytes):
+            self._write_watched(batch, checks)
         self._rows += len(batch.keys)
 
     def _write_watched(self, batch: _Sent, checks: Sequence[_Check]) -> None:

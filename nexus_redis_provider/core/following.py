@@ -1,0 +1,123 @@
+"""Connections that ask where to go whenever they connect, and clients that have such connections.
+
+redis-py's own for Sentinel ask only at times: a command whose connection broke is sent again to the
+server that is gone.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import redis
+import redis.asyncio
+from redis import exceptions
+
+# A server that answers so is no longer the one to ask.
+_ELSEWHERE = (exceptions.ReadOnlyError, exceptions.MovedError)
+
+
+class Guide(Protocol):
+    """Says where to go."""
+
+    def address(self) -> tuple[str, int]:
+        """Host and port. Raises a ConnectionError of redis-py where nobody knows."""
+
+    def left(self, error: Exception) -> None:
+        """Take notice that the server at the last address sent us away."""
+
+
+class AsyncGuide(Protocol):
+    """The asyncio twin of `Guide`."""
+
+    async def address(self) -> tuple[str, int]:
+        """As `Guide.address`."""
+
+    def left(self, error: Exception) -> None:
+        """As `Guide.left`."""
+
+
+def client_of(guide: Guide, options: dict[str, Any]) -> redis.Redis:
+    """A client that goes where the guide says, whenever it connects.
+
+    Args:
+        guide: also shown as the client's address, by its `str`.
+        options: as for `redis.Redis`, without host and port.
+    """
+    single = options.pop("single_connection_client", False)
+    kind = FollowingTls if options.pop("ssl", False) else Following
+    pool = redis.ConnectionPool(connection_class=kind, guide=guide, **options)
+    client = redis.Redis(connection_pool=pool, single_connection_client=single)
+    client.auto_close_connection_pool = True
+    return client
+
+
+def async_client_of(guide: AsyncGuide, options: dict[str, Any]) -> redis.asyncio.Redis:
+    """The asyncio twin of `client_of`."""
+    single = options.pop("single_connection_client", False)
+    kind = AsyncFollowingTls if options.pop("ssl", False) else AsyncFollowing
+    pool: Any = redis.asyncio.ConnectionPool(connection_class=kind, guide=guide, **options)
+    client = redis.asyncio.Redis(connection_pool=pool, single_connection_client=single)
+    client.auto_close_connection_pool = True
+    return client
+
+
+class Following(redis.Connection):
+    """A connection that asks its guide."""
+
+    def __init__(self, *, guide: Guide, **options: Any) -> None:
+        super().__init__(**options)  # type: ignore[no-untyped-call]
+        self._guide = guide
+
+    def connect_check_health(
+        self,
+        check_health: bool = True,  # noqa: FBT001, FBT002 - as redis-py has it
+        retry_socket_connect: bool = True,  # noqa: FBT001, FBT002
+    ) -> None:
+        """Connect to where the guide says now, once: who tries again is to ask again."""
+        if not self.is_connected:
+            self.host, self.port = self._guide.address()
+        super().connect_check_health(check_health, retry_socket_connect=False)
+
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        """A reply; one that sends us away is a lost connection, after which we ask again."""
+        try:
+            return super().read_response(*args, **options)
+        except _ELSEWHERE as error:
+            self._guide.left(error)
+            self.disconnect()  # type: ignore[no-untyped-call]
+            raise exceptions.ConnectionError(str(error)) from error
+
+
+class FollowingTls(Following, redis.SSLConnection):
+    """The same over TLS."""
+
+
+class AsyncFollowing(redis.asyncio.Connection):
+    """The asyncio twin of `Following`."""
+
+    def __init__(self, *, guide: AsyncGuide, **options: Any) -> None:
+        super().__init__(**options)
+        self._guide = guide
+
+    async def connect_check_health(
+        self,
+        check_health: bool = True,  # noqa: FBT001, FBT002
+        retry_socket_connect: bool = True,  # noqa: FBT001, FBT002
+    ) -> None:
+        """As `Following.connect_check_health`."""
+        if not self.is_connected:
+            self.host, self.port = await self._guide.address()
+        await super().connect_check_health(check_health, retry_socket_connect=False)
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        """As `Following.read_response`."""
+        try:
+            return await super().read_response(*args, **options)
+        except _ELSEWHERE as error:
+            self._guide.left(error)
+            await self.disconnect()
+            raise exceptions.ConnectionError(str(error)) from error
+
+
+class AsyncFollowingTls(AsyncFollowing, redis.asyncio.SSLConnection):
+    """The same over TLS."""

@@ -1,0 +1,59 @@
+"""How much a publish may take of a server, and what of it is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nexus_redis_provider.core.errors import ConfigurationError, ValueTooLargeError
+
+MAX_VALUE_BYTES = 1_000_000
+MEMORY_MARGIN = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds on a publish; checked when they are made.
+
+    Args:
+        max_rows_per_second: of all tasks together; None for as fast as the server keeps up.
+        max_writers: tasks that write at the same time, however many Spark runs; None for all.
+        max_value_bytes: a row with a larger value is refused; None takes any.
+        expected_rows: how many will come: for the projection of memory and the time left. Without
+            it, as many as the live version has.
+        memory_margin: share of the server's `maxmemory` that must stay free; None looks at nothing.
+    """
+
+    max_rows_per_second: int | None = None
+    max_writers: int | None = None
+    max_value_bytes: int | None = MAX_VALUE_BYTES
+    expected_rows: int | None = None
+    memory_margin: float | None = MEMORY_MARGIN
+
+    def __post_init__(self) -> None:
+        for name in ("max_rows_per_second", "max_writers", "max_value_bytes", "expected_rows"):
+            value: Any = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not value >= 1):
+                raise ConfigurationError(f"{name} is a positive whole number, not {value!r}.")
+        margin = self.memory_margin
+        if margin is not None and not 0 <= margin < 1:
+            raise ConfigurationError(
+                f"memory_margin is a share of maxmemory, such as {MEMORY_MARGIN}, not {margin!r}."
+            )
+
+    def check_values(self, dataset: str, keys: pa.StringArray, values: pa.StringArray) -> None:
+        """Refuse a batch with too large a value.
+
+        Raises:
+            ValueTooLargeError: names the key of the largest.
+        """
+        if self.max_value_bytes is None:
+            return
+        sizes = pc.binary_length(values)
+        largest: int | None = pc.max(sizes).as_py()
+        if largest is not None and largest > self.max_value_bytes:
+            key = keys[pc.index(sizes, largest).as_py()].as_py()
+            raise ValueTooLargeError(dataset, key, largest, self.max_value_bytes)

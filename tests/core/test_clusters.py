@@ -1,0 +1,349 @@
+"""In a Cluster, clients and locks find the node that has a key, and find it again."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import redis
+
+from nexus_redis_provider.core.clients import thread_client
+from nexus_redis_provider.core.clusters import Nodes, Slots
+from nexus_redis_provider.core.endpoint import Endpoint, Node
+from nexus_redis_provider.core.errors import (
+    AccessDeniedError,
+    ConfigurationError,
+    LockHeldError,
+    LockLostError,
+    ServerError,
+    UnreachableError,
+)
+from nexus_redis_provider.core.keys import LockKeys
+from nexus_redis_provider.core.locks import AsyncLock, Lock
+from nexus_redis_provider.core.locks.audits import audit
+from nexus_redis_provider.core.locks.listing import lock_names, lock_states
+from nexus_redis_provider.core.locks.protocol import break_lock, inspect, who_holds
+from nexus_redis_provider.core.scripts import arun, run, run_all
+from nexus_redis_provider.embedded import EmbeddedServer, find_server
+from tests.conftest import need_server
+from tests.core.lock_calls import take
+from tests.topologies import ClusterDeployment, kill, until
+
+
+@pytest.fixture(scope="module")
+def deployment() -> Iterator[ClusterDeployment]:
+    need_server(find_server)
+    with ClusterDeployment(with_replicas=True) as deployment:
+        yield deployment
+
+
+@pytest.fixture
+def namespace() -> str:
+    return f"test-{uuid.uuid4().hex[:12]}"
+
+
+async def look(kind: str, endpoint: Endpoint) -> None:
+    """Run a script with a client of its own."""
+    if kind == "sync":
+        with endpoint.client() as client:
+            run(client, who_holds("a"))
+    else:
+        async with endpoint.async_client() as client:
+            await arun(client, who_holds("a"))
+
+
+async def test_clients_reach_every_key(deployment: ClusterDeployment) -> None:
+    endpoint, keys = deployment.endpoint, [f"key-{number}" for number in range(30)]
+    assert {deployment.server_of(key) for key in keys} == deployment.owners()
+    for options in ({}, {"protocol": 2}):
+        with endpoint.client(**options) as client:
+            for key in keys:
+                assert client.set(key, key)
+        async with endpoint.async_client(**options) as client:
+            assert [await client.get(key) for key in keys] == [key.encode() for key in keys]
+
+
+async def test_keys_are_grouped_by_node(deployment: ClusterDeployment) -> None:
+    endpoint, keys = deployment.endpoint, [f"key-{number}" for number in range(30)]
+    slots = Slots.of(endpoint)
+    groups = slots.by_node(keys)
+    assert set(groups) == set(slots.nodes)
+    assert sorted(key for group in groups.values() for key in group) == sorted(keys)
+    for node, group in groups.items():
+        with endpoint.at(node).client(protocol=2) as client:
+            pipe = client.pipeline(transaction=False)
+            for key in group:
+                pipe.set(key, "plain")
+            assert all(pipe.execute())
+        assert await slots.anode_of(group[0]) == node
+
+
+async def test_a_plain_client_for_what_is_in_one_slot(deployment: ClusterDeployment) -> None:
+    tag = uuid.uuid4().hex
+    one, other = f"{{{tag}}}:1", f"{{{tag}}}:2"
+    with deployment.endpoint.client_for(one, protocol=2) as client:
+        assert client.set(one, "a")
+        with client.pipeline() as pipe:
+            pipe.watch(one)
+            pipe.multi()
+            pipe.set(one, "b")
+            pipe.set(other, "c")
+            pipe.execute()
+        async with deployment.endpoint.async_client_for(one) as async_client:
+            assert await async_client.mget(one, other) == [b"b", b"c"]
+            new = deployment.move_slot(one)
+            assert await async_client.mget(one, other) == [b"b", b"c"]
+        assert client.get(one) == b"b"
+        assert client.info("server")["tcp_port"] == new.port
+
+
+async def test_a_server_that_is_no_cluster_is_named(kind: str) -> None:
+    need_server(find_server)
+    with EmbeddedServer() as server:
+        url = f"redis+cluster://127.0.0.1:{server.port}"
+        with pytest.raises(ConfigurationError, match=f"{server.port} is no Cluster"):
+            await enter(lock_of(kind, Endpoint.from_url(url), "a"))
+        with pytest.raises(ConfigurationError, match="is no Cluster"):
+            Endpoint.from_url(url).client()
+
+
+async def test_a_cluster_that_nobody_serves_is_named(kind: str) -> None:
+    endpoint = Endpoint.from_url("redis+cluster://127.0.0.1:1,127.0.0.1:2?retries=0")
+    with pytest.raises(UnreachableError, match=r"Cluster 127.0.0.1:1,127.0.0.1:2"):
+        await look(kind, endpoint)
+    with pytest.raises(UnreachableError, match=r"none of its nodes answers \(127.0.0.1:1: "):
+        await enter(lock_of(kind, endpoint, "a"))
+
+
+async def test_a_wrong_password_is_denied(kind: str) -> None:
+    need_server(find_server)
+    user = ("--user", "u", "on", ">pw", "~*", "&*", "+@all")
+    with ClusterDeployment(primaries=1, server_options=user) as one:
+        node = one.endpoint.nodes[0]
+        await look(kind, Endpoint.from_url(f"redis+cluster://u:pw@{node}"))
+        endpoint = Endpoint.from_url(f"redis+cluster://u:hunter2@{node}?retries=0")
+        with pytest.raises(AccessDeniedError) as denied:
+            await look(kind, endpoint)
+        assert "hunter2" not in str(denied.value)
+        with pytest.raises(AccessDeniedError):
+            await enter(lock_of(kind, endpoint, "a"))
+
+
+def lock_of(kind: str, endpoint: Endpoint, name: str, **options: Any) -> Any:
+    return (Lock if kind == "sync" else AsyncLock)(endpoint, name, **options)
+
+
+async def enter(lock: Any) -> None:
+    await (asyncio.to_thread(lock.__enter__) if isinstance(lock, Lock) else lock.__aenter__())
+
+
+async def leave(lock: Any) -> None:
+    closing = (None, None, None)
+    if isinstance(lock, Lock):
+        await asyncio.to_thread(lock.__exit__, *closing)
+    else:
+        await lock.__aexit__(*closing)
+
+
+def renewed_since(lock: Any, moment: float) -> None:
+    """Returns when its lease was renewed after that, or is lost."""
+    until(lambda: lock._hold.renewed_at > moment or lock._hold.is_lost, "a renewal, or the loss")
+
+
+async def in_line(client: redis.Redis, name: str, namespace: str) -> None:
+    call = inspect(name, namespace=namespace)
+    await asyncio.to_thread(until, lambda: run(client, call).length, "a waiter")
+
+
+def names(deployment: ClusterDeployment, namespace: str) -> list[str]:
+    """Names of locks, each on another node."""
+    found: dict[EmbeddedServer, str] = {}
+    for number in range(1000):
+        key = LockKeys(f"lock-{number}", namespace).lock
+        found.setdefault(deployment.server_of(key), f"lock-{number}")
+        if len(found) == deployment.primaries:
+            break
+    return list(found.values())
+
+
+async def test_locks_on_every_node(
+    kind: str, namespace: str, deployment: ClusterDeployment
+) -> None:
+    endpoint, everywhere = deployment.endpoint, names(deployment, namespace)
+    options = {"namespace": namespace, "wait": 30, "poll": 10}
+    with endpoint.client() as client:
+        holders = [lock_of(kind, endpoint, name, **options) for name in everywhere]
+        waiters = [lock_of(kind, endpoint, name, **options) for name in everywhere]
+        for lock in holders:
+            await enter(lock)
+            with pytest.raises(LockHeldError):
+                await enter(lock_of(kind, endpoint, lock.name, namespace=namespace))
+        waiting = [asyncio.create_task(enter(lock)) for lock in waiters]
+        for lock in holders:
+            await in_line(client, lock.name, namespace)
+            assert run(client, who_holds(lock.name, namespace=namespace)).token == lock.token
+            await leave(lock)
+        # Each is woken: a poll would take longer than the test may.
+        await asyncio.wait_for(asyncio.gather(*waiting), 8)
+        assert all(new.token > old.token for old, new in zip(holders, waiters, strict=True))
+        for lock in waiters:
+            await leave(lock)
+        assert run(client, who_holds(everywhere[0], namespace=namespace)) is None
+
+
+async def test_leases_on_every_node_are_renewed(
+    kind: str, namespace: str, deployment: ClusterDeployment
+) -> None:
+    locks = [
+        lock_of(kind, deployment.endpoint, name, lease=2, namespace=namespace)
+        for name in names(deployment, namespace)
+    ]
+    for lock in locks:
+        await enter(lock)
+    for lock in locks:
+        began = lock._hold.renewed_at
+        await asyncio.to_thread(renewed_since, lock, began)
+    assert all(lock.held for lock in locks)
+    for lock in locks:
+        await leave(lock)
+
+
+async def test_replicas_confirm(kind: str, namespace: str, deployment: ClusterDeployment) -> None:
+    for name in names(deployment, namespace):
+        lock = lock_of(kind, deployment.endpoint, name, replicas=1, namespace=namespace)
+        await enter(lock)
+        assert lock.held
+        await leave(lock)
+
+
+async def test_a_lock_and_its_line_move_with_their_slot(
+    kind: str, namespace: str, deployment: ClusterDeployment
+) -> None:
+    endpoint = deployment.endpoint
+    options = {"lease": 3, "wait": 60, "poll": 2, "namespace": namespace}
+    with endpoint.client() as client:
+        holder, waiter = (lock_of(kind, endpoint, "a", **options) for _ in range(2))
+        await enter(holder)
+        waiting = asyncio.create_task(enter(waiter))
+        await in_line(client, "a", namespace)
+        await asyncio.to_thread(deployment.move_slot, LockKeys("a", namespace).lock)
+        moved_at = holder._hold.renewed_at
+        await asyncio.to_thread(renewed_since, holder, moved_at)
+        assert holder.held
+        assert not waiting.done()
+        await leave(holder)
+        await waiting
+        assert waiter.token > holder.token
+        assert run(client, who_holds("a", namespace=namespace)).token == waiter.token
+        await leave(waiter)
+        assert run(client, who_holds("a", namespace=namespace)) is None
+
+
+async def test_a_slot_on_its_way_keeps_nobody_waiting_for_ever(
+    kind: str, namespace: str, deployment: ClusterDeployment
+) -> None:
+    key = LockKeys("a", namespace).lock
+    lock = lock_of(kind, deployment.endpoint, "a", wait=60, poll=0.2, namespace=namespace)
+    holder = lock_of(kind, deployment.endpoint, "a", namespace=namespace)
+    await enter(holder)
+    waiting = asyncio.create_task(enter(lock))
+    with deployment.endpoint.client() as client:
+        await in_line(client, "a", namespace)
+    with deployment.moving(key):
+        # Its keys are on two nodes now, so no script can have them all.
+        impatient = replace(deployment.endpoint, retries=0)
+        with pytest.raises(UnreachableError):
+            await enter(lock_of(kind, impatient, "a", namespace=namespace))
+        assert not waiting.done()
+    await leave(holder)
+    await waiting
+    assert lock.held
+    await leave(lock)
+
+
+def test_calls_of_many_locks_are_answered_in_their_order(
+    namespace: str, deployment: ClusterDeployment
+) -> None:
+    endpoint, everywhere = deployment.endpoint, [f"lock-{number}" for number in range(20)]
+    calls = [take(name, f"owner of {name}", namespace=namespace) for name in everywhere]
+    looks = [who_holds(name, namespace=namespace) for name in everywhere]
+    with endpoint.client() as client:
+        for sender in (client, thread_client(endpoint)):
+            assert all(attempt.acquired for attempt in run_all(sender, calls))
+            deployment.move_slot(calls[0].keys[0])
+            owners = [holder.owner for holder in run_all(sender, looks)]
+            assert owners == [f"owner of {name}" for name in everywhere]
+        found = set(lock_names(client, namespace))
+        assert found == set(everywhere)
+        states = dict(lock_states(client, sorted(found), namespace=namespace))
+        assert not [state for state in states.values() if isinstance(state, ServerError)]
+        assert run(client, break_lock("lock-3", by="me", why="test", namespace=namespace))
+        assert audit(client, "lock-3", namespace=namespace)
+
+
+def test_threads_have_connections_of_their_own(
+    namespace: str, deployment: ClusterDeployment
+) -> None:
+    endpoint, everywhere = deployment.endpoint, names(deployment, namespace)
+    tokens: dict[str, list[int]] = {name: [] for name in everywhere}
+
+    def work() -> None:
+        for name in everywhere * 5:
+            with Lock(endpoint, name, wait=30, namespace=namespace) as lock:
+                tokens[name].append(lock.token)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for found in tokens.values():
+        assert len(found) == 20
+        assert found == sorted(set(found))
+    client = thread_client(endpoint)
+    assert isinstance(client, Nodes)
+
+
+async def test_a_lock_and_its_line_live_on_after_a_failover(
+    kind: str, namespace: str, deployment: ClusterDeployment
+) -> None:
+    # On a node that has a replica; another one for each kind.
+    key_of = {name: LockKeys(name, namespace).lock for name in names(deployment, namespace)}
+    name = next(n for n, key in key_of.items() if deployment.replica_of(key))
+    options = {"lease": 9, "namespace": namespace, "replica_timeout": 4}
+    holder = lock_of(kind, deployment.endpoint, name, replicas=1, **options)
+    waiter = lock_of(kind, deployment.endpoint, name, wait=60, poll=1, **options)
+    with deployment.endpoint.client() as client:
+        await enter(holder)
+        waiting = asyncio.create_task(enter(waiter))
+        await in_line(client, name, namespace)
+        old = deployment.server_of(key_of[name])
+        kill(old)
+        failed_at = holder._hold.renewed_at
+        await asyncio.to_thread(
+            until, lambda: deployment.server_of(key_of[name]) is not old, "a new primary"
+        )
+        await asyncio.to_thread(renewed_since, holder, failed_at)
+        if holder._hold.is_lost:
+            with pytest.raises(LockLostError):
+                holder.ensure_held()
+        else:
+            assert not waiting.done()
+        await leave(holder)
+        await waiting
+        assert waiter.token > holder.token
+        assert run(client, who_holds(name, namespace=namespace)).token == waiter.token
+        await leave(waiter)
+
+
+def test_nodes_that_are_gone_are_not_asked_for_ever(namespace: str) -> None:
+    endpoint = Endpoint(nodes=(Node("127.0.0.1", 1),), topology="cluster", retries=0)
+    slots = Slots.of(endpoint)
+    for _ in range(2):
+        with pytest.raises(UnreachableError, match="none of its nodes answers"):
+            slots.node_of(namespace)

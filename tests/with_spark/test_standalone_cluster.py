@@ -1,0 +1,148 @@
+"""A cluster of real processes that has the package from `--py-files` alone, and a secret."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pyspark
+import pytest
+
+import nexus_redis_provider
+from nexus_redis_provider.core.gold.readers import GoldDataset
+from tests.core.gold_datasets import user
+from tests.with_spark import cluster_job
+from tests.with_spark.conftest import PASSWORD
+
+pytestmark = pytest.mark.spark
+VARIABLE = "NEXUS_REDIS_PASSWORD"
+HOME = Path(pyspark.__file__).parent
+
+
+@pytest.fixture
+def bare(tmp_path) -> dict[str, str]:
+    """An environment whose Python has all that is installed, but not this package."""
+    python = tmp_path / "python"
+    # Without `site`, what was installed for development is not there.
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
+    python.chmod(0o755)
+    environment = {
+        **{name: os.environ[name] for name in ("PATH", "JAVA_HOME") if name in os.environ},
+        "PYTHONPATH": sysconfig.get_path("purelib"),
+        "PYSPARK_PYTHON": str(python),
+        "SPARK_HOME": str(HOME),
+        "SPARK_LOCAL_IP": "127.0.0.1",
+        "SPARK_DAEMON_MEMORY": "256m",
+    }
+    tried = subprocess.run(
+        [python, "-c", "import redis, pyspark, nexus_redis_provider"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "No module named 'nexus_redis_provider'" in tried.stderr
+    return environment
+
+
+@pytest.fixture
+def cluster(tmp_path, bare, wait_until) -> Iterator[str]:
+    """The URL of a master with two workers."""
+    root = "org.apache.spark.deploy"
+    with ExitStack() as processes:
+
+        def start(name: str, *arguments: str) -> Path:
+            log = tmp_path / f"{name}.log"
+            command = [HOME / "bin" / "spark-class", *arguments]
+            processes.enter_context(running(command, log, bare, tmp_path))
+            return log
+
+        local = ("--host", "127.0.0.1", "--port", "0", "--webui-port", "0")
+        master = start("master", f"{root}.master.Master", *local)
+        where = re.compile(r"Starting Spark master at (spark://\S+)")
+        wait_until(lambda: where.search(master.read_text()), timeout=60)
+        url = where.search(master.read_text())[1]
+        for name in ("worker-1", "worker-2"):
+            size = ("--cores", "1", "--memory", "600m", "--work-dir", str(tmp_path / name))
+            start(name, f"{root}.worker.Worker", *local, *size, url)
+        wait_until(lambda: master.read_text().count("Registering worker") == 2, timeout=60)
+        yield url
+
+
+@contextmanager
+def running(command, log, environment, folder):
+    with log.open("w") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, cwd=folder)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_a_publish_by_a_cluster_keeps_the_secret(  # noqa: PLR0917
+    tmp_path, bare, cluster, client, endpoint, namespace
+):
+    package = Path(nexus_redis_provider.__file__).parent
+    zipped = shutil.make_archive(str(tmp_path / "package"), "zip", package.parent, package.name)
+    (tmp_path / "events").mkdir()
+    # Not on the command line, which every user of the machine can read.
+    properties = tmp_path / "spark.properties"
+    properties.write_text(
+        f"spark.executorEnv.{VARIABLE} {PASSWORD}\n"
+        "spark.eventLog.enabled true\n"
+        "spark.eventLog.compress false\n"
+        f"spark.eventLog.dir {tmp_path / 'events'}\n"
+        "spark.executor.memory 512m\n"
+        "spark.driver.memory 512m\n"
+        "spark.driver.host 127.0.0.1\n"
+        "spark.ui.port 0\n"
+        "spark.sql.shuffle.partitions 2\n"
+        "spark.scheduler.minRegisteredResourcesRatio 1.0\n"
+        "spark.log.level INFO\n"
+    )
+    name = f"user-{namespace}"
+    with user(client, endpoint, name, f">{PASSWORD}", "~*", "+@all"):
+        job = subprocess.run(
+            [
+                *(HOME / "bin" / "spark-submit", "--master", cluster),
+                *("--properties-file", properties, "--py-files", zipped, cluster_job.__file__),
+                f"redis://{name}@{endpoint.nodes[0]}?password_env={VARIABLE}",
+                namespace,
+            ],
+            env={**bare, VARIABLE: PASSWORD},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert job.returncode == 0, job.stderr[-5000:]
+    seen = json.loads(job.stdout.splitlines()[-1])
+    assert "package.zip" in seen["package"]
+    assert (seen["rows"], seen["found"]) == (1000, 1000)
+    assert GoldDataset(client, "sales", namespace=namespace).verify().rows == 1000
+    (events,) = (
+        path for path in (tmp_path / "events").rglob("*") if path.name.startswith("events")
+    )
+    tasks = [line for line in events.read_text().splitlines() if "SparkListenerTaskEnd" in line]
+    assert {json.loads(line)["Task Info"]["Executor ID"] for line in tasks} == {"0", "1"}
+
+    # Where the secret was given to Spark, Spark says that it keeps it to itself.
+    assert f'"spark.executorEnv.{VARIABLE}":"*********(redacted)"' in events.read_text()
+    assert VARIABLE in seen["ui"]
+    assert "literal Redis password" in seen["refusal"]
+    logs = [*tmp_path.glob("*.log"), *tmp_path.glob("worker-*/*/*/std*"), events]
+    assert len(logs) == 3 + 2 * 2 + 1
+    for secret in (PASSWORD, "pw-literal"):
+        assert secret not in job.stdout + job.stderr
+        for path in logs:
+            assert secret not in path.read_text(), path
