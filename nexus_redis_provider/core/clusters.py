@@ -309,6 +309,13 @@ def _pair(node: Node) -> tuple[str, int]:
     return node.host, node.port
 
 
+def plain_client(client: Any, key: str) -> Any:
+    """The client itself, or of a `RedisCluster` that of the node which has a key."""
+    if isinstance(client, redis.cluster.RedisCluster):
+        return client.get_redis_connection(client.get_node_from_key(key))
+    return client
+
+
 class _Trial:
     """How often something is tried that did not find its key, and when."""
 
@@ -373,7 +380,12 @@ def general_async_client(endpoint: Endpoint, options: dict[str, Any]) -> Any:
 
 
 class _AsyncCluster(redis.asyncio.cluster.RedisCluster):
-    """It says by this package's errors why it does not find its nodes."""
+    """It says by this package's errors why it does not find its nodes, and not before it must."""
+
+    async def __aenter__(self) -> Any:
+        """Like other clients, it connects on first use."""
+        await self._increment_usage()
+        return self
 
     async def initialize(self, *args: Any, **options: Any) -> Any:
         """Look for the nodes, if they are not known."""

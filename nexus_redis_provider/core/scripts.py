@@ -22,6 +22,7 @@ from nexus_redis_provider.core.clusters import (
     client_of,
     groups_of,
     is_moved,
+    plain_client,
 )
 from nexus_redis_provider.core.endpoint import (
     FAILURES,
@@ -351,7 +352,8 @@ def run_replicated(
         return client.at(
             call.keys[0], lambda node: run_replicated(node, call, timeout_ms, replicas)
         )
-    with translated_errors(client), client.pipeline(transaction=False) as pipe:
+    node: redis.Redis = plain_client(client, call.keys[0])
+    with translated_errors(node), node.pipeline(transaction=False) as pipe:
         _queue_replicated(pipe, call, timeout_ms, replicas)
         reply, confirmed = pipe.execute()
     return call.decode(reply), int(confirmed)

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from airflow.providers.redis.hooks.redis import RedisHook
 
+from nexus_redis_provider.core.addresses import nodes_of
 from nexus_redis_provider.core.credentials import Secret, SecretSource
 from nexus_redis_provider.core.endpoint import (
-    DEFAULT_PORT,
     Endpoint,
     Node,
     Tls,
+    Topology,
     address_of,
     translated_errors,
 )
@@ -33,6 +34,8 @@ _CLIENT_EXTRAS: dict[str, type[int | float | str]] = {
     "retries": int,
     "max_connections": int,
     "client_name": str,
+    "master": str,
+    "sentinel_username": str,
 }
 
 
@@ -41,6 +44,9 @@ def endpoint_of(connection: Connection, extra: Mapping[str, Any] | None = None) 
 
     Args:
         connection: host, port, login and password; the database is its schema or the extra `db`.
+            The extra `topology` is `standalone`, `sentinel` or `cluster`, and `nodes` names
+            further Sentinels or nodes than the host; of the official provider, `cluster` and
+            `startup_nodes` say the same.
         extra: its extras, where they were already read (as a trigger must, without blocking);
             by default `connection.extra_dejson`.
 
@@ -55,7 +61,8 @@ def endpoint_of(connection: Connection, extra: Mapping[str, Any] | None = None) 
     given = connection.extra_dejson if extra is None else extra
     # A form sends what was left empty as null or as an empty text.
     extras = {name: value for name, value in given.items() if value not in (None, "")}
-    _refuse_cluster(connection, extras)
+    topology = _topology_of(connection, extras)
+    nodes = _nodes_of(connection, extras, topology)
     tls = _tls_of(connection, extras)
     settings = {
         name: _converted(connection, name, kind, extras.pop(name))
@@ -63,13 +70,16 @@ def endpoint_of(connection: Connection, extra: Mapping[str, Any] | None = None) 
         if name in extras
     }
     db = _database_of(connection, extras)
+    sentinel_password = _secret_of(extras.pop("sentinel_password", None))
     if extras:
         raise _wrong(connection, f"has unknown extra(s): {', '.join(sorted(extras))}")
     return Endpoint(
-        nodes=(Node(connection.host, connection.port or DEFAULT_PORT),),
+        nodes=nodes,
+        topology=topology,
         db=db,
         username=connection.login or None,
-        password=_password_of(connection),
+        password=_secret_of(connection.password),
+        sentinel_password=sentinel_password,
         tls=tls,
         **settings,
     )
@@ -162,7 +172,12 @@ async def _extra_of(connection: Connection) -> Mapping[str, Any]:
     return await read() if read else connection.extra_dejson
 
 
-def _introduction(client: redis.Redis) -> str:
+def _introduction(client: Any) -> str:
+    address = address_of(client)
+    if hasattr(client, "get_default_node"):
+        # Of a Cluster, one node speaks for all.
+        client = client.get_redis_connection(client.get_default_node())
+        address = f"{address}, of which {address_of(client)}"
     with translated_errors(client):
         client.ping()
         began_at = time.perf_counter()
@@ -172,7 +187,7 @@ def _introduction(client: redis.Redis) -> str:
             pipe.info()
             pipe.acl_whoami()
             info, user = pipe.execute(raise_on_error=False)
-    where = f"{address_of(client)} answers in {latency_ms:.1f} ms"
+    where = f"{address} answers in {latency_ms:.1f} ms"
     if isinstance(user, Exception):
         user = "unknown"
     if isinstance(info, Exception):
@@ -189,10 +204,35 @@ def _wrong(connection: Connection, what: str) -> ConfigurationError:
     return ConfigurationError(f"Airflow connection {connection.conn_id!r} {what}.")
 
 
-def _refuse_cluster(connection: Connection, extras: dict[str, Any]) -> None:
-    cluster = "cluster" in extras and _flag(connection, "cluster", extras.pop("cluster"))
-    if cluster or extras.pop("startup_nodes", None):
-        raise _wrong(connection, "asks by the extra `cluster` for Redis Cluster, not yet supported")
+def _topology_of(connection: Connection, extras: dict[str, Any]) -> Topology:
+    text = str(extras.pop("topology", Topology.STANDALONE))
+    if "cluster" in extras and _flag(connection, "cluster", extras.pop("cluster")):
+        if text not in (Topology.STANDALONE, Topology.CLUSTER):
+            raise _wrong(connection, f"has topology={text!r}, and the extra `cluster`; give one")
+        return Topology.CLUSTER
+    if text not in list(Topology):
+        known = ", ".join(Topology)
+        raise _wrong(connection, f"has topology={text!r}, which must be one of {known}")
+    return Topology(text)
+
+
+def _nodes_of(
+    connection: Connection, extras: dict[str, Any], topology: Topology
+) -> tuple[Node, ...]:
+    nodes = [Node(str(connection.host), connection.port or topology.default_port)]
+    for extra in ("nodes", "startup_nodes"):
+        if further := extras.pop(extra, None):
+            if topology is Topology.STANDALONE:
+                raise _wrong(
+                    connection,
+                    f"has {extra}={further!r}, but one server; say by the extra `topology` "
+                    "whether they are sentinel or cluster",
+                )
+            try:
+                nodes.extend(nodes_of(str(further), topology.default_port))
+            except ConfigurationError as error:
+                raise _wrong(connection, f"has a bad extra {extra}: {error}".rstrip(".")) from None
+    return tuple(dict.fromkeys(nodes))
 
 
 def _tls_of(connection: Connection, extras: dict[str, Any]) -> Tls | None:
@@ -221,11 +261,11 @@ def _database_of(connection: Connection, extras: dict[str, Any]) -> int:
     return int(found.pop()) if found else 0
 
 
-def _password_of(connection: Connection) -> Secret | None:
+def _secret_of(password: Any) -> Secret | None:
     # As the official hook: the texts "None" and "False" are what some deployments store for none.
-    if str(connection.password).lower() in ("none", "false", ""):
+    if str(password).lower() in ("none", "false", ""):
         return None
-    return Secret(SecretSource.LITERAL, str(connection.password))
+    return Secret(SecretSource.LITERAL, str(password))
 
 
 def _flag(connection: Connection, name: str, value: Any) -> bool:

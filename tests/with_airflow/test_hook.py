@@ -11,10 +11,12 @@ from airflow.providers.redis.hooks.redis import RedisHook
 from airflow.sdk import Connection
 from airflow.sdk.exceptions import AirflowNotFoundException
 
-from nexus_redis_provider.core.endpoint import Endpoint, Node, Tls
+from nexus_redis_provider.core.credentials import Secret, SecretSource
+from nexus_redis_provider.core.endpoint import Endpoint, Node, Tls, Topology
 from nexus_redis_provider.core.errors import ConfigurationError
 from nexus_redis_provider.embedded import EmbeddedServer
 from nexus_redis_provider.hooks.redis import NexusRedisHook, endpoint_of
+from tests.topologies import ClusterDeployment
 
 PASSWORD = "correct horse"
 
@@ -66,6 +68,37 @@ def test_every_field() -> None:
     )
 
 
+def test_sentinels() -> None:
+    extra = {
+        "topology": "sentinel",
+        "nodes": "i, j:7",
+        "master": "state",
+        "sentinel_username": "watcher",
+        "sentinel_password": PASSWORD,
+        "db": 2,
+        "ssl": True,
+    }
+    endpoint = endpoint_of(connection(extra, login="me"))
+    assert endpoint == Endpoint(
+        nodes=(Node("h", 26379), Node("i", 26379), Node("j", 7)),
+        topology=Topology.SENTINEL,
+        master="state",
+        sentinel_username="watcher",
+        sentinel_password=Secret(SecretSource.LITERAL, PASSWORD),
+        db=2,
+        username="me",
+        tls=Tls(),
+    )
+    assert PASSWORD not in repr(endpoint)
+
+
+def test_a_cluster_in_our_words_and_in_the_official_ones() -> None:
+    ours = endpoint_of(connection({"topology": "cluster", "nodes": "i:1,h:2"}, port=2))
+    official = connection({"cluster": True, "startup_nodes": "i:1"}, port=2, conn_type="redis")
+    assert ours == endpoint_of(official)
+    assert ours == Endpoint(nodes=(Node("h", 2), Node("i", 1)), topology=Topology.CLUSTER)
+
+
 def test_what_a_form_leaves_empty_does_not_count() -> None:
     extra = {"db": None, "ssl": False, "ssl_ca_certs": "", "ssl_cert_reqs": "required"}
     official = extra | {"cluster": False, "startup_nodes": None, "ssl_check_hostname": False}
@@ -94,9 +127,15 @@ def test_uris(uri: str, expected: Endpoint) -> None:
         ({"conn_type": "http"}, "'c' has the type 'http', not 'nexus_redis'"),
         ({"host": None}, "'c' has no host"),
         ({"extra": {"nonsense": 1, "more": 2}}, "unknown extra.*more, nonsense"),
-        ({"extra": {"cluster": True}}, "extra `cluster`"),
-        ({"extra": {"cluster": "true"}}, "extra `cluster`"),
-        ({"extra": {"startup_nodes": "a:1"}}, "extra `cluster`"),
+        ({"extra": {"cluster": "perhaps"}}, "cluster='perhaps'"),
+        ({"extra": {"startup_nodes": "a:1"}}, "startup_nodes='a:1', but one server"),
+        ({"extra": {"nodes": "a:1"}}, "nodes='a:1', but one server"),
+        ({"extra": {"topology": "ring"}}, "topology='ring', .* standalone, sentinel, cluster"),
+        ({"extra": {"topology": "sentinel", "cluster": True}}, "topology='sentinel', and .*one"),
+        ({"extra": {"topology": "sentinel"}}, "needs the name of the master"),
+        ({"extra": {"master": "m"}}, "master='m' is for Sentinels"),
+        ({"extra": {"topology": "cluster", "db": 1}}, "only database 0, not 1"),
+        ({"extra": {"cluster": True, "nodes": "a:b"}}, "'c' has a bad extra nodes: 'a:b' in 'a:b'"),
         ({"extra": {"db": "x"}}, "'x'"),
         ({"extra": {"db": 1}, "schema": "2"}, "two databases"),
         ({"extra": {"retries": "many"}}, "retries='many'"),
@@ -190,3 +229,31 @@ def test_connection_test_tells_the_cause(
     assert expected.format(node=guarded) in message
     assert "hunter2" not in message
     assert PASSWORD not in message
+
+
+async def test_a_hook_of_sentinels(monkeypatch: pytest.MonkeyPatch) -> None:
+    with EmbeddedServer() as server:
+        config = f"sentinel monitor state 127.0.0.1 {server.port} 1"
+        with EmbeddedServer("--sentinel", config=config) as sentinel:
+            uri = f"nexus-redis://{sentinel.endpoint.nodes[0]}?topology=sentinel&master=state"
+            monkeypatch.setenv("AIRFLOW_CONN_WATCHED", uri)
+            good, message = NexusRedisHook("watched").test_connection()
+            assert good, message
+            assert f"master 'state' of Sentinels 127.0.0.1:{sentinel.port}/0 answers" in message
+            async with await NexusRedisHook("watched").get_async_conn() as client:
+                assert (await client.info("server"))["tcp_port"] == server.port
+            monkeypatch.setenv("AIRFLOW_CONN_WATCHED", uri.replace("=state", "=other"))
+            good, message = NexusRedisHook("watched").test_connection()
+            assert not good
+            assert "knows no master 'other', but 'state'" in message
+
+
+async def test_a_hook_of_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ClusterDeployment(primaries=1) as deployment:
+        node = deployment.endpoint.nodes[0]
+        monkeypatch.setenv("AIRFLOW_CONN_WHOLE", f"nexus-redis://{node}?topology=cluster")
+        good, message = NexusRedisHook("whole").test_connection()
+        assert good, message
+        assert f"Cluster {node}, of which {node}/0 answers" in message
+        async with await NexusRedisHook("whole").get_async_conn() as client:
+            assert await client.set("a", "b")
