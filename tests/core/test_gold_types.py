@@ -11,7 +11,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nexus_redis_provider.core.gold.calendars import date_of, timestamp_of
+from nexus_redis_provider.core.gold.arrays import array_of
+from nexus_redis_provider.core.gold.calendars import (
+    date_of,
+    days_of,
+    microseconds_of,
+    timestamp_of,
+)
 from nexus_redis_provider.core.gold.rows import encode_rows, is_writable
 from nexus_redis_provider.core.gold.schemas import (
     Column,
@@ -73,22 +79,6 @@ def arrow_type(type_):
             return pa.struct([(name, arrow_type(of)) for name, of in fields(type_).items()])
 
 
-def as_arrow(value, type_):
-    """What pyarrow makes an array of."""
-    if value is None or isinstance(type_, str):
-        return value._asdict() if isinstance(value, tuple) else value
-    match type_["type"]:
-        case "array":
-            return [as_arrow(item, type_["elementType"]) for item in value]
-        case "map":
-            key, item = type_["keyType"], type_["valueType"]
-            return [(as_arrow(k, key), as_arrow(v, item)) for k, v in value.items()]
-        case _:
-            names = fields(type_)
-            parts = value if isinstance(value, tuple) else value.values()
-            return {n: as_arrow(v, names[n]) for n, v in zip(names, parts, strict=True)}
-
-
 @st.composite
 def frames(draw):
     found = draw(st.lists(types(LEAVES, 2), max_size=3))
@@ -108,8 +98,7 @@ def test_rows_come_back_exactly(case):
     columns = [Column(f"{n}", type_) for n, type_ in enumerate(found)]
     count = max(map(len, values_), default=0)
     arrays = [
-        pa.array([as_arrow(one, type_) for one in many], arrow_type(type_))
-        for many, type_ in zip(values_, found, strict=True)
+        array_of(many, type_, arrow_type(type_)) for many, type_ in zip(values_, found, strict=True)
     ]
     ids = pa.array([f"row {n}" for n in range(count)], pa.string())
     batch = pa.RecordBatch.from_arrays([ids, *arrays], names=["id", *(c.name for c in columns)])
@@ -175,7 +164,9 @@ def test_the_shortest_text_of_a_float_is_that_float():
 
 @given(st.dates())
 def test_days_of_years_that_python_knows(day):
-    assert date_of((day - date(1970, 1, 1)).days) == day
+    days = (day - date(1970, 1, 1)).days
+    assert date_of(days) == day
+    assert days_of(day.isoformat()) == days
 
 
 @pytest.mark.parametrize(
@@ -190,8 +181,10 @@ def test_days_of_years_that_python_knows(day):
 )
 def test_days_of_other_years_are_text(days, text):
     assert date_of(days) == text
+    assert days_of(text) == days
     micros = days * 86_400_000_000 + 1
     assert timestamp_of(micros, utc=True) == f"{text}T00:00:00.000001Z"
+    assert microseconds_of(f"{text}T00:00:00.000001Z") == micros
     batch = pa.RecordBatch.from_pydict(
         {
             "d": pa.array([days, 0, None], pa.int32()).cast(pa.date32()),

@@ -6,7 +6,8 @@ writes: `+12345-01-01`, `-0004-01-01`.
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+import re
+from datetime import UTC, date, datetime, time, timedelta
 
 FIRST_DAY, LAST_DAY = -719_162, 2_932_896
 """Those of the years 1 and 9999."""
@@ -15,6 +16,7 @@ DAY = 86_400_000_000
 
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - the zone is added
+_TEXT = re.compile(r"(?P<year>[+-]?\d{4,})-(?P<month>\d\d)-(?P<day>\d\d)$")
 _CYCLE_YEARS = 400
 _CYCLE_DAYS = 146_097
 
@@ -33,8 +35,34 @@ def date_of(days: int) -> date | str:
 def timestamp_of(microseconds: int, *, utc: bool) -> datetime | str:
     """The moment, in UTC or without zone, or its text."""
     days, rest = divmod(microseconds, DAY)
-    time = timedelta(microseconds=rest)
+    passed = timedelta(microseconds=rest)
     if FIRST_DAY <= days <= LAST_DAY:
-        moment = _EPOCH + timedelta(days) + time
+        moment = _EPOCH + timedelta(days) + passed
         return moment.replace(tzinfo=UTC) if utc else moment
-    return f"{date_of(days)}{_EPOCH + time:T%H:%M:%S.%f}{'Z' if utc else ''}"
+    return f"{date_of(days)}{_EPOCH + passed:T%H:%M:%S.%f}{'Z' if utc else ''}"
+
+
+def days_of(text: str) -> int:
+    """The day that `date_of` gives as this text.
+
+    Raises:
+        ValueError: it is no such text.
+    """
+    found = _TEXT.match(text)
+    if found is None:
+        raise ValueError(f"No date: {text!r}.")
+    cycles, year = divmod(int(found["year"]), _CYCLE_YEARS)
+    # In a cycle whose years Python knows.
+    day = date(year + _CYCLE_YEARS, int(found["month"]), int(found["day"]))
+    return day.toordinal() - _EPOCH_DAY + (cycles - 1) * _CYCLE_DAYS
+
+
+def microseconds_of(text: str) -> int:
+    """The moment that `timestamp_of` gives as this text.
+
+    Raises:
+        ValueError: it is no such text.
+    """
+    day, _, clock = text.partition("T")
+    passed = datetime.combine(_EPOCH, time.fromisoformat(clock.removesuffix("Z"))) - _EPOCH
+    return days_of(day) * DAY + passed // timedelta(microseconds=1)

@@ -45,11 +45,6 @@ def is_writable(type_: ColumnType) -> bool:
             return all(is_writable(field["type"]) for field in type_["fields"])
 
 
-def is_flat(type_: ColumnType) -> bool:
-    """Whether `encode_rows` can write columns of this type."""
-    return is_writable(type_)
-
-
 def encode_rows(
     batch: pa.RecordBatch, columns: Sequence[Column], template: KeyTemplate
 ) -> tuple[pa.StringArray, pa.StringArray, int]:
