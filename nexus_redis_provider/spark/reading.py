@@ -39,6 +39,7 @@ from nexus_redis_provider.core.gold.schemas import Column, ColumnType, row_decod
 from nexus_redis_provider.core.gold.templates import KeyTemplate
 from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.core.scripts import run
+from nexus_redis_provider.spark.values import struct_converter
 
 if TYPE_CHECKING:
     from pyspark.sql.datasource import Filter
@@ -72,14 +73,13 @@ def frame_schema(manifest: Manifest) -> StructType:
     """The schema of a frame with all columns of a version.
 
     Raises:
-        SchemaError: names the column of a type that Arrow, and hence a Python source, has not.
+        SchemaError: names the column of a type that Spark takes from no Python source.
     """
     for column in manifest.columns:
-        if not is_writable(column.type):
+        if part := _unreadable_part(column.type):
             raise SchemaError(
-                f"Gold dataset {manifest.dataset!r}: column {column.name!r} is or holds a "
-                'calendar or year-month interval, which format("nexus_redis") cannot read. Name '
-                "the other columns by .schema(...).",
+                f"Gold dataset {manifest.dataset!r}: column {column.name!r} is or holds {part}, "
+                "which Spark takes from no Python source. Name the other columns by .schema(...).",
                 manifest.dataset,
                 column.name,
             )
@@ -88,6 +88,22 @@ def frame_schema(manifest: Manifest) -> StructType:
         for column in manifest.columns
     ]
     return StructType.fromJson({"type": "struct", "fields": fields})
+
+
+def _unreadable_part(type_: ColumnType) -> str | None:
+    if not is_writable(type_):
+        return "a calendar or year-month interval"
+    if isinstance(type_, str):
+        return None
+    match type_["type"]:
+        case "array":
+            return _unreadable_part(type_["elementType"])
+        case "map":
+            keys_fit = isinstance(type_["keyType"], str)
+            return _unreadable_part(type_["valueType"]) if keys_fit else "a map with nested keys"
+        case _:
+            parts = (_unreadable_part(field["type"]) for field in type_["fields"])
+            return next((part for part in parts if part), None)
 
 
 @dataclass
@@ -210,8 +226,10 @@ def _batch_decoder(columns: Sequence[Column], schema: StructType) -> Any:
     parsed = [_parsed_as(field.type) for field in wanted]
     decode = row_decoder(chosen)
 
+    whole = struct_converter(chosen)
+
     def by_values(rows: Sequence[bytes]) -> pa.RecordBatch:
-        values = [tuple(map(row.get, names)) for row in map(decode, rows)]
+        values = [tuple(map(row.get, names)) for row in map(whole, map(decode, rows))]
         table = LocalDataToArrowConversion.convert(values, schema, use_large_var_types=False)
         return _batch(table.columns, wanted)
 

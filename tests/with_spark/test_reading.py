@@ -6,6 +6,7 @@ from datetime import date
 
 import pytest
 from pyspark.errors import PySparkException
+from pyspark.sql import Row
 from pyspark.sql import functions as F  # noqa: N812
 from pyspark.sql import types as T  # noqa: N812
 
@@ -107,6 +108,35 @@ def test_columns_of_one_kind_come_back_as_they_went(spark, load, store):
     columns = "m decimal(20,7), id long"
     same(load(columns), df.select("m", "id"))
     assert load().select(F.lit(1)).count() == 5
+
+
+def test_types_that_python_has_not(spark, load, store):
+    point = "X'0101000000000000000000F03F0000000000000040'"
+    df = spark.sql(
+        "select id, parse_json('[1]') as v, array(parse_json('{}')) as a, time'01:02:03' as t,"
+        f" map(date'2024-01-01', ST_GeomFromWKB({point})) as m,"
+        f" named_struct('g', ST_GeogFromWKB({point})) as g,"
+        " interval '1 02:03:04.5' day to second as i, null as n, 'x' collate UNICODE_CI as c"
+        " from range(2)"
+    )
+    store(df)
+    texts = [
+        "to_json(v)",
+        "to_json(a)",
+        "hex(ST_AsBinary(m[date'2024-01-01']))",
+        "t",
+        "i",
+        "n",
+        "c",
+    ]
+    texts += ["hex(ST_AsBinary(g.g))", "id"]
+    assert load().schema["m"].dataType.simpleString() == df.schema["m"].dataType.simpleString()
+    same(load().selectExpr(*texts), df.selectExpr(*texts))
+    for expression in ("interval '1' month", "map(array(1), 2)", "date'+12345-01-01'"):
+        store(spark.range(1).select("id", F.expr(expression).alias("c")))
+        with pytest.raises(PySparkException, match=r"\.schema\("):
+            load().collect()
+        assert load("id long").collect() == [Row(id=0)]
 
 
 def test_a_flip_in_the_middle_mixes_nothing(load, store, numbered):
