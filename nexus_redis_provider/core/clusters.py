@@ -34,6 +34,8 @@ T = TypeVar("T")
 
 # More than a command meets while a slot moves from one node to the next.
 _REDIRECTIONS = 5
+# What stands for the host of a node that knows no name of its own: that which was asked.
+_NO_HOSTS = (None, b"", b"?")
 
 
 class Slots:
@@ -116,7 +118,7 @@ class Slots:
     def learn(self, error: UnreachableError) -> bool:
         """Take notice of why a node did not serve a key; whether it said who does."""
         cause: Any = error.__cause__
-        if is_moved(error) and cause.host and self._owners:
+        if is_moved(error) and cause.host.encode() not in _NO_HOSTS and self._owners:
             self._owners[cause.slot_id] = Node(cause.host, cause.port)
         else:
             self.forget()
@@ -145,8 +147,7 @@ class Slots:
     def _note(self, reply: list[Any], asked: Node) -> None:
         owners: list[Node | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         for first, last, (host, port, *_), *_ in reply:
-            # A node that knows no name of its own leaves it out.
-            node = Node(host.decode() if host else asked.host, port)
+            node = Node(asked.host if host in _NO_HOSTS else host.decode(), port)
             owners[first : last + 1] = [node] * (last + 1 - first)
         self._nodes = tuple(dict.fromkeys(filter(None, owners)))
         self._owners = owners
