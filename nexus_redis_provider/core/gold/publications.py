@@ -217,6 +217,8 @@ class Publication:
                 published_ms = self._flip(client, manifest, reports)
             # Readers see it: what cannot be swept now is swept by the next publish.
             with suppress(NexusRedisError):
+                if self.spec.mode is Mode.UPSERT:
+                    unlink(client, [self.spec.keys.attempts(self.version)])
                 sweep(client, self.spec.keys)
         return replace(manifest, published_ms=published_ms)
 
