@@ -52,6 +52,7 @@ class Slots:
         self._endpoint = endpoint
         self._owners: list[Node | None] = []
         self._nodes: tuple[Node, ...] = ()
+        self._answered: tuple[Node, ...] = ()
 
     def node_of(self, key: str | bytes) -> Node:
         """The node that has a key.
@@ -139,7 +140,8 @@ class Slots:
         return owner
 
     def _candidates(self) -> list[Node]:
-        return list(dict.fromkeys((*self._nodes, *self._endpoint.nodes)))
+        # Who does not answer costs a timeout, so who did is asked first.
+        return list(dict.fromkeys((*self._answered, *self._nodes, *self._endpoint.nodes)))
 
     def _single(self, node: Node) -> Endpoint:
         return one_try(self._endpoint.at(node))
@@ -150,6 +152,7 @@ class Slots:
             node = Node(asked.host if host in _NO_HOSTS else host.decode(), port)
             owners[first : last + 1] = [node] * (last + 1 - first)
         self._nodes = tuple(dict.fromkeys(filter(None, owners)))
+        self._answered = (asked,)
         self._owners = owners
 
     def _complaint(self, doubts: dict[Node, Exception]) -> Exception:
@@ -368,10 +371,11 @@ def general_client(endpoint: Endpoint, options: dict[str, Any]) -> Any:
 
     Raises: as `Slots.node_of`.
     """
+    options = _without_db(options)
     Slots.of(endpoint).ask()
     nodes = [redis.cluster.ClusterNode(node.host, node.port) for node in endpoint.nodes]
     with translated_errors(endpoint):
-        return redis.cluster.RedisCluster(startup_nodes=nodes, **_without_db(options))
+        return redis.cluster.RedisCluster(startup_nodes=nodes, **options)
 
 
 def general_async_client(endpoint: Endpoint, options: dict[str, Any]) -> Any:
@@ -395,4 +399,9 @@ class _AsyncCluster(redis.asyncio.cluster.RedisCluster):
 
 
 def _without_db(options: dict[str, Any]) -> dict[str, Any]:
+    if "single_connection_client" in options:
+        raise ConfigurationError(
+            "A client of a whole Cluster has more than one connection; for keys in one slot, "
+            "Endpoint.client_for(key) gives one that takes single_connection_client."
+        )
     return {name: value for name, value in options.items() if name != "db"}

@@ -71,6 +71,22 @@ async def test_clients_reach_every_key(deployment: ClusterDeployment) -> None:
             assert [await client.get(key) for key in keys] == [key.encode() for key in keys]
 
 
+async def test_options_are_those_of_any_client(kind: str, deployment: ClusterDeployment) -> None:
+    endpoint = replace(deployment.endpoint, client_name="me")
+    make = endpoint.client if kind == "sync" else endpoint.async_client
+    make_for = endpoint.client_for if kind == "sync" else endpoint.async_client_for
+    with pytest.raises(ConfigurationError, match=r"Endpoint.client_for\(key\)"):
+        make(single_connection_client=True)
+    for client in (make_for("a", single_connection_client=True), make(), make_for("a")):
+        asked = client.client_getname()
+        assert (asked if kind == "sync" else await asked) in ("me", b"me")
+        client.close() if kind == "sync" else await client.aclose()
+    for client in (make(decode_responses=True), make_for("a", decode_responses=True)):
+        with pytest.raises(ConfigurationError, match="decode_responses"):
+            run(client, who_holds("a")) if kind == "sync" else await arun(client, who_holds("a"))
+        client.close() if kind == "sync" else await client.aclose()
+
+
 async def test_keys_are_grouped_by_node(deployment: ClusterDeployment) -> None:
     endpoint, keys = deployment.endpoint, [f"key-{number}" for number in range(30)]
     slots = Slots.of(endpoint)
