@@ -15,7 +15,7 @@ import redis
 
 from nexus_redis_provider.cli.main import main
 from nexus_redis_provider.core.clients import thread_client
-from nexus_redis_provider.core.clusters import Nodes, Slots
+from nexus_redis_provider.core.clusters import Nodes
 from nexus_redis_provider.core.endpoint import Endpoint, Node
 from nexus_redis_provider.core.errors import (
     AccessDeniedError,
@@ -31,6 +31,7 @@ from nexus_redis_provider.core.locks.audits import audit
 from nexus_redis_provider.core.locks.listing import lock_names, lock_states
 from nexus_redis_provider.core.locks.protocol import break_lock, inspect, who_holds
 from nexus_redis_provider.core.scripts import arun, run, run_all, run_replicated
+from nexus_redis_provider.core.slots import Slots
 from nexus_redis_provider.embedded import EmbeddedServer, find_server
 from tests.conftest import need_server
 from tests.core.lock_calls import take
