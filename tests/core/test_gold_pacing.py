@@ -172,6 +172,15 @@ def test_no_more_attempts_write_at_once_than_may(endpoint, client, namespace):
     assert sum(a != b for a, b in pairwise(who)) == 3
 
 
+def test_who_does_not_write_has_no_connection_to_write_on(endpoint, client, namespace):
+    publication = begun(endpoint, namespace, max_writers=1)
+    with PartitionWriter(publication, 0, "a") as writer:
+        writer.write(*batch(numbers(0, 10)))
+        writer.write(*batch(numbers(10, 10)))
+        assert not writer._connection.is_connected
+        assert writer.finish().rows == 20
+
+
 def test_who_died_in_its_turn_is_not_waited_for_for_ever(endpoint, client, namespace, monkeypatch):
     monkeypatch.setattr(pacing, "_TURN_MS", 300)
     publication = begun(endpoint, namespace, max_writers=1)
