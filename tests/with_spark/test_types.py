@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 from pyspark.sql import functions as F  # noqa: N812
 from pyspark.sql import types as T  # noqa: N812
 
+from nexus_redis_provider.core.gold.manifests import Layout
 from nexus_redis_provider.core.gold.schemas import ColumnType
+from nexus_redis_provider.core.gold.templates import KeyTemplate
 from nexus_redis_provider.core.gold.values import CalendarInterval, Spatial, Variant
 from nexus_redis_provider.spark import publish
+from nexus_redis_provider.spark.rows import prepared
 from tests.core.gold_types import (
     FLAT,
     NOT_IN_ARROW,
@@ -131,13 +134,53 @@ def check(rows, frame):
         assert (type_, found) == (type_, [exactly(row[number]) for row in frame.rows])
 
 
-@pytest.mark.parametrize("leaves", [IN_ARROW, ALSO_CAST], ids=["in Arrow", "cast"])
-def test_published_frames_come_back(spark, rows, endpoint, namespace, leaves):
-    @settings(slowly, max_examples=6)
-    @given(frames(leaves, 8))
+@pytest.mark.parametrize("layout", Layout)
+def test_published_frames_come_back(spark, rows, endpoint, namespace, layout):
+    options = {"endpoint": endpoint, "namespace": namespace, "layout": layout, "ttl": 600}
+
+    @settings(slowly, max_examples=4)
+    @given(frames(IN_ARROW, 5))
     def come_back(frame):
         df = frame.of(spark)
-        publish(df, "sales", key="id", endpoint=endpoint, namespace=namespace, ttl=600)
+        publish(df, "sales", key="id", **options)
+        check(rows, frame)
+        read = spark.read.format("nexus_redis").options(**of_format(endpoint, namespace)).load()
+        assert read.schema == df.schema
+        # Compared by the JVM's own text of all values.
+        assert texts(read) == texts(df)
+
+    come_back()
+
+
+@pytest.mark.parametrize("layout", Layout)
+def test_published_frames_that_python_cannot_make_come_back(
+    spark, rows, endpoint, namespace, layout
+):
+    options = {"endpoint": endpoint, "namespace": namespace, "layout": layout, "ttl": 600}
+
+    @settings(slowly, max_examples=3)
+    @given(frames(ALSO_CAST, 5))
+    def come_back(frame):
+        publish(frame.of(spark), "sales", key="id", **options)
         check(rows, frame)
 
     come_back()
+
+
+def test_frames_written_by_the_format_come_back(spark, rows, endpoint, namespace):
+    @settings(slowly, max_examples=3)
+    @given(frames(IN_ARROW, 5))
+    def come_back(frame):
+        writer = frame.of(spark).write.format("nexus_redis").mode("overwrite")
+        writer.options(**of_format(endpoint, namespace), key="id", ttl=600).save()
+        check(rows, frame)
+
+    come_back()
+
+
+def of_format(endpoint, namespace):
+    return {"dataset": "sales", "namespace": namespace, "url": f"redis://{endpoint.nodes[0]}"}
+
+
+def texts(df):
+    return sorted(prepared(df, KeyTemplate.parse("{id}")).select("key", "value").collect())
