@@ -384,14 +384,18 @@ def test_a_megabyte_is_enough_unless_more_is_asked_for(endpoint, namespace):
         {"max_writers": -1},
         {"max_value_bytes": True},
         {"expected_rows": 0},
+        {"expected_rows": 1.5},
         {"memory_margin": 1},
         {"memory_margin": -0.1},
+        {"memory_margin": float("nan")},
     ],
 )
 def test_limits_that_make_no_sense_are_refused(wrong):
     ((name, value),) = wrong.items()
     with pytest.raises(ConfigurationError, match=f"{name} is .*, not {value}"):
         Limits(**wrong)
+    with pytest.raises(ConfigurationError, match=f"{name} is .*, not '5'"):
+        Limits(**{name: "5"})
 
 
 def server_us(client):

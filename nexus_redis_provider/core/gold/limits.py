@@ -37,10 +37,10 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("max_rows_per_second", "max_writers", "max_value_bytes", "expected_rows"):
             value: Any = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not value >= 1):
+            if value is not None and not (type(value) is int and value >= 1):
                 raise ConfigurationError(f"{name} is a positive whole number, not {value!r}.")
-        margin = self.memory_margin
-        if margin is not None and not 0 <= margin < 1:
+        margin: Any = self.memory_margin
+        if margin is not None and not (type(margin) in (int, float) and 0 <= margin < 1):
             raise ConfigurationError(
                 f"memory_margin is a share of maxmemory, such as {MEMORY_MARGIN}, not {margin!r}."
             )
