@@ -76,7 +76,7 @@ Columns with equal names in two sources are told apart as source.column. Timesta
 unless spark.sql.session.timeZone says otherwise. Every expression is checked before anything is
 published; datasets are published one after the other, up to the first error.
 
-Progress goes to stderr, once a second: rows staged, which share that is, rows/s, time left; on a
+Progress goes to stderr, once a second: rows written, which share that is, rows/s, time left; on a
 terminal as a bar. Each published dataset is one line of JSON on stdout: dataset, version, rows,
 bytes, seconds (reading and aggregating included), rows_per_s. spark-submit joins the two on its
 stdout; the results are the lines that begin with {.

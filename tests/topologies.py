@@ -10,7 +10,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
@@ -61,6 +61,19 @@ class _Deployment:
         trace: TracebackType | None,
     ) -> None:
         self._stack.close()
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Of the whole deployment."""
+        raise NotImplementedError
+
+    @property
+    def url(self) -> str:
+        """The same as a URL."""
+        endpoint = self.endpoint
+        nodes = ",".join(map(str, endpoint.nodes))
+        master = f"?master={endpoint.master}" if endpoint.master else ""
+        return f"redis+{endpoint.topology}://{nodes}{master}"
 
     def _start(self) -> None:
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Which node of a Cluster has a key, and clients that go there.
+"""Clients that go to the node of a Cluster which has a key.
 
 redis-py's `RedisCluster` is for whoever asks for many keys, by commands that redis-py knows. A lock
 has all its keys in one slot and needs a connection there, to block on, and to send two commands at
@@ -11,8 +11,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import redis
 import redis.asyncio
@@ -20,7 +19,6 @@ import redis.asyncio.cluster
 import redis.cluster
 from redis import exceptions
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from nexus_redis_provider.core.addresses import Node
 from nexus_redis_provider.core.endpoint import Endpoint, translated, translated_errors
@@ -29,138 +27,12 @@ from nexus_redis_provider.core.errors import (
     ConfigurationError,
     UnreachableError,
 )
+from nexus_redis_provider.core.slots import Slots, one_try
 
 T = TypeVar("T")
 
 # More than a command meets while a slot moves from one node to the next.
 _REDIRECTIONS = 5
-
-
-class Slots:
-    """Which node of a Cluster has which slot, as this process has last heard; for all threads."""
-
-    _known: ClassVar[dict[Endpoint, Slots]] = {}
-
-    @classmethod
-    def of(cls, endpoint: Endpoint) -> Slots:
-        """What is known of a Cluster; nothing is asked yet."""
-        return cls._known.get(endpoint) or cls._known.setdefault(endpoint, cls(endpoint))
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-        self._owners: list[Node | None] = []
-        self._nodes: tuple[Node, ...] = ()
-
-    def node_of(self, key: str | bytes) -> Node:
-        """The node that has a key.
-
-        Raises:
-            UnreachableError: no node answers, or none has the key's slot.
-            AccessDeniedError: bad credentials, or the ACL forbids CLUSTER SLOTS.
-            ConfigurationError: the server is no Cluster.
-
-        Cost: none, but for a round trip to any node when nothing is known.
-        """
-        if not self._owners:
-            self.ask()
-        return self._owner(key)
-
-    async def anode_of(self, key: str | bytes) -> Node:
-        """The asyncio twin of `node_of`."""
-        if not self._owners:
-            await self.aask()
-        return self._owner(key)
-
-    def by_node(self, keys: Iterable[str]) -> dict[Node, list[str]]:
-        """Keys in groups, each of those that one node has; raises as `node_of`."""
-        groups: dict[Node, list[str]] = {}
-        for key in keys:
-            groups.setdefault(self.node_of(key), []).append(key)
-        return groups
-
-    @property
-    def nodes(self) -> tuple[Node, ...]:
-        """All nodes that have slots; raises as `node_of`."""
-        if not self._owners:
-            self.ask()
-        return self._nodes
-
-    def ask(self) -> None:
-        """Ask any node for what is so now; raises as `node_of`."""
-        doubts: dict[Node, Exception] = {}
-        for node in self._candidates():
-            try:
-                with self._single(node).client() as client:
-                    reply = client.execute_command("CLUSTER", "SLOTS")
-            except exceptions.RedisError as error:
-                doubts[node] = error
-            else:
-                self._note(reply, node)
-                return
-        raise self._complaint(doubts)
-
-    async def aask(self) -> None:
-        """The asyncio twin of `ask`."""
-        doubts: dict[Node, Exception] = {}
-        for node in self._candidates():
-            try:
-                async with self._single(node).async_client() as client:
-                    reply = await client.execute_command("CLUSTER", "SLOTS")
-            except exceptions.RedisError as error:
-                doubts[node] = error
-            else:
-                self._note(reply, node)
-                return
-        raise self._complaint(doubts)
-
-    def learn(self, error: UnreachableError) -> bool:
-        """Take notice of why a node did not serve a key; whether it said who does."""
-        cause: Any = error.__cause__
-        if is_moved(error) and cause.host and self._owners:
-            self._owners[cause.slot_id] = Node(cause.host, cause.port)
-        else:
-            self.forget()
-        return is_moved(error)
-
-    def forget(self) -> None:
-        """Ask anew before the next use."""
-        self._owners = []
-
-    def _owner(self, key: str | bytes) -> Node:
-        slot = key_slot(key.encode() if isinstance(key, str) else key)
-        # Another thread may have forgotten everything meanwhile.
-        owners = self._owners
-        owner = owners[slot] if owners else None
-        if owner is None:
-            self.forget()
-            raise UnreachableError(str(self._endpoint), f"no node has slot {slot} at the moment")
-        return owner
-
-    def _candidates(self) -> list[Node]:
-        return list(dict.fromkeys((*self._nodes, *self._endpoint.nodes)))
-
-    def _single(self, node: Node) -> Endpoint:
-        return one_try(self._endpoint.at(node))
-
-    def _note(self, reply: list[Any], asked: Node) -> None:
-        owners: list[Node | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
-        for first, last, (host, port, *_), *_ in reply:
-            # A node that knows no name of its own leaves it out.
-            node = Node(host.decode() if host else asked.host, port)
-            owners[first : last + 1] = [node] * (last + 1 - first)
-        self._nodes = tuple(dict.fromkeys(filter(None, owners)))
-        self._owners = owners
-
-    def _complaint(self, doubts: dict[Node, Exception]) -> Exception:
-        for node, error in doubts.items():
-            if "cluster support disabled" in str(error):
-                return ConfigurationError(
-                    f"Redis at {node} is no Cluster; a URL of one server begins with redis://."
-                )
-            if isinstance(told := translated(str(node), error), AccessDeniedError):
-                return told
-        said = "; ".join(f"{node}: {error}" for node, error in doubts.items())
-        return UnreachableError(str(self._endpoint), f"none of its nodes answers ({said})")
 
 
 class Nodes:
@@ -352,25 +224,16 @@ def client_of(client: Nodes | redis.cluster.RedisCluster, node: Any) -> redis.Re
     return client.client(node) if isinstance(client, Nodes) else client.get_redis_connection(node)
 
 
-def is_moved(error: Exception) -> bool:
-    """Whether an error of this package says that another node has the key for good."""
-    return isinstance(error.__cause__, exceptions.MovedError)
-
-
-def one_try(endpoint: Endpoint) -> Endpoint:
-    """The endpoint without retries: who looks for a key tries again where it is then."""
-    return replace(endpoint, retries=0)
-
-
 def general_client(endpoint: Endpoint, options: dict[str, Any]) -> Any:
     """redis-py's client of a whole Cluster.
 
     Raises: as `Slots.node_of`.
     """
+    options = _without_db(options)
     Slots.of(endpoint).ask()
     nodes = [redis.cluster.ClusterNode(node.host, node.port) for node in endpoint.nodes]
     with translated_errors(endpoint):
-        return redis.cluster.RedisCluster(startup_nodes=nodes, **_without_db(options))
+        return redis.cluster.RedisCluster(startup_nodes=nodes, **options)
 
 
 def general_async_client(endpoint: Endpoint, options: dict[str, Any]) -> Any:
@@ -394,4 +257,9 @@ class _AsyncCluster(redis.asyncio.cluster.RedisCluster):
 
 
 def _without_db(options: dict[str, Any]) -> dict[str, Any]:
+    if "single_connection_client" in options:
+        raise ConfigurationError(
+            "A client of a whole Cluster has more than one connection; for keys in one slot, "
+            "Endpoint.client_for(key) gives one that takes single_connection_client."
+        )
     return {name: value for name, value in options.items() if name != "db"}

@@ -117,7 +117,7 @@ class Endpoint:
 
     @property
     def is_cluster(self) -> bool:
-        """Whether keys are spread over nodes: then `core.clusters` says which has a key."""
+        """Whether keys are spread over nodes: then `core.slots` says which has a key."""
         return self.topology is Topology.CLUSTER
 
     @classmethod

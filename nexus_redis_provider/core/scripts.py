@@ -21,7 +21,6 @@ from nexus_redis_provider.core.clusters import (
     Nodes,
     client_of,
     groups_of,
-    is_moved,
     plain_client,
 )
 from nexus_redis_provider.core.endpoint import (
@@ -31,6 +30,7 @@ from nexus_redis_provider.core.endpoint import (
     translated_errors,
 )
 from nexus_redis_provider.core.errors import ConfigurationError, ServerError, UnreachableError
+from nexus_redis_provider.core.slots import is_moved
 
 T = TypeVar("T")
 Argument = str | bytes | int

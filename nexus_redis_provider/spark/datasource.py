@@ -137,12 +137,18 @@ def _spec(schema: StructType, options: Options, mode: Mode = Mode.SNAPSHOT) -> S
                 dataset,
                 column.name,
             )
+    layout = Layout(options.text("layout", Layout.JSON))
+    if layout is Layout.PACKED:
+        raise ConfigurationError(
+            "layout='packed' needs rows dealt by their keys, which a writer cannot ask Spark "
+            "for; use publish(df, ...)."
+        )
     return Spec(
         dataset=dataset,
         columns=columns,
         key=template,
         mode=mode,
-        layout=Layout(options.text("layout", Layout.JSON)),
+        layout=layout,
         ttl=options.number("ttl", float),
         keep=options.number("keep", int, 1),
         fence=options.number("fence", int),

@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame, Row
+from pyspark.sql import functions as F  # noqa: N812 - the name every Spark user knows
 
 from nexus_redis_provider.core.durations import Duration
 from nexus_redis_provider.core.endpoint import Endpoint
@@ -26,6 +27,7 @@ from nexus_redis_provider.core.errors import (
     NullKeyError,
     PublishError,
     ServerError,
+    ValueTooLargeError,
 )
 from nexus_redis_provider.core.gold.bucket_writers import BucketWriter
 from nexus_redis_provider.core.gold.deltas import DeltaWriter
@@ -47,6 +49,8 @@ log = logging.getLogger(__name__)
 OnProgress = Callable[[Progress], None]
 """Called about once a second."""
 
+# The size of a text is an int.
+_MAX_BYTES = 2**31 - 1
 _REPORT_SCHEMA = (
     "partition int, attempt string, rows long, bytes long, checksum long, pages int, buckets int, "
     "is_mapped boolean, error binary"
@@ -142,7 +146,7 @@ def publish(
             if rows is None:
                 rows = dealt(df, spec.columns, template, publication.shares)
             if spec.mode is Mode.UPSERT:
-                _refuse_bad_keys(rows, spec)
+                _refuse_bad_rows(rows, spec)
             with _progress(publication, on_progress):
                 reports = _write(rows, publication)
             return publication.commit(reports)
@@ -206,15 +210,19 @@ def _report(row: Row) -> Report:
     return Report(**fields, error=pickle.loads(error) if error else None)  # noqa: S301 - our own task's
 
 
-def _refuse_bad_keys(rows: DataFrame, spec: Spec) -> None:
+def _refuse_bad_rows(rows: DataFrame, spec: Spec) -> None:
     # Rows of an upsert are visible at once, so that what a snapshot finds while it writes must be
     # known before.
-    counted = rows.groupBy("key").count()
-    worst = counted.where("key is null or count > 1").limit(1)
+    count, size = F.count("*").alias("count"), F.max(F.octet_length("value")).alias("size")
+    most = spec.limits.max_value_bytes or _MAX_BYTES
+    counted = rows.groupBy("key").agg(count, size)
+    worst = counted.where(F.expr("key is null or count > 1") | (F.col("size") > most)).limit(1)
     for bad in _collected(worst, spec.dataset):
         if bad["key"] is None:
             raise NullKeyError(spec.dataset, spec.key.columns, bad["count"])
-        raise DuplicateKeyError(spec.dataset, bad["key"], bad["count"])
+        if bad["count"] > 1:
+            raise DuplicateKeyError(spec.dataset, bad["key"], bad["count"])
+        raise ValueTooLargeError(spec.dataset, bad["key"], bad["size"], most)
 
 
 @contextmanager

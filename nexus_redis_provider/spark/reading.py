@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from math import ceil, prod
@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
-from pyspark.sql.conversion import LocalDataToArrowConversion
 from pyspark.sql.datasource import DataSourceReader, EqualNullSafe, EqualTo, In, InputPartition, Not
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
 
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import NotPublishedError, SchemaError
-from nexus_redis_provider.core.gold.manifests import Manifest
+from nexus_redis_provider.core.gold.arrays import array_of
+from nexus_redis_provider.core.gold.manifests import Layout, Manifest
 from nexus_redis_provider.core.gold.parts import (
     Part,
     kept_manifest,
@@ -35,15 +35,17 @@ from nexus_redis_provider.core.gold.parts import (
 )
 from nexus_redis_provider.core.gold.readers import live_manifest
 from nexus_redis_provider.core.gold.rows import is_writable
-from nexus_redis_provider.core.gold.schemas import Column, ColumnType, row_decoder
+from nexus_redis_provider.core.gold.schemas import ColumnType
 from nexus_redis_provider.core.gold.templates import KeyTemplate
+from nexus_redis_provider.core.gold.versions import Version
 from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.core.scripts import run
-from nexus_redis_provider.spark.values import struct_converter
 
 if TYPE_CHECKING:
     from pyspark.sql.datasource import Filter
 
+_Row = tuple[bytes, bytes]
+_BatchDecoder = Callable[[Sequence[_Row]], pa.RecordBatch]
 _ROWS_PER_PARTITION = 100_000
 _MAX_KEYS = 10_000
 _KEY_VALUES: dict[str, type] = {
@@ -76,10 +78,11 @@ def frame_schema(manifest: Manifest) -> StructType:
         SchemaError: names the column of a type that Spark takes from no Python source.
     """
     for column in manifest.columns:
-        if part := _unreadable_part(column.type):
+        if not is_writable(column.type):
             raise SchemaError(
-                f"Gold dataset {manifest.dataset!r}: column {column.name!r} is or holds {part}, "
-                "which Spark takes from no Python source. Name the other columns by .schema(...).",
+                f"Gold dataset {manifest.dataset!r}: column {column.name!r} is or holds a calendar "
+                "or year-month interval, which Spark takes from no Python source. Name the other "
+                "columns by .schema(...).",
                 manifest.dataset,
                 column.name,
             )
@@ -88,22 +91,6 @@ def frame_schema(manifest: Manifest) -> StructType:
         for column in manifest.columns
     ]
     return StructType.fromJson({"type": "struct", "fields": fields})
-
-
-def _unreadable_part(type_: ColumnType) -> str | None:
-    if not is_writable(type_):
-        return "a calendar or year-month interval"
-    if isinstance(type_, str):
-        return None
-    match type_["type"]:
-        case "array":
-            return _unreadable_part(type_["elementType"])
-        case "map":
-            keys_fit = isinstance(type_["keyType"], str)
-            return _unreadable_part(type_["valueType"]) if keys_fit else "a map with nested keys"
-        case _:
-            parts = (_unreadable_part(field["type"]) for field in type_["fields"])
-            return next((part for part in parts if part), None)
 
 
 @dataclass
@@ -154,7 +141,7 @@ class GoldReader(DataSourceReader):
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         assert isinstance(partition, _Partition)  # noqa: S101 - for mypy; Spark hands back ours
-        decode = _batch_decoder(self._manifest.columns, self._schema)
+        decode = _batch_decoder(Version.of(self._keys, self._manifest), self._schema)
         with self._endpoint.client() as client:
             for rows in read_part(client, self._keys, self._manifest, partition.part):
                 if rows:
@@ -218,37 +205,36 @@ def _is_a(value: object, kind: type) -> bool:
     return isinstance(value, kind) and not isinstance(value, odd)
 
 
-def _batch_decoder(columns: Sequence[Column], schema: StructType) -> Any:
+def _batch_decoder(version: Version, schema: StructType) -> _BatchDecoder:
     """A function from rows to an Arrow batch of the columns of a schema."""
     wanted = to_arrow_schema(schema, timezone="UTC")
-    names = schema.fieldNames()
-    chosen = [column for column in columns if column.name in names]
+    types = {column.name: column.type for column in version.manifest.columns}
+
+    def by_values(rows: Sequence[_Row]) -> pa.RecordBatch:
+        values = [version.row(*row) for row in rows]
+        arrays = [
+            array_of([row[field.name] for row in values], types[field.name], field.type)
+            for field in wanted
+        ]
+        return pa.RecordBatch.from_arrays(arrays, schema=wanted)
+
     parsed = [_parsed_as(field.type) for field in wanted]
-    decode = row_decoder(chosen)
+    if not parsed or None in parsed or version.manifest.layout is not Layout.JSON:
+        return by_values
+    explicit = pa.schema(list(zip(wanted.names, parsed, strict=True)))
 
-    whole = struct_converter(chosen)
-
-    def by_values(rows: Sequence[bytes]) -> pa.RecordBatch:
-        values = [tuple(map(row.get, names)) for row in map(whole, map(decode, rows))]
-        table = LocalDataToArrowConversion.convert(values, schema, use_large_var_types=False)
-        return _batch(table.columns, wanted)
-
-    def by_columns(rows: Sequence[bytes]) -> pa.RecordBatch:
-        text = b"\n".join(rows)
+    def by_columns(rows: Sequence[_Row]) -> pa.RecordBatch:
+        text = b"\n".join([value for _, value in rows])
         table = pj.read_json(
             pa.BufferReader(text),
             read_options=pj.ReadOptions(use_threads=False, block_size=len(text) + 1),
             parse_options=pj.ParseOptions(
-                explicit_schema=as_parsed, unexpected_field_behavior="ignore"
+                explicit_schema=explicit, unexpected_field_behavior="ignore"
             ),
         )
-        return _batch(table.select(names).columns, wanted)
+        return _batch(table.select(wanted.names).columns, wanted)
 
-    if not names or None in parsed:
-        return by_values
-    as_parsed = pa.schema(list(zip(names, parsed, strict=True)))
-
-    def either(rows: Sequence[bytes]) -> pa.RecordBatch:
+    def either(rows: Sequence[_Row]) -> pa.RecordBatch:
         try:
             return by_columns(rows)
         except pa.ArrowInvalid:  # NaN, which is text in JSON; a year with five digits

@@ -35,6 +35,10 @@ class GoldPublishedTrigger(BaseEventTrigger):
     no thousand later events came before it was heard. The first time it listens it hears what comes
     from then on.
 
+    Airflow makes one run of events that come within a moment, and tells it of the first of them
+    alone; the others are told to the run after it. So a DAG reads what is live, and takes the
+    payload for the reason why it runs.
+
     Triggers that differ in `kinds` alone share a connection, and another one to say what was heard.
 
     Example:

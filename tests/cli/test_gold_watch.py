@@ -32,7 +32,7 @@ def test_once_says_how_far_each_publish_is(endpoint, namespace, call):
     assert load["eta"] == pytest.approx(3 * load["seconds"], rel=0.02)
     out = call("gold", "watch", "--once").out
     assert f"sales {told.version} [######....." in out
-    assert "100 rows staged, 25% of 400" in out
+    assert "100 rows written, 25% of 400" in out
 
 
 def test_without_a_number_the_live_version_is_the_estimate(endpoint, namespace, call):

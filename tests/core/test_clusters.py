@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import uuid
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ from typing import Any
 import pytest
 import redis
 
+from nexus_redis_provider.cli.main import main
 from nexus_redis_provider.core.clients import thread_client
-from nexus_redis_provider.core.clusters import Nodes, Slots
+from nexus_redis_provider.core.clusters import Nodes
 from nexus_redis_provider.core.endpoint import Endpoint, Node
 from nexus_redis_provider.core.errors import (
     AccessDeniedError,
@@ -29,9 +31,11 @@ from nexus_redis_provider.core.locks.audits import audit
 from nexus_redis_provider.core.locks.listing import lock_names, lock_states
 from nexus_redis_provider.core.locks.protocol import break_lock, inspect, who_holds
 from nexus_redis_provider.core.scripts import arun, run, run_all, run_replicated
+from nexus_redis_provider.core.slots import Slots
 from nexus_redis_provider.embedded import EmbeddedServer, find_server
 from tests.conftest import need_server
 from tests.core.lock_calls import take
+from tests.core.test_lock_rights import operate, rights_of
 from tests.topologies import ClusterDeployment, kill, until
 
 
@@ -66,6 +70,22 @@ async def test_clients_reach_every_key(deployment: ClusterDeployment) -> None:
                 assert client.set(key, key)
         async with endpoint.async_client(**options) as client:
             assert [await client.get(key) for key in keys] == [key.encode() for key in keys]
+
+
+async def test_options_are_those_of_any_client(kind: str, deployment: ClusterDeployment) -> None:
+    endpoint = replace(deployment.endpoint, client_name="me")
+    make = endpoint.client if kind == "sync" else endpoint.async_client
+    make_for = endpoint.client_for if kind == "sync" else endpoint.async_client_for
+    with pytest.raises(ConfigurationError, match=r"Endpoint.client_for\(key\)"):
+        make(single_connection_client=True)
+    for client in (make_for("a", single_connection_client=True), make(), make_for("a")):
+        asked = client.client_getname()
+        assert (asked if kind == "sync" else await asked) in ("me", b"me")
+        client.close() if kind == "sync" else await client.aclose()
+    for client in (make(decode_responses=True), make_for("a", decode_responses=True)):
+        with pytest.raises(ConfigurationError, match="decode_responses"):
+            run(client, who_holds("a")) if kind == "sync" else await arun(client, who_holds("a"))
+        client.close() if kind == "sync" else await client.aclose()
 
 
 async def test_keys_are_grouped_by_node(deployment: ClusterDeployment) -> None:
@@ -132,6 +152,48 @@ async def test_a_wrong_password_is_denied(kind: str) -> None:
         assert "hunter2" not in str(denied.value)
         with pytest.raises(AccessDeniedError):
             await enter(lock_of(kind, endpoint, "a"))
+
+
+async def test_rights_that_are_enough_in_a_cluster() -> None:
+    need_server(find_server)
+    rights = [*rights_of("operators"), "+cluster|slots"]
+    keys = ("resetchannels", "~nexus:lock:*", "&nexus:lock-wake:*", "-@all")
+    users = [
+        ("--user", name, "on", ">pw", *keys, *rights, *more)
+        for name, more in (("holder", ()), ("operator", ("+command",)))
+    ]
+    with ClusterDeployment(primaries=1, server_options=(*users[0], *users[1])) as one:
+        node = one.endpoint.nodes[0]
+        holder = Endpoint.from_url(f"redis+cluster://holder:pw@{node}")
+        for kind in ("sync", "async"):
+            lock, other = (lock_of(kind, holder, "a", wait=20, poll=10) for _ in range(2))
+            await enter(lock)
+            waiting = asyncio.create_task(enter(other))
+            with one.endpoint.client() as client:
+                await asyncio.to_thread(until, lambda: run(client, inspect("a")).length, "a waiter")
+            await leave(lock)
+            await asyncio.wait_for(waiting, 8)
+            await leave(other)
+        # redis-py's client of a whole Cluster asks for all commands.
+        with pytest.raises(AccessDeniedError, match="command"):
+            holder.client()
+        operate(Endpoint.from_url(f"redis+cluster://operator:pw@{node}"))
+
+
+def test_the_command_line_lists_locks_of_all_nodes(
+    namespace: str, deployment: ClusterDeployment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    everywhere = names(deployment, namespace)
+    with deployment.endpoint.client() as client:
+        run_all(client, [take(name, "o", namespace=namespace) for name in everywhere])
+    options = ["--url", deployment.url, "--namespace", namespace]
+    assert main([*options, "locks", "list", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [lock["name"] for lock in found] == sorted(everywhere)
+    assert main([*options, "locks", "show", "no such lock"]) == 1
+    assert f"no lock 'no such lock' at Cluster {deployment.endpoint.nodes[0]}," in (
+        capsys.readouterr().err
+    )
 
 
 def lock_of(kind: str, endpoint: Endpoint, name: str, **options: Any) -> Any:

@@ -12,8 +12,10 @@ from nexus_redis_provider.core.errors import UnreachableError
 from nexus_redis_provider.core.gold.events import Event, Follower
 from nexus_redis_provider.core.gold.history import rollback
 from nexus_redis_provider.core.keys import GoldKeys
-from nexus_redis_provider.embedded import EmbeddedServer
+from nexus_redis_provider.embedded import EmbeddedServer, find_server
+from tests.conftest import need_server
 from tests.core.gold_datasets import PERMANENT_ROWS, publish, spec
+from tests.topologies import ClusterDeployment
 
 
 @pytest.fixture
@@ -111,6 +113,23 @@ async def test_a_server_that_restarts(durable, eventually):
             second = publish(endpoint, {}, spec("nexus"))
             assert (await next_of(heard)).version == second.version
             assert heard.empty(), "what was heard before does not come again"
+
+
+async def test_a_dataset_whose_slot_moves_to_another_node(eventually):
+    need_server(find_server)
+    keys = GoldKeys("sales")
+    fields = {"kind": "publish", "version": "m1", "published_ms": 1, "rows": 2, "fence": ""}
+    with ClusterDeployment(primaries=2) as cluster, cluster.endpoint.client() as client:
+        async with following(cluster.endpoint, "nexus") as (follower, heard):
+            await eventually(lambda: client.hexists(keys.watchers, "me"))
+            client.xadd(keys.events, fields)
+            first = await next_of(heard)
+            assert (first.version, first.rows, first.fence) == ("m1", 2, None)
+            await asyncio.to_thread(cluster.move_slot, keys.events)
+            client.xadd(keys.events, fields | {"version": "m2"})
+            assert (await next_of(heard)).version == "m2"
+            await follower.heard(first.id)
+            assert client.hget(keys.watchers, "me") == first.id.encode()
 
 
 async def test_one_connection_that_is_closed(endpoint, client, namespace, eventually):

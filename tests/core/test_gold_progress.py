@@ -15,12 +15,12 @@ def test_share_and_time_left_are_told_where_the_number_of_rows_is_known():
     meter.note(0, 4.0)
     progress = meter.note(250_000, 5.0)
     assert (progress.share, progress.rows_per_second, progress.eta) == (0.25, 250_000, 3.0)
-    assert str(progress) == "250,000 rows staged, 25% of 1,000,000, 250,000 rows/s, 3 s left"
+    assert str(progress) == "250,000 rows written, 25% of 1,000,000, 250,000 rows/s, 3 s left"
 
 
 def test_what_is_only_an_estimate_is_labelled():
     progress = Meter(Expectation(200, is_estimate=True)).note(100, 2.0)
-    assert str(progress) == "100 rows staged, 50% of about 200, 50 rows/s, about 2 s left"
+    assert str(progress) == "100 rows written, 50% of about 200, 50 rows/s, about 2 s left"
 
 
 def test_more_rows_than_expected_are_all_of_them():
@@ -31,7 +31,7 @@ def test_more_rows_than_expected_are_all_of_them():
 def test_nothing_is_said_of_the_rest_where_nobody_knows_it():
     progress = Meter().note(100, 2.0)
     assert (progress.share, progress.eta) == (None, None)
-    assert str(progress) == progress.bar() == "100 rows staged, 50 rows/s"
+    assert str(progress) == progress.bar() == "100 rows written, 50 rows/s"
 
 
 def test_the_speed_is_that_of_late():
@@ -45,7 +45,7 @@ def test_the_speed_is_that_of_late():
 
 def test_a_bar_shows_the_share():
     bar = Progress(rows=1, seconds=1, rows_per_second=1, expected=Expectation(2)).bar()
-    assert bar.startswith("[############............] 1 rows staged, 50% of 2")
+    assert bar.startswith("[############............] 1 rows written, 50% of 2")
 
 
 class Terminal(io.StringIO):
@@ -70,4 +70,4 @@ def test_a_terminal_has_one_line_that_changes_and_a_log_has_many(monkeypatch, ki
     else:
         assert stream.getvalue() == ""
         assert logged == [f"sales: {Meter(Expectation(300)).note(100, 1.0)}", logged[1]]
-        assert "200 rows staged, 67% of 300" in logged[1]
+        assert "200 rows written, 67% of 300" in logged[1]

@@ -131,6 +131,27 @@ async def test_sentinels_may_ask_for_a_password(kind: str, monkeypatch: pytest.M
             assert "hunter3" not in str(refused.value)
 
 
+async def test_the_right_that_is_enough_with_sentinels(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATCH", "pw")
+    need_server(find_server)
+    with EmbeddedServer() as server:
+        config = f"sentinel monitor m 127.0.0.1 {server.port} 1"
+        user = "user watcher on >pw -@all"
+        for rights, is_enough in (("+sentinel|masters", True), ("+ping", False)):
+            with EmbeddedServer("--sentinel", config=f"{config}\n{user} {rights}") as sentinel:
+                endpoint = Endpoint.from_url(
+                    f"redis+sentinel://127.0.0.1:{sentinel.port}?master=m&retries=0"
+                    "&sentinel_username=watcher&sentinel_password_env=WATCH"
+                )
+                if is_enough:
+                    await look(kind, endpoint)
+                    continue
+                with pytest.raises(AccessDeniedError, match="sentinel\\|masters"):
+                    await look(kind, endpoint)
+
+
 async def test_a_primary_that_is_down_is_named(kind: str) -> None:
     need_server(find_server)
     with EmbeddedServer() as server:

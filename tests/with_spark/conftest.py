@@ -20,6 +20,8 @@ from tests.conftest import PERMANENT
 
 PASSWORD_VARIABLE = "NEXUS_TEST_PASSWORD"
 PASSWORD = "s3cret-that-nobody-must-see"
+# Of JVMs that live for seconds: they compile once, and quickly.
+SHORT_LIVED = {"JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ import nexus_redis_provider
 from nexus_redis_provider.core.gold.readers import GoldDataset
 from tests.core.gold_datasets import user
 from tests.with_spark import cluster_job
-from tests.with_spark.conftest import PASSWORD
+from tests.with_spark.conftest import PASSWORD, SHORT_LIVED
 
 pytestmark = pytest.mark.spark
 VARIABLE = "NEXUS_REDIS_PASSWORD"
@@ -36,6 +36,7 @@ def bare(tmp_path) -> dict[str, str]:
     python.chmod(0o755)
     environment = {
         **{name: os.environ[name] for name in ("PATH", "JAVA_HOME") if name in os.environ},
+        **SHORT_LIVED,
         "PYTHONPATH": sysconfig.get_path("purelib"),
         "PYSPARK_PYTHON": str(python),
         "SPARK_HOME": str(HOME),

@@ -20,6 +20,7 @@ from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.core.scripts import run
 from tests.conftest import PERMANENT
 from tests.with_spark import streaming_job
+from tests.with_spark.conftest import SHORT_LIVED
 
 pytestmark = pytest.mark.spark
 FILES, ROWS, KEYS = 4, 3000, 700
@@ -49,6 +50,7 @@ def job(folder, endpoint, namespace):
     @contextmanager
     def start():
         command = [sys.executable, "-m", streaming_job.__name__, folder]
+        environment = {**os.environ, **SHORT_LIVED, "PYTHONPATH": str(Path.cwd())}
         with (
             (folder / "log").open("a") as log,
             subprocess.Popen(
@@ -58,7 +60,7 @@ def job(folder, endpoint, namespace):
                 stderr=log,
                 text=True,
                 start_new_session=True,
-                env={**os.environ, "PYTHONPATH": os.getcwd(), "PYSPARK_PYTHON": sys.executable},  # noqa: PTH109
+                env=environment,
             ) as process,
         ):
             try:

@@ -54,6 +54,7 @@ class Attempt(ABC):
         with translated_errors(self._client):
             self._client.script_load(script(self.script).source)
             self._connection = self._client.connection_pool.get_connection()
+        self._leave()
         self._replies = ReplyStream(self._connection)
         self._pace = Pace(
             *(self._publication, self._attempt, self._client),
@@ -106,7 +107,14 @@ class Attempt(ABC):
         self._pace.admit(rows)
         began = time.perf_counter()
         yield
-        self._pace.note(time.perf_counter() - began, size)
+        seconds = time.perf_counter() - began
+        self._leave()
+        self._pace.note(seconds, size)
+
+    def _leave(self) -> None:
+        """Where connections that write are limited, have none for as long as others write."""
+        if self._spec.limits.max_writers is not None:
+            self._connection.disconnect()  # It connects again by itself.
 
     @contextmanager
     def _connected(self) -> Iterator[None]:

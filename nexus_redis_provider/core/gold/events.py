@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self, TypeVar
 
-import redis.asyncio
 from redis.exceptions import RedisError
 
 from nexus_redis_provider.core.endpoint import Endpoint, translated_errors
@@ -110,7 +109,7 @@ class Follower:
         self._name = name
         # The server answers late on purpose.
         patient = replace(endpoint, read_timeout=endpoint.read_timeout + _BLOCK_S)
-        self._client: redis.asyncio.Redis = patient.async_client(protocol=2)
+        self._client = patient.async_client_for(self._keys.events, protocol=2)
         self._at: str | None = None
 
     async def __aenter__(self) -> Self:

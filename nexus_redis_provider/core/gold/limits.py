@@ -20,7 +20,8 @@ class Limits:
 
     Args:
         max_rows_per_second: of all tasks together; None for as fast as the server keeps up.
-        max_writers: tasks that write at the same time, however many Spark runs; None for all.
+        max_writers: connections that write, however many tasks Spark runs; None for one each.
+            Tasks take turns, a batch at a time, and compute meanwhile.
         max_value_bytes: a row with a larger value is refused; None takes any.
         expected_rows: how many will come: for the projection of memory and the time left. Without
             it, as many as the live version has.

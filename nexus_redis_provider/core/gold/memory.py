@@ -55,8 +55,10 @@ class Expectation:
     rows: int
     is_estimate: bool = False
 
-    def __str__(self) -> str:
-        return f"{self.rows:,} rows" + (", as many as the live version has" * self.is_estimate)
+    def of_bytes(self, row_bytes: float) -> str:
+        """All of them in words."""
+        origin = " (as many as the live version has)" if self.is_estimate else ""
+        return f"{self.rows:,} rows of {row_bytes:.0f} bytes{origin}"
 
 
 def mean_weight(client: redis.Redis, names: Sequence[str | bytes]) -> float | None:
@@ -96,11 +98,11 @@ def refuse_what_does_not_fit(
     room = memory.room(margin)
     if room is None or memory.limit is None:
         return
-    needed = 0.0
-    if expected is not None and row_bytes is not None:
-        needed = max(0, expected.rows - staged) * row_bytes
+    needed, what = 0, "the rows so far"
+    if expected is not None and row_bytes is not None and staged < expected.rows:
+        needed = int((expected.rows - staged) * row_bytes)
+        what = expected.of_bytes(row_bytes)
     if needed > room:
-        what = f"{expected} of {row_bytes or 0:.0f} bytes" if needed else "the rows so far"
         raise NoRoomError(
-            dataset, what, needed=int(needed), used=memory.used, limit=memory.limit, margin=margin
+            dataset, what, needed=needed, used=memory.used, limit=memory.limit, margin=margin
         )

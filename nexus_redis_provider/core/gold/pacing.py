@@ -197,8 +197,12 @@ class Pace:
         self._look_at, self._bytes = time.monotonic() + _LOOK_SECONDS, 0
 
     def _held_by(self) -> str | None:
+        began = time.monotonic()
         with translated_errors(self._client):
             info: Any = self._client.info("replication", "memory")
+        if (seconds := time.monotonic() - began) > _SLOW:
+            # So long has anybody to wait for an answer now.
+            time.sleep(self._window.note(seconds))
         behind, memory = _behind(info), Memory.of(info)
         if behind is not None:
             return behind

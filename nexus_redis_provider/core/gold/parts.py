@@ -8,32 +8,52 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 
 from nexus_redis_provider.core.endpoint import translated_errors
 from nexus_redis_provider.core.errors import ConfigurationError, GoldError, NotPublishedError
-from nexus_redis_provider.core.gold.manifests import Manifest, Mode
+from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.pages import decode_page
 from nexus_redis_provider.core.gold.sweeping import staged_attempts
+from nexus_redis_provider.core.gold.versions import Command, Talk, Version
 from nexus_redis_provider.core.keys import GoldKeys
 
-_CHUNK = 1000
-_CHUNKS = 10
+_ROWS = 1000
+_COMMANDS = 10
+_BUCKETS = 250
+_Row = tuple[bytes, bytes]
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The rows on one index page."""
+
+    attempt: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """The rows in a stretch of buckets of one share, without the last."""
+
+    share: int
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Some rows of one version: those on some of its index pages, or those with some keys.
+    """Some rows of one version: those in some places, or those with some keys.
 
     Attributes:
-        pages: attempts and numbers of the pages.
+        places: index pages, or buckets.
         names: rendered keys; those that the version has not are no error.
     """
 
-    pages: tuple[tuple[str, int], ...] = ()
+    places: tuple[Page | Buckets, ...] = ()
     names: tuple[str, ...] = ()
 
 
@@ -61,24 +81,29 @@ def plan_parts(client: redis.Redis, keys: GoldKeys, manifest: Manifest, count: i
             f"Gold dataset {manifest.dataset!r} is upserted in place and keeps no index of its "
             "keys: only rows of given keys can be read. Filter on the key with = or IN."
         )
-    attempts = staged_attempts(client, keys, manifest.version)
-    pages = [(name, number) for name, pages in attempts.items() for number in range(pages)]
-    if not pages and manifest.rows:
+    if manifest.layout is Layout.PACKED:
+        places: list[Page | Buckets] = [
+            Buckets(number, start, min(start + _BUCKETS, share.buckets))
+            for number, share in enumerate(manifest.shares)
+            for start in range(0, share.buckets, _BUCKETS)
+        ]
+    else:
+        attempts = staged_attempts(client, keys, manifest.version)
+        places = [Page(name, at) for name, pages in attempts.items() for at in range(pages)]
+    if not places and manifest.rows:
         raise _gone(manifest)
-    size = max(1, ceil(len(pages) / count))
-    return [Part(pages=tuple(pages[at : at + size])) for at in range(0, len(pages), size)]
+    return [Part(places=tuple(some)) for some in _dealt(places, count)]
 
 
 def plan_keys(names: Sequence[str], count: int) -> list[Part]:
     """The rows with some rendered keys, in at most `count` parts."""
-    size = max(1, ceil(len(names) / count))
-    return [Part(names=tuple(names[at : at + size])) for at in range(0, len(names), size)]
+    return [Part(names=tuple(some)) for some in _dealt(names, count)]
 
 
 def read_part(
     client: redis.Redis, keys: GoldKeys, manifest: Manifest, part: Part
-) -> Iterator[list[bytes]]:
-    """The rows of a part, as they stand in Redis, in lists of up to ten thousand.
+) -> Iterator[list[_Row]]:
+    """The rows of a part, key and value as they stand in Redis, in lists of up to ten thousand.
 
     Raises:
         GoldError: the version was removed meanwhile.
@@ -86,44 +111,93 @@ def read_part(
 
     Cost: a round trip for each list, one more for each page.
     """
-    for attempt, number in part.pages:
-        with translated_errors(client):
-            page: Any = client.get(keys.page(manifest.version, attempt, number))
-        if page is None:
-            raise _gone(manifest)
-        for values in _chunks(client, keys, manifest, decode_page(page)):
-            if None in values:
-                raise _gone(manifest)
-            yield values
-    for values in _chunks(client, keys, manifest, [name.encode() for name in part.names]):
-        if None in values and not _is_kept(client, keys, manifest):
-            raise _gone(manifest)
-        yield [value for value in values if value is not None]
+    version = Version.of(keys, manifest)
+    for place in part.places:
+        match place:
+            case Page():
+                yield from _on_page(client, keys, version, place)
+            case Buckets():
+                yield _in_buckets(client, keys, version, place)
+    for names in _dealt(part.names, -(-len(part.names) // (_ROWS * _COMMANDS))):
+        encoded = [name.encode() for name in names]
+        values = _said(client, version.find(encoded))
+        yield [
+            (name, value) for name, value in zip(encoded, values, strict=True) if value is not None
+        ]
+    # Only now: a row that was not there may be one that was removed.
+    if part.names or any(isinstance(place, Buckets) for place in part.places):
+        _check_kept(client, keys, manifest)
 
 
-def _chunks(
-    client: redis.Redis, keys: GoldKeys, manifest: Manifest, names: Sequence[bytes]
-) -> Iterator[list[Any]]:
-    prefix = b"" if manifest.mode is Mode.UPSERT else keys.row_prefix(manifest.version).encode()
-    for start in range(0, len(names), _CHUNK * _CHUNKS):
+def _on_page(
+    client: redis.Redis, keys: GoldKeys, version: Version, page: Page
+) -> Iterator[list[_Row]]:
+    manifest = version.manifest
+    with translated_errors(client):
+        found: Any = client.get(keys.page(manifest.version, page.attempt, page.number))
+    if found is None:
+        raise _gone(manifest)
+    names, prefix = decode_page(found), keys.row_prefix(manifest.version).encode()
+    for start in range(0, len(names), _ROWS * _COMMANDS):
+        some = names[start : start + _ROWS * _COMMANDS]
         # Several commands in one round trip, since a long one makes other clients wait.
-        pipeline = client.pipeline(transaction=False)
-        for at in range(start, min(start + _CHUNK * _CHUNKS, len(names)), _CHUNK):
-            pipeline.mget([prefix + name for name in names[at : at + _CHUNK]])
-        with translated_errors(client):
-            yield [value for values in pipeline.execute() for value in values]
+        commands: list[Command] = [
+            ("MGET", *(prefix + name for name in some[at : at + _ROWS]))
+            for at in range(0, len(some), _ROWS)
+        ]
+        values = [value for values in _replies(client, commands) for value in values]
+        if None in values:
+            raise _gone(manifest)
+        yield list(zip(some, values, strict=True))
 
 
-def _is_kept(client: redis.Redis, keys: GoldKeys, manifest: Manifest) -> bool:
-    """Whether the version was still all there after its rows were looked for."""
-    if manifest.mode is Mode.UPSERT:
-        return True
+def _in_buckets(
+    client: redis.Redis, keys: GoldKeys, version: Version, buckets: Buckets
+) -> list[_Row]:
+    source = f"{version.manifest.version}.{version.manifest.shares[buckets.share].task}"
+    numbers = range(buckets.start, buckets.stop)
+    names = (keys.bucket(source, buckets.share, number) for number in numbers)
+    found = _replies(client, [("HGETALL", name) for name in names])
+    return [row for bucket in found for row in bucket.items()]
+
+
+def _dealt(things: Sequence[_T], count: int) -> Iterator[Sequence[_T]]:
+    """At most so many stretches of about the same length."""
+    size = -(-len(things) // max(1, count)) or 1
+    return (things[at : at + size] for at in range(0, len(things), size))
+
+
+def _said(client: redis.Redis, talk: Talk[_T]) -> _T:
+    try:
+        commands = next(talk)
+        while True:
+            commands = talk.send(_replies(client, commands))
+    except StopIteration as end:
+        found: _T = end.value
+        return found
+
+
+def _replies(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
     with translated_errors(client):
         pipeline = client.pipeline(transaction=False)
-        pipeline.zscore(keys.versions, manifest.version)
-        pipeline.exists(keys.manifest(manifest.version))
-        score, exists = pipeline.execute()
-    return score is not None and bool(exists)
+        for command in commands:
+            pipeline.execute_command(*command)
+        replies: list[Any] = pipeline.execute()
+        return replies
+
+
+def _check_kept(client: redis.Redis, keys: GoldKeys, manifest: Manifest) -> None:
+    """Refuse what was read of a version that may have lost rows by then."""
+    if manifest.mode is not Mode.UPSERT:
+        score, exists = _replies(
+            client,
+            [
+                ("ZSCORE", keys.versions, manifest.version),
+                ("EXISTS", keys.manifest(manifest.version)),
+            ],
+        )
+        if score is None or not exists:
+            raise _gone(manifest)
 
 
 def _gone(manifest: Manifest) -> GoldError:

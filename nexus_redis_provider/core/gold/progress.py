@@ -19,7 +19,7 @@ class Progress:
     """How far a publish is, at one moment.
 
     Attributes:
-        rows: staged so far; upserts stage nothing, since their rows are visible at once.
+        rows: written so far.
         seconds: since the beginning.
         rows_per_second: of late.
         expected: how many will come, or None.
@@ -32,20 +32,20 @@ class Progress:
 
     @property
     def share(self) -> float | None:
-        """Of the rows, how much is staged, 0 to 1; None if nobody knows how many will come."""
+        """Of the rows, how much is written, 0 to 1; None if nobody knows how many will come."""
         if self.expected is None:
             return None
         return min(1.0, self.rows / self.expected.rows)
 
     @property
     def eta(self) -> float | None:
-        """Seconds until all rows are staged, at the speed of late; None if that is not known."""
+        """Seconds until all rows are written, at the speed of late; None if that is not known."""
         if self.expected is None or not self.rows_per_second:
             return None
         return max(0, self.expected.rows - self.rows) / self.rows_per_second
 
     def __str__(self) -> str:
-        words = [f"{self.rows:,} rows staged", f"{self.rows_per_second:,.0f} rows/s"]
+        words = [f"{self.rows:,} rows written", f"{self.rows_per_second:,.0f} rows/s"]
         if self.expected is not None:
             about = "about " if self.expected.is_estimate else ""
             words.insert(1, f"{self.share:.0%} of {about}{self.expected.rows:,}")

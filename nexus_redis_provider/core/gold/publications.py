@@ -231,6 +231,8 @@ class Publication:
             # Readers see it: what cannot be swept now is swept by the next publish.
             with suppress(NexusRedisError):
                 self._forget_sums(client)
+                if self.spec.mode is Mode.UPSERT:
+                    unlink(client, [self.spec.keys.attempts(self.version)])
                 sweep(client, self.spec.keys)
         return replace(manifest, published_ms=published_ms)
 

@@ -34,6 +34,7 @@ from nexus_redis_provider.core.gold.columns import (
     key_template,
     refused_column,
 )
+from nexus_redis_provider.core.gold.limits import Limits
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.publications import Publication, Spec
 from nexus_redis_provider.core.gold.rows import encode_rows
@@ -62,6 +63,7 @@ def publish_table(
     fence: int | None = None,
     lineage: Mapping[str, str] | None = None,
     namespace: str = DEFAULT_NAMESPACE,
+    limits: Limits | None = None,
 ) -> Manifest:
     """Readers see all rows of the table, or what they saw before; never anything between.
 
@@ -84,14 +86,16 @@ def publish_table(
         fence: fencing token of the lock that guards this publish.
         lineage: facts for the manifest.
         namespace: first part of the keys.
+        limits: how fast to write, and what to refuse; None for the default ones.
 
     Returns:
         The manifest of the published version.
 
     Raises:
-        ConfigurationError, SchemaError, NullKeyError, DuplicateKeyError, TooFewRowsError: refused
-            before anything was sent.
-        WriteError: the server refused rows; readers see what they saw before.
+        ConfigurationError, SchemaError, NullKeyError, DuplicateKeyError, ValueTooLargeError,
+            TooFewRowsError: refused before anything was sent.
+        NoRoomError, WriteError: the server has no room for the rows, or refused some; readers see
+            what they saw before.
         StaleFenceError: another holder of the lock has published.
         UnreachableError, AccessDeniedError: the server cannot be used.
 
@@ -115,11 +119,14 @@ def publish_table(
         fence=fence,
         lineage=lineage or {},
         namespace=namespace,
+        limits=limits or Limits(),
     )
     if plain.num_rows < min_rows:
         raise TooFewRowsError(dataset, plain.num_rows, min_rows)
     batches = list(_encoded(plain, columns, template))
     _refuse_bad_keys([keys for keys, _, _ in batches], spec)
+    for keys, values, _ in batches:
+        spec.limits.check_values(dataset, keys, values)
     return _published(Endpoint.of(endpoint), spec, batches)
 
 

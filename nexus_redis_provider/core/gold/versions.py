@@ -84,6 +84,11 @@ class Version(ABC):
             for name, value in zip(names, collect(replies), strict=True)
         ]
 
+    def find(self, names: Sequence[bytes]) -> Talk[Sequence[bytes | None]]:
+        """Values in the order of rendered keys, whether the version is live or not."""
+        commands = yield from self._commands(names)
+        return self._values((yield commands))
+
     @abstractmethod
     def walk(self) -> Walk:
         """All rows. Raises NotPublishedError when it notices that the version was removed."""

@@ -164,8 +164,7 @@ class ReplyStream:
 
     def __init__(self, connection: redis.Connection) -> None:
         """Read from a connected connection that has no unread replies."""
-        # redis-py has no public way to read raw replies.
-        self._socket: Any = connection._sock  # noqa: SLF001
+        self._connection: Any = connection
         self._buffer = bytearray()
 
     def line(self) -> bytes:
@@ -204,7 +203,9 @@ class ReplyStream:
         return [(position, line) for position, line in lines if line != usual]
 
     def _receive(self) -> None:
-        chunk = self._socket.recv(1 << 16)
+        # redis-py has no public way to read raw replies. Once disconnected, there is no socket.
+        socket = self._connection._sock  # noqa: SLF001
+        chunk = socket and socket.recv(1 << 16)
         if not chunk:
             raise ConnectionError("the server closed the connection")
         self._buffer += chunk

@@ -38,6 +38,7 @@ from nexus_redis_provider.core.scripts import script
 
 _MAX_ROWS = 10_000
 _UPSERT_ROWS = 2_000
+_DAY = 86400
 _Check = tuple[str, bytes, Callable[[bytes | None], None]]
 """A key to watch, a command about it, and what raises where its reply permits no write."""
 
@@ -191,7 +192,17 @@ class PartitionWriter(Attempt):
             checks.append((self._keys.head, held, self._check_claim))
         with self._paced(len(batch.keys), batch.keys.nbytes + batch.values.nbytes):
             self._write_watched(batch, checks)
+        self._count(len(batch.keys))
         self._rows += len(batch.keys)
+
+    def _count(self, rows: int) -> None:
+        """Tell who watches how many rows were upserted; of others, `stage_page` tells."""
+        name = self._keys.attempts(self._publication.version)
+        with translated_errors(self._client):
+            pipeline = self._client.pipeline(transaction=False)
+            pipeline.hincrby(name, "rows", rows)
+            pipeline.expire(name, _DAY)
+            pipeline.execute()
 
     def _write_watched(self, batch: _Sent, checks: Sequence[_Check]) -> None:
         """Write a batch, over rows that are there, where the replies to questions permit it.

@@ -1,0 +1,88 @@
+"""Over TLS, every kind of deployment is reached, and a stranger's certificate is refused."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from nexus_redis_provider.core.endpoint import Endpoint
+from nexus_redis_provider.core.errors import UnreachableError
+from nexus_redis_provider.core.locks import AsyncLock, Lock
+from nexus_redis_provider.core.locks.protocol import who_holds
+from nexus_redis_provider.core.scripts import arun, run
+from nexus_redis_provider.embedded import EmbeddedServer, free_port
+from tests.topologies import until
+
+
+def certificate(folder: Path) -> Path:
+    folder.mkdir()
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+            *("-nodes", "-days", "1", "-subj", "/CN=localhost"),
+            *("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
+            *("-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # The wheel's server has no TLS.
+    for tool in ("openssl", "redis-server"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"TLS is not tested: there is no {tool}.")
+    return certificate(tmp_path_factory.mktemp("tls") / "ours")
+
+
+@pytest.fixture(scope="module")
+def urls(tls: Path) -> Iterator[dict[str, str]]:
+    """The URL of a deployment of each kind."""
+    options = [
+        *("--tls-cert-file", f"{tls}/cert.pem", "--tls-key-file", f"{tls}/key.pem"),
+        *("--tls-ca-cert-file", f"{tls}/cert.pem", "--tls-auth-clients", "no"),
+        *("--tls-replication", "yes", "--tls-cluster", "yes"),
+    ]
+    with ExitStack() as stack:
+
+        def start(*arguments: str, config: str = "") -> tuple[EmbeddedServer, int]:
+            port = free_port()
+            server = EmbeddedServer("--tls-port", str(port), *options, *arguments, config=config)
+            return stack.enter_context(server), port
+
+        _, plain = start()
+        _, watched = start("--sentinel", config=f"sentinel monitor m 127.0.0.1 {plain} 1")
+        node, whole = start("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+        with node.endpoint.client() as client:
+            client.cluster("ADDSLOTSRANGE", 0, 16383)
+            until(lambda: client.cluster("INFO")["cluster_state"] == "ok", "a Cluster")
+        yield {
+            "redis": f"rediss://127.0.0.1:{plain}?",
+            "sentinel": f"rediss+sentinel://127.0.0.1:{watched}?master=m",
+            "cluster": f"rediss+cluster://127.0.0.1:{whole}?",
+        }
+
+
+@pytest.mark.parametrize("topology", ["redis", "sentinel", "cluster"])
+async def test_certificates_are_verified(
+    topology: str, urls: dict[str, str], tls: Path, tmp_path: Path
+) -> None:
+    url = f"{urls[topology]}&retries=0&ssl_ca_certs="
+    endpoint = Endpoint.from_url(f"{url}{tls}/cert.pem")
+    with endpoint.client() as client, Lock(endpoint, "a") as lock:
+        assert run(client, who_holds("a")).token == lock.token
+    async with endpoint.async_client() as async_client, AsyncLock(endpoint, "a") as again:
+        assert (await arun(async_client, who_holds("a"))).token == again.token > lock.token
+    stranger = Endpoint.from_url(f"{url}{certificate(tmp_path / 'other')}/cert.pem")
+    with pytest.raises(UnreachableError, match="certificate verify failed"):
+        Lock(stranger, "a").__enter__()
+    with pytest.raises(UnreachableError, match="certificate verify failed"):
+        await AsyncLock(stranger, "a").__aenter__()
