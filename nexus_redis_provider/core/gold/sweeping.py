@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import redis
@@ -103,30 +103,28 @@ def _remove_buckets(client: redis.Redis, keys: GoldKeys, version: str) -> None:
     staged = staged_buckets(client, keys, version)
     if not staged:
         return
-    names = {name for one in staged.items() for name in bucket_names(keys, version, *one)}
-    names |= _inherited(client, keys, version, staged)
+    names = _needed(client, keys, version, staged)
     with translated_errors(client):
         kept: Any = client.zrange(keys.versions, 0, -1)
     for other in kept:
         name = other.decode()
-        theirs = staged_buckets(client, keys, name)
-        for one in theirs.items():
-            names.difference_update(bucket_names(keys, name, *one))
-        names -= _inherited(client, keys, name, theirs)
+        names -= _needed(client, keys, name, staged_buckets(client, keys, name))
     unlink(client, sorted(names))
     unlink(client, [keys.bucket_map(version, attempt) for attempt in staged])
     unlink(client, [keys.sums(version, attempt) for attempt in staged])
 
 
-def _inherited(
-    client: redis.Redis, keys: GoldKeys, version: str, attempts: Iterable[str]
+def _needed(
+    client: redis.Redis, keys: GoldKeys, version: str, attempts: Mapping[str, int]
 ) -> set[str]:
-    """Buckets that the maps of a version name: its own, and those of earlier ones."""
+    """The buckets of a version: those that a delta's map names, else all that it may have."""
     names: set[str] = set()
-    for attempt in attempts:
+    for attempt, count in attempts.items():
         with translated_errors(client):
             data: Any = client.get(keys.bucket_map(version, attempt))
-        if data is not None:
+        if data is None:
+            names.update(bucket_names(keys, version, attempt, count))
+        else:
             share = int(attempt.partition(".")[0])
             sources = BucketMap.decode(data).sources()
             names.update(keys.bucket(source, share, number) for number, source in sources)

@@ -86,8 +86,8 @@ class Version(ABC):
 
     def find(self, names: Sequence[bytes]) -> Talk[Sequence[bytes | None]]:
         """Values in the order of rendered keys, whether the version is live or not."""
-        commands = yield from self._commands(names)
-        return self._values((yield commands))
+        commands, collect = yield from self._find(names)
+        return collect((yield commands))
 
     @abstractmethod
     def walk(self) -> Walk:
