@@ -178,9 +178,9 @@ class GoldKeys:
         """String: which source has each bucket, where not all are of the attempt itself."""
         return f"{self.root}:map:{version}:{attempt}"
 
-    def digests(self, version: str, attempt: str) -> str:
-        """String: 8 bytes for each bucket of an attempt, by which the next delta finds changes."""
-        return f"{self.root}:digests:{version}:{attempt}"
+    def sums(self, version: str, attempt: str) -> str:
+        """String: 16 bytes for each row of an attempt, by which the next delta finds changes."""
+        return f"{self.root}:sums:{version}:{attempt}"
 
     def page(self, version: str, attempt: str, number: int) -> str:
         """String: the keys of one batch of rows (see gold/pages.py)."""

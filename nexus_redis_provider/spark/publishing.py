@@ -30,6 +30,7 @@ from nexus_redis_provider.core.errors import (
     ValueTooLargeError,
 )
 from nexus_redis_provider.core.gold.bucket_writers import BucketWriter
+from nexus_redis_provider.core.gold.deltas import DeltaWriter
 from nexus_redis_provider.core.gold.limits import MAX_VALUE_BYTES, MEMORY_MARGIN, Limits
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.pacing import expectation
@@ -52,7 +53,7 @@ OnProgress = Callable[[Progress], None]
 _MAX_BYTES = 2**31 - 1
 _REPORT_SCHEMA = (
     "partition int, attempt string, rows long, bytes long, checksum long, pages int, buckets int, "
-    "error binary"
+    "is_mapped boolean, error binary"
 )
 
 
@@ -136,23 +137,21 @@ def publish(
     )
     where = Endpoint.of(endpoint)
     pickle.dumps(where)  # A literal password is refused here, not in the middle of the job.
-    shares = _shares(df) if spec.layout is Layout.PACKED else 1
-    if spec.layout is Layout.PACKED:
-        rows = dealt(df, spec.columns, template, shares)
-    else:
-        rows = prepared(df, template)
-    if spec.mode is Mode.UPSERT:
+    rows = prepared(df, template) if spec.layout is Layout.JSON else None
+    if rows is not None and spec.mode is Mode.UPSERT:
         rows = rows.persist()
     try:
-        publication = Publication.begin(where, spec, shares)
+        publication = Publication.begin(where, spec, _shares(df))
         with _aborted_on_error(publication):
+            if rows is None:
+                rows = dealt(df, spec.columns, template, publication.shares)
             if spec.mode is Mode.UPSERT:
                 _refuse_bad_rows(rows, spec)
             with _progress(publication, on_progress):
                 reports = _write(rows, publication)
             return publication.commit(reports)
     finally:
-        if spec.mode is Mode.UPSERT:
+        if rows is not None and spec.mode is Mode.UPSERT:
             rows.unpersist()
 
 
@@ -185,7 +184,8 @@ def _write_share(
 ) -> Iterator[pa.RecordBatch]:
     """As `_write_partition`, for packed rows."""
     columns = packed_columns(publication.spec.columns, publication.spec.key)
-    yield _report_batch(write_partition(publication, packed(batches, columns), BucketWriter))
+    writer = DeltaWriter if publication.spec.mode is Mode.DELTA else BucketWriter
+    yield _report_batch(write_partition(publication, packed(batches, columns), writer))
 
 
 def _report_batch(report: Report) -> pa.RecordBatch:
@@ -198,6 +198,7 @@ def _report_batch(report: Report) -> pa.RecordBatch:
             "checksum": pa.array([report.checksum], pa.int64()),
             "pages": pa.array([report.pages], pa.int32()),
             "buckets": pa.array([report.buckets], pa.int32()),
+            "is_mapped": pa.array([report.is_mapped], pa.bool_()),
             "error": pa.array([report.error and pickle.dumps(report.error)], pa.binary()),
         }
     )

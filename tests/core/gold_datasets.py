@@ -17,7 +17,8 @@ import redis
 from nexus_redis_provider.core.credentials import Secret, SecretSource
 from nexus_redis_provider.core.endpoint import Endpoint, Node
 from nexus_redis_provider.core.gold.bucket_writers import BucketWriter
-from nexus_redis_provider.core.gold.manifests import Manifest
+from nexus_redis_provider.core.gold.deltas import DeltaWriter
+from nexus_redis_provider.core.gold.manifests import Manifest, Mode
 from nexus_redis_provider.core.gold.packing import pack
 from nexus_redis_provider.core.gold.publications import Publication, Report, Spec
 from nexus_redis_provider.core.gold.schemas import Column
@@ -73,7 +74,8 @@ def write_packed(
     publication: Publication, rows: Mapping[str, int], share: int = 0, attempt: str = "a"
 ) -> Report:
     """One attempt at one share of packed rows id -> n."""
-    with BucketWriter(publication, share, attempt) as writer:
+    kind = DeltaWriter if publication.spec.mode is Mode.DELTA else BucketWriter
+    with kind(publication, share, attempt) as writer:
         if rows:
             writer.write(*packed_batch(rows))
         return writer.finish()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from nexus_redis_provider.core.durations import to_ms
+from nexus_redis_provider.core.endpoint import translated_errors
 from nexus_redis_provider.core.errors import DuplicateKeyError, NullKeyError, PublishError
 from nexus_redis_provider.core.gold.attempts import Attempt
 from nexus_redis_provider.core.gold.buckets import Arranged, arrange, digest
@@ -18,13 +21,11 @@ from nexus_redis_provider.core.gold.wire import (
     bucket_commands,
     command,
     expiry_commands,
+    joined,
     row_frames,
     slices,
 )
 from nexus_redis_provider.core.scripts import script
-
-if TYPE_CHECKING:
-    import numpy as np
 
 _MAX_ROWS = 20_000
 
@@ -95,12 +96,10 @@ class BucketWriter(Attempt):
         )
 
     def _arranged(self) -> Arranged:
-        import numpy as np
-
         keys, values, hashes = (list(column) for column in zip(*self._parts, strict=True))
         self._parts.clear()
         rows = sum(map(len, keys))
-        self._buckets = max(1, round(rows / self._publication.bucket_rows))
+        self._buckets = self._bucket_count(rows)
         arranged = arrange(
             pa.chunked_array(keys).combine_chunks(),
             pa.chunked_array(values).combine_chunks(),
@@ -111,6 +110,9 @@ class BucketWriter(Attempt):
         if arranged.repeated is not None:
             raise DuplicateKeyError(self._spec.dataset, arranged.repeated.decode(), 2)
         return arranged
+
+    def _bucket_count(self, rows: int) -> int:
+        return max(1, round(rows / self._publication.bucket_rows))
 
     def _write_all(self, arranged: Arranged) -> None:
         first = 0
@@ -132,12 +134,7 @@ class BucketWriter(Attempt):
         stream, buckets = bucket_commands(
             names, pa.array(sizes), row_frames(keys, values), _firsts(starts - begin)
         )
-        registration = command(
-            *("EVALSHA", script(self.script).sha, 2, self._keys.staging),
-            *(self._keys.attempts(self._publication.version), self._publication.version),
-            *(self._attempt, self._buckets),
-            *(to_ms(self._spec.staging_lease, "staging_lease"), end - begin),
-        )
+        registration = command("EVALSHA", script(self.script).sha, *self._registration(end - begin))
         expiries, expired = self._expiries(names)
         added = b"".join(b":%d\r\n" % size for size in sizes.tolist())
         with self._paced(end - begin, len(stream)):
@@ -151,6 +148,33 @@ class BucketWriter(Attempt):
             self._pace.weigh(end - begin, names.to_pylist(), [])
         self._checksum += sum(map(digest, buckets))
         self._bytes += _bytes(keys) + _bytes(values)
+
+    def _registration(self, rows: int) -> tuple[str | int, ...]:
+        """Keys and arguments of the script that registers buckets with so many rows."""
+        version = self._publication.version
+        return (
+            *(2, self._keys.staging, self._keys.attempts(version), version, self._attempt),
+            *(self._buckets, to_ms(self._spec.staging_lease, "staging_lease"), rows),
+        )
+
+    def _register(self, rows: int) -> None:
+        with translated_errors(self._client):
+            staged = self._client.execute_command(
+                "EVALSHA", script(self.script).sha, *self._registration(rows)
+            )
+        if not staged:
+            self._withdraw()
+            raise staging_gone(self._spec.dataset, self._publication.version)
+
+    def _count_all(self, arranged: Arranged) -> None:
+        """Count rows that are there, sent or not."""
+        frames = row_frames(arranged.keys, arranged.values)
+        stream = joined(frames)
+        ends = np.cumsum(pc.binary_length(frames).to_numpy())[arranged.starts[1:] - 1]
+        bounds = [0, *ends.tolist()]
+        self._rows = len(arranged.keys)
+        self._bytes = _bytes(arranged.keys) + _bytes(arranged.values)
+        self._checksum = sum(digest(stream[a:b]) for a, b in pairwise(bounds))
 
     def _names(self, numbers: np.ndarray[Any, np.dtype[np.int64]]) -> pa.StringArray:
         before, after = self._keys.around_bucket(self._source, self._partition)
@@ -193,8 +217,6 @@ class BucketWriter(Attempt):
 
 def _firsts(starts: np.ndarray[Any, np.dtype[np.int64]]) -> pa.Int64Array:
     """For each row the bucket that begins with it, or null."""
-    import numpy as np
-
     rows = int(starts[-1])
     firsts, none = np.zeros(rows, np.int64), np.ones(rows, bool)
     firsts[starts[:-1]] = np.arange(len(starts) - 1)

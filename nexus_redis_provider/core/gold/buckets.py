@@ -14,11 +14,13 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
+
+Hash = TypeVar("Hash", int, "np.ndarray[Any, np.dtype[np.int64]]")
 
 ROWS = 32
 """Rows of a bucket on average: few enough to find one among them fast, enough to share a key."""
@@ -44,8 +46,8 @@ def share_of(key_hash: int, shares: int) -> int:
     return key_hash % shares
 
 
-def bucket_of(key_hash: int, shares: int, buckets: int) -> int:
-    """The bucket of a row within its share."""
+def bucket_of(key_hash: Hash, shares: int, buckets: int) -> Hash:
+    """The bucket of a row within its share; also of many at once, by an array of hashes."""
     return key_hash // shares % buckets
 
 
@@ -67,7 +69,7 @@ class Arranged:
     """The rows of a share, in the order of its buckets.
 
     Attributes:
-        keys, values: of the rows.
+        keys, values, hashes: of the rows.
         starts: row at which each bucket that has any begins, and the number of rows.
         numbers: of these buckets.
         repeated: a key that is there twice, or None.
@@ -75,9 +77,25 @@ class Arranged:
 
     keys: pa.BinaryArray
     values: pa.BinaryArray
+    hashes: np.ndarray[Any, np.dtype[np.int64]]
     starts: np.ndarray[Any, np.dtype[np.int64]]
     numbers: np.ndarray[Any, np.dtype[np.int64]]
     repeated: bytes | None
+
+    @property
+    def row_numbers(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """The bucket of each row."""
+        import numpy as np
+
+        return np.repeat(self.numbers, self.starts[1:] - self.starts[:-1])
+
+    def keys_of(self, bucket: int) -> set[bytes]:
+        """The keys in a bucket."""
+        place = int(self.numbers.searchsorted(bucket))
+        if place == len(self.numbers) or self.numbers[place] != bucket:
+            return set()
+        begin, end = self.starts[place : place + 2].tolist()
+        return set(self.keys.slice(begin, end - begin).to_pylist())
 
 
 def arrange(
@@ -91,7 +109,7 @@ def arrange(
     import numpy as np
     import pyarrow as pa
 
-    numbers = hashes // shares % buckets
+    numbers = bucket_of(hashes, shares, buckets)
     order = np.argsort(numbers << 32 | hashes, kind="stable")
     numbers, hashes = numbers[order], hashes[order]
     # Equal keys have equal hashes, and hardly any others do.
@@ -101,10 +119,11 @@ def arrange(
         tied = sorted((keys[int(row)].as_py(), int(row)) for row in order[first : last + 1])
         order[first : last + 1] = [row for _, row in tied]
         repeated = next((a for (a, _), (b, _) in pairwise(tied) if a == b), repeated)
-    begins = np.flatnonzero(np.concatenate(([True], numbers[1:] != numbers[:-1])))
+    begins = np.flatnonzero(np.concatenate(([True], numbers[1:] != numbers[:-1])))[: len(numbers)]
     return Arranged(
         keys=keys.take(pa.array(order)),
         values=values.take(pa.array(order)),
+        hashes=hashes,
         starts=np.append(begins, len(numbers)),
         numbers=numbers[begins],
         repeated=repeated,

@@ -29,6 +29,8 @@ class Mode(_Choice):
 
     SNAPSHOT = "snapshot"
     """A complete new version; readers move to it in one step."""
+    DELTA = "delta"
+    """As a snapshot, but only rows that changed are sent."""
     UPSERT = "upsert"
     """Rows are replaced in place, each row atomically, under stable keys."""
 

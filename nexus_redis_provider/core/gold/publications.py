@@ -28,6 +28,8 @@ from nexus_redis_provider.core.errors import (
 from nexus_redis_provider.core.gold.buckets import ROWS, Share
 from nexus_redis_provider.core.gold.limits import Limits
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
+from nexus_redis_provider.core.gold.packing import PACKING
+from nexus_redis_provider.core.gold.readers import live_manifest
 from nexus_redis_provider.core.gold.schemas import Column
 from nexus_redis_provider.core.gold.sweeping import (
     bucket_names,
@@ -88,6 +90,11 @@ class Spec:
             raise ConfigurationError(f"keep is a number of previous versions, not {self.keep}.")
         if self.min_rows and self.mode is Mode.UPSERT:
             raise ConfigurationError("min_rows does not go with upsert, whose rows show at once.")
+        if self.mode is Mode.DELTA and self.layout is not Layout.PACKED:
+            raise ConfigurationError(
+                f"mode='delta' is for layout='packed', not {self.layout.value!r}: only there two "
+                "versions can share buckets."
+            )
         if self.layout is Layout.PACKED and self.mode is Mode.UPSERT:
             raise ConfigurationError(
                 "layout='packed' does not go with mode='upsert', which is for rows that any client "
@@ -116,6 +123,7 @@ class Report:
         checksum: sum of their CRC-32.
         pages: index pages written.
         buckets: into which rows were packed.
+        is_mapped: whether some of them are of earlier versions.
         error: why the attempt gave up, or None.
     """
 
@@ -126,6 +134,7 @@ class Report:
     checksum: int = 0
     pages: int = 0
     buckets: int = 0
+    is_mapped: bool = False
     error: PublishError | None = None
 
 
@@ -142,6 +151,7 @@ class Publication:
     claim: Claim | None = None
     shares: int = 1
     bucket_rows: int = ROWS
+    base: Manifest | None = None
 
     @classmethod
     def begin(cls, endpoint: Endpoint, spec: Spec, shares: int = 1) -> Self:
@@ -149,7 +159,8 @@ class Publication:
 
         Args:
             endpoint, spec: where and what.
-            shares: in how many packed rows are dealt, one of them for each partition.
+            shares: in how many packed rows are dealt, one of them for each partition; of a delta
+                as many as its base has.
 
         Raises:
             StaleFenceError: a newer fencing token has published, or `fence` is missing although
@@ -179,6 +190,7 @@ class Publication:
             _tell_expected(client, spec, rest[0].decode())
             now_ms = int(rest[1])
             expires_ms = now_ms + to_ms(spec.ttl, "ttl") if spec.ttl is not None else None
+            base = _base(client, spec, now_ms)
             return cls(
                 endpoint=endpoint,
                 spec=spec,
@@ -186,7 +198,8 @@ class Publication:
                 created_ms=now_ms,
                 expires_ms=expires_ms,
                 server=server,
-                shares=shares,
+                base=base,
+                shares=len(base.shares) if base else shares,
                 bucket_rows=_bucket_rows(client) if spec.layout is Layout.PACKED else ROWS,
             )
 
@@ -217,6 +230,7 @@ class Publication:
                 published_ms = self._flip(client, manifest, reports)
             # Readers see it: what cannot be swept now is swept by the next publish.
             with suppress(NexusRedisError):
+                self._forget_sums(client)
                 if self.spec.mode is Mode.UPSERT:
                     unlink(client, [self.spec.keys.attempts(self.version)])
                 sweep(client, self.spec.keys)
@@ -232,6 +246,12 @@ class Publication:
         with self.endpoint.client() as client:
             run(client, self._lease(0))
             sweep(client, self.spec.keys)
+
+    def _forget_sums(self, client: redis.Redis) -> None:
+        # The next delta builds on this one.
+        if (base := self.base) is not None:
+            attempts = [f"{number}.{share.task}" for number, share in enumerate(base.shares)]
+            unlink(client, [self.spec.keys.sums(base.version, attempt) for attempt in attempts])
 
     def _lease(self, lease_ms: int) -> Call[int]:
         keys = self.spec.keys
@@ -286,7 +306,10 @@ class Publication:
 
     def _shares(self, reports: Sequence[Report]) -> tuple[Share, ...]:
         in_order = sorted(reports, key=lambda report: report.partition)
-        return tuple(Share(report.attempt.partition(".")[2], report.buckets) for report in in_order)
+        return tuple(
+            Share(report.attempt.partition(".")[2], report.buckets, report.is_mapped)
+            for report in in_order
+        )
 
     def _verify_server(self, client: redis.Redis) -> None:
         run_id, evicted = server_state(client)
@@ -372,6 +395,7 @@ class Publication:
                     sum(report.pages + report.buckets > 0 for report in reports),
                     int(spec.mode is Mode.UPSERT),
                     *((claim.query, claim.number, claim.text) if claim else ("", 0, "")),
+                    self.base.version if self.base else "",
                 ),
                 list,
             ),
@@ -389,6 +413,8 @@ class Publication:
                 )
             case b"stale":
                 raise StaleFenceError(spec.dataset, spec.fence, int(rest[0]))
+            case b"rebased":
+                raise base_gone(spec.dataset, self.version)
             case b"superseded":
                 raise SupersededError(
                     f"Gold dataset {spec.dataset!r}: version {rest[0].decode()!r}, begun after "
@@ -407,6 +433,15 @@ def _tell_expected(client: redis.Redis, spec: Spec, version: str) -> None:
             client.set(spec.keys.expected(version), rows, ex=_DAY)
 
 
+def base_gone(dataset: str, version: str) -> SupersededError:
+    """The error of a delta whose base was removed or has expired."""
+    return SupersededError(
+        f"Gold dataset {dataset!r}: the version on which delta {version!r} builds is not kept any "
+        "more. Publish again.",
+        dataset,
+    )
+
+
 def staging_gone(dataset: str, version: str) -> SupersededError:
     """The error of a writer whose staging area was ended."""
     return SupersededError(
@@ -421,6 +456,22 @@ def server_state(client: redis.Redis) -> tuple[str, int]:
     with translated_errors(client):
         server, stats = client.info("server"), client.info("stats")
     return server["run_id"], stats["evicted_keys"]
+
+
+def _base(client: redis.Redis, spec: Spec, now_ms: int) -> Manifest | None:
+    """The live version, if a delta can build on it."""
+    if spec.mode is not Mode.DELTA:
+        return None
+    live = run(client, live_manifest(spec.dataset, namespace=spec.namespace))
+    if live is None or (live.layout, live.packing) != (Layout.PACKED, PACKING):
+        return None
+    if (live.columns, live.key) != (spec.columns, spec.key.text):
+        return None
+    # Buckets are to live as long as those of this version, which prolongs lives and ends none.
+    if live.expires_ms is not None:
+        lease_ms = to_ms(spec.staging_lease, "staging_lease")
+        return live if spec.ttl is not None and live.expires_ms > now_ms + lease_ms else None
+    return live if spec.ttl is None else None
 
 
 def _bucket_rows(client: redis.Redis) -> int:

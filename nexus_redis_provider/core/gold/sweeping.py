@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import redis
 
 from nexus_redis_provider.core.endpoint import translated_errors
 from nexus_redis_provider.core.errors import WriteError
+from nexus_redis_provider.core.gold.chains import BucketMap
 from nexus_redis_provider.core.gold.pages import decode_page, page_array
 from nexus_redis_provider.core.gold.wire import ReplyStream, unlink_commands
 from nexus_redis_provider.core.keys import GoldKeys
@@ -91,11 +92,43 @@ def _remove(client: redis.Redis, keys: GoldKeys, version: str) -> None:
         for page in _pages(client, keys, version, attempt, count):
             _unlink_rows(client, keys, prefix, page)
         unlink(client, [keys.page(version, attempt, number) for number in range(count)])
-    for attempt, count in staged_buckets(client, keys, version).items():
-        unlink(client, bucket_names(keys, version, attempt, count))
+    _remove_buckets(client, keys, version)
     unlink(client, [keys.attempts(version), keys.manifest(version)])
     with translated_errors(client):
         client.zrem(keys.staging, version)
+
+
+def _remove_buckets(client: redis.Redis, keys: GoldKeys, version: str) -> None:
+    """Remove the buckets of a version, but those that kept versions have from it."""
+    staged = staged_buckets(client, keys, version)
+    if not staged:
+        return
+    names = _needed(client, keys, version, staged)
+    with translated_errors(client):
+        kept: Any = client.zrange(keys.versions, 0, -1)
+    for other in kept:
+        name = other.decode()
+        names -= _needed(client, keys, name, staged_buckets(client, keys, name))
+    unlink(client, sorted(names))
+    unlink(client, [keys.bucket_map(version, attempt) for attempt in staged])
+    unlink(client, [keys.sums(version, attempt) for attempt in staged])
+
+
+def _needed(
+    client: redis.Redis, keys: GoldKeys, version: str, attempts: Mapping[str, int]
+) -> set[str]:
+    """The buckets of a version: those that a delta's map names, else all that it may have."""
+    names: set[str] = set()
+    for attempt, count in attempts.items():
+        with translated_errors(client):
+            data: Any = client.get(keys.bucket_map(version, attempt))
+        if data is None:
+            names.update(bucket_names(keys, version, attempt, count))
+        else:
+            share = int(attempt.partition(".")[0])
+            sources = BucketMap.decode(data).sources()
+            names.update(keys.bucket(source, share, number) for number, source in sources)
+    return names
 
 
 def _unlink_rows(client: redis.Redis, keys: GoldKeys, prefix: str, page: bytes) -> None:

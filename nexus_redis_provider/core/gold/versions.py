@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from nexus_redis_provider.core.errors import ConfigurationError, GoldError, NotPublishedError
 from nexus_redis_provider.core.gold.buckets import bucket_of, canonical, digest, share_of
+from nexus_redis_provider.core.gold.chains import GONE, BucketMap, merged
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.packing import PACKING, packed_columns, unpacker
 from nexus_redis_provider.core.gold.pages import decode_page
@@ -38,10 +39,11 @@ class Found:
         checksum: what they contribute to that of the manifest.
     """
 
-    rows: list[tuple[bytes, bytes | None]]
+    rows: Sequence[tuple[bytes, bytes | None]]
     checksum: int
 
 
+Collect = Callable[[list[Any]], Sequence[bytes | None]]
 Talk = Generator[list[Command], list[Any], T]
 """Yields commands, is sent their replies, and returns what it found out."""
 Walk = Generator[list[Command] | Found, Any, None]
@@ -66,22 +68,26 @@ class Version(ABC):
     def get(self, keys: Sequence[Key]) -> Talk[list[Row | None] | None]:
         """Rows in the order of the keys, None for each missing one; None if it is not live."""
         names = [self._template.render(key).encode() for key in keys]
-        *values, live = yield [
-            *(yield from self._commands(names)),
-            # Last: what was live after the rows were read was live, and complete, before.
-            ("HGET", self._keys.head, "live"),
-        ]
+        try:
+            commands, collect = yield from self._find(names)
+        except NotPublishedError:
+            (live,) = yield [("HGET", self._keys.head, "live")]
+            if live == self.manifest.version.encode():
+                raise
+            return None
+        # Last: what was live after the rows were read was live, and complete, before.
+        *replies, live = yield [*commands, ("HGET", self._keys.head, "live")]
         if live != self.manifest.version.encode():
             return None
         return [
             None if value is None else self.row(name, value)
-            for name, value in zip(names, self._values(values), strict=True)
+            for name, value in zip(names, collect(replies), strict=True)
         ]
 
     def find(self, names: Sequence[bytes]) -> Talk[Sequence[bytes | None]]:
         """Values in the order of rendered keys, whether the version is live or not."""
-        commands = yield from self._commands(names)
-        return self._values((yield commands))
+        commands, collect = yield from self._find(names)
+        return collect((yield commands))
 
     @abstractmethod
     def walk(self) -> Walk:
@@ -92,12 +98,8 @@ class Version(ABC):
         """The Python values of a row that was found."""
 
     @abstractmethod
-    def _commands(self, names: Sequence[bytes]) -> Talk[list[Command]]:
-        """What to send for the rows with some keys."""
-
-    def _values(self, replies: list[Any]) -> Sequence[bytes | None]:
-        """The values in the replies to `_commands`."""
-        return replies
+    def _find(self, names: Sequence[bytes]) -> Talk[tuple[list[Command], Collect]]:
+        """What to send for the rows with some keys, and how to find their values in the replies."""
 
     def gone(self) -> NotPublishedError:
         """The error of who notices that rows are missing."""
@@ -135,13 +137,9 @@ class RowVersion(Version):
                 rows = list(zip(chunk, values, strict=True))
                 yield Found(rows, sum(_checksum(*row) for row in rows))
 
-    def _commands(self, names: Sequence[bytes]) -> Talk[list[Command]]:
+    def _find(self, names: Sequence[bytes]) -> Talk[tuple[list[Command], Collect]]:
         yield from ()
-        return [("MGET", *(self._prefix + name for name in names))]
-
-    def _values(self, replies: list[Any]) -> Sequence[bytes | None]:
-        values: list[bytes | None] = replies[0]
-        return values
+        return [("MGET", *(self._prefix + name for name in names))], lambda replies: replies[0]
 
     def _page_keys(self, attempts: Mapping[bytes, bytes]) -> list[str]:
         return [
@@ -165,6 +163,7 @@ class PackedVersion(Version):
                 manifest.dataset,
             )
         self._shares = manifest.shares
+        self._known: dict[int, BucketMap] = {}
         columns, in_key = manifest.columns, self._template.columns
         packed = packed_columns(columns, self._template)
         types = {column.name: column.type for column in columns}
@@ -182,12 +181,16 @@ class PackedVersion(Version):
     def walk(self) -> Walk:
         found = 0
         for number, share in enumerate(self._shares):
-            source = f"{self.manifest.version}.{share.task}"
+            chains = yield from self._chains(number)
             for start in range(0, share.buckets, _BUCKETS):
-                buckets = yield [
+                some = range(start, min(start + _BUCKETS, share.buckets))
+                replies = yield [
                     ("HGETALL", self._keys.bucket(source, number, bucket))
-                    for bucket in range(start, min(start + _BUCKETS, share.buckets))
+                    for bucket in some
+                    for source in chains[bucket]
                 ]
+                layers = iter(replies)
+                buckets = [merged([next(layers) for _ in chains[bucket]]) for bucket in some]
                 rows = [row for bucket in buckets for row in bucket.items()]
                 found += len(rows)
                 yield Found(rows, sum(digest(canonical(bucket)) for bucket in buckets if bucket))
@@ -195,17 +198,44 @@ class PackedVersion(Version):
         if found < self.manifest.rows:
             raise self.gone()
 
-    def _commands(self, names: Sequence[bytes]) -> Talk[list[Command]]:
-        yield from ()
-        return [("HGET", self._bucket(name), name) for name in names]
+    def _find(self, names: Sequence[bytes]) -> Talk[tuple[list[Command], Collect]]:
+        commands: list[Command] = []
+        lengths: list[int] = []
+        shares = len(self._shares)
+        for name in names:
+            key_hash = zlib.crc32(name)
+            number = share_of(key_hash, shares)
+            buckets = self._shares[number].buckets
+            bucket = bucket_of(key_hash, shares, buckets) if buckets else 0
+            chains = self._known.get(number) or (yield from self._chains(number))
+            chain = chains[bucket] if buckets else ()
+            commands += [("HGET", self._keys.bucket(one, number, bucket), name) for one in chain]
+            lengths.append(len(chain))
 
-    def _bucket(self, name: bytes) -> str:
-        key_hash, shares = zlib.crc32(name), len(self._shares)
-        number = share_of(key_hash, shares)
-        share = self._shares[number]
-        source = f"{self.manifest.version}.{share.task}"
-        bucket = bucket_of(key_hash, shares, share.buckets) if share.buckets else 0
-        return self._keys.bucket(source, number, bucket)
+        def collect(replies: list[Any]) -> list[bytes | None]:
+            layers = iter(replies)
+            return [_newest([next(layers) for _ in range(length)]) for length in lengths]
+
+        return commands, collect
+
+    def _chains(self, number: int) -> Generator[list[Command], Any, BucketMap]:
+        """Where the buckets of a share are."""
+        if number not in self._known:
+            share, version = self._shares[number], self.manifest.version
+            if share.is_mapped:
+                key = self._keys.bucket_map(version, f"{number}.{share.task}")
+                (data,) = yield [("GET", key)]
+                if data is None:
+                    raise self.gone()
+                self._known[number] = BucketMap.decode(data)
+            else:
+                self._known[number] = BucketMap.single(f"{version}.{share.task}", share.buckets)
+        return self._known[number]
+
+
+def _newest(layers: Sequence[bytes | None]) -> bytes | None:
+    value = next((layer for layer in layers if layer is not None), None)
+    return None if value == GONE else value
 
 
 def _checksum(name: bytes, value: bytes | None) -> int:

@@ -142,6 +142,11 @@ def unlink_commands(
     return parts
 
 
+def joined(frames: pa.BinaryArray) -> memoryview:
+    """The memory of all elements of a fresh binary array, which lie end to end."""
+    return _stream(frames, 0, len(frames))
+
+
 def _stream(frames: pa.StringArray, start: int, end: int) -> memoryview:
     """The memory of some elements of a fresh string array, which lie end to end."""
     _, offsets, data = frames.buffers()

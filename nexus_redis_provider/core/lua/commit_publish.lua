@@ -7,9 +7,11 @@
 -- ARGV[6] task attempts that wrote rows of the version
 -- ARGV[7] '1' when the rows are visible already (upsert)
 -- ARGV[8] streaming query or ''   ARGV[9] its micro-batch   ARGV[10] who claimed that
+-- ARGV[11] version that this one is a delta to, or ''
 -- Returns {'published', publish time ms} or {'stale', newest fencing token}
 --   or {'superseded', newest version} or {'gone'} when the staging area was taken away
---   or {'expired'} or {'unsettled'} when further attempts have written.
+--   or {'expired'} or {'unsettled'} when further attempts have written
+--   or {'rebased'} when the version that it builds on is not kept any more.
 -- Clock: server TIME.
 -- Atomic: readers see all of the old version or all of the new one, and no older fencing token or
 -- older version ever replaces a newer one.
@@ -66,6 +68,9 @@ if newest and (#newest > #ARGV[1] or (#newest == #ARGV[1] and newest > ARGV[1]))
 end
 if tonumber(redis.call('ZSCORE', KEYS[3], ARGV[1]) or '0') <= now_ms then
   return {'gone'}
+end
+if ARGV[11] ~= '' and not redis.call('ZSCORE', KEYS[4], ARGV[11]) then
+  return {'rebased'}
 end
 if ARGV[4] ~= '' and tonumber(ARGV[4]) <= now_ms then
   return {'expired'}

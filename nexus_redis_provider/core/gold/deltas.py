@@ -1,0 +1,273 @@
+"""One task attempt's share of a delta: of packed rows, only those that changed are sent.
+
+What the version before has is known by a sum of each row, 16 bytes that Redis keeps of the newest
+version: who it is (CRC-32 and Adler-32 of its key), and 64 bits of a digest of its value, which are
+zero where there is no row any more. The server copies the sums, and they are changed in place.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from nexus_redis_provider.core.endpoint import translated_errors
+from nexus_redis_provider.core.gold.bucket_writers import BucketWriter
+from nexus_redis_provider.core.gold.buckets import Arranged, Share, arrange, bucket_of
+from nexus_redis_provider.core.gold.chains import GONE, LONGEST, BucketMap, Chain, merged
+from nexus_redis_provider.core.gold.publications import Report, base_gone
+from nexus_redis_provider.core.gold.sweeping import unlink
+
+Sums = np.ndarray[Any, np.dtype[np.void]]
+Bools = np.ndarray[Any, np.dtype[np.bool_]]
+_SUM = np.dtype([("who", "<u8"), ("digest", "<u8")])
+_PIPELINE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class _Changes:
+    """How a share differs from that of the version before.
+
+    Attributes:
+        rows: which are new or have another value.
+        places: where the sum of each row stands; -1 for new ones.
+        vanished: places of sums whose rows are no more.
+    """
+
+    rows: Bools
+    places: np.ndarray[Any, np.dtype[np.int64]]
+    vanished: np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """The same share of the version before."""
+
+    version: str
+    number: int
+    share: Share
+
+    @property
+    def attempt(self) -> str:
+        return f"{self.number}.{self.share.task}"
+
+
+class DeltaWriter(BucketWriter):
+    """Writes what of a share differs from the version before; used as a context manager.
+
+    Where there is none that is like it, all of it.
+    """
+
+    def finish(self) -> Report:
+        return replace(super().finish(), is_mapped=self._is_mapped)
+
+    _is_mapped = False
+
+    def _bucket_count(self, rows: int) -> int:
+        usual, base = super()._bucket_count(rows), self._base
+        # As before, unless buckets have become much too small or too large.
+        if base and usual / 4 <= base.share.buckets <= usual * 4:
+            return base.share.buckets
+        return usual
+
+    @property
+    def _base(self) -> _Base | None:
+        if (base := self._publication.base) is None:
+            return None
+        return _Base(base.version, self._partition, base.shares[self._partition])
+
+    def _write_all(self, arranged: Arranged) -> None:
+        sums, base = _sums(arranged), self._base
+        known = self._known_sums(base)
+        changes = None if known is None else _changes(sums, known)
+        if base is None or known is None or changes is None:
+            super()._write_all(arranged)
+            self._replace_sums(sums)
+        else:
+            self._write_changes(base, arranged, changes, known)
+            self._change_sums(base, sums, changes, known)
+            # What was sent was counted, and all that there is counts.
+            self._count_all(arranged)
+
+    def _write_changes(
+        self, base: _Base, arranged: Arranged, changes: _Changes, known: Sums
+    ) -> None:
+        self._register(0)
+        before = self._chains_of(base)
+        vanished = self._vanished_keys(arranged, known["who"][changes.vanished], before)
+        after, whole = self._chains_after(arranged, changes, vanished, before)
+        chosen = changes.rows | whole[arranged.row_numbers]
+        super()._write_all(self._overlays(arranged, chosen, vanished, whole))
+        self._prolong(after)
+        with translated_errors(self._client):
+            self._client.set(self._map_key, after.encode(), pxat=self._publication.expires_ms)
+        self._is_mapped = True
+
+    def _chains_of(self, base: _Base) -> BucketMap:
+        if not base.share.is_mapped:
+            return BucketMap.single(f"{base.version}.{base.share.task}", base.share.buckets)
+        with translated_errors(self._client):
+            data: Any = self._client.get(self._keys.bucket_map(base.version, base.attempt))
+        if data is None:
+            raise base_gone(self._spec.dataset, self._publication.version)
+        return BucketMap.decode(data)
+
+    def _vanished_keys(
+        self, arranged: Arranged, who: np.ndarray[Any, Any], chains: BucketMap
+    ) -> dict[int, list[bytes]]:
+        """Keys that are no more, by bucket. Sums do not have them, so their buckets are read."""
+        numbers = bucket_of((who >> 32).astype(np.int64), self._publication.shares, self._buckets)
+        found: dict[int, list[bytes]] = {}
+        wanted = np.unique(numbers).tolist()
+        for start in range(0, len(wanted), _PIPELINE):
+            some = wanted[start : start + _PIPELINE]
+            for number, rows in zip(some, self._buckets_before(some, chains), strict=True):
+                found[number] = [key for key in rows if key not in arranged.keys_of(number)]
+        return found
+
+    def _buckets_before(
+        self, numbers: list[int], chains: BucketMap
+    ) -> Iterator[dict[bytes, bytes]]:
+        with translated_errors(self._client), self._client.pipeline(transaction=False) as pipeline:
+            for number in numbers:
+                for source in chains[number]:
+                    pipeline.hgetall(self._keys.bucket(source, self._partition, number))
+            replies = iter(pipeline.execute())
+        for number in numbers:
+            yield merged([next(replies) for _ in chains[number]])
+
+    def _chains_after(
+        self,
+        arranged: Arranged,
+        changes: _Changes,
+        vanished: dict[int, list[bytes]],
+        before: BucketMap,
+    ) -> tuple[BucketMap, Bools]:
+        """The chain of each bucket, and which of them are written as a whole."""
+        changed = np.bincount(arranged.row_numbers[changes.rows], minlength=self._buckets)
+        for number, keys in vanished.items():
+            changed[number] += len(keys)
+        rows = np.bincount(arranged.row_numbers, minlength=self._buckets)
+        too_long = np.array([len(chain) >= LONGEST for chain in before.chains])
+        # Where half of a bucket has changed, an overlay saves nothing.
+        whole = (changed > 0) & ((changed * 2 >= rows) | too_long[np.asarray(before.places)])
+
+        def chain(number: int) -> Chain:
+            if whole[number]:
+                return (self._source,)
+            return (self._source, *before[number]) if changed[number] else before[number]
+
+        return BucketMap.of(map(chain, range(self._buckets))), whole
+
+    def _overlays(
+        self, arranged: Arranged, chosen: Bools, vanished: dict[int, list[bytes]], whole: Bools
+    ) -> Arranged:
+        gone = [key for number, keys in vanished.items() if not whole[number] for key in keys]
+        mask = pa.array(chosen)
+        return arrange(
+            pa.concat_arrays([arranged.keys.filter(mask), pa.array(gone, pa.binary())]),
+            pa.concat_arrays(
+                [arranged.values.filter(mask), pa.array([GONE] * len(gone), pa.binary())]
+            ),
+            np.concatenate(
+                [arranged.hashes[chosen], np.fromiter(map(zlib.crc32, gone), np.int64, len(gone))]
+            ),
+            self._publication.shares,
+            self._buckets,
+        )
+
+    def _prolong(self, chains: BucketMap) -> None:
+        """Let buckets of earlier versions live as long as this one."""
+        expires_ms = self._publication.expires_ms
+        if expires_ms is None:
+            return
+        names = [
+            self._keys.bucket(source, self._partition, bucket)
+            for bucket, source in chains.sources()
+            if source != self._source
+        ]
+        for start in range(0, len(names), _PIPELINE):
+            with translated_errors(self._client):
+                pipeline = self._client.pipeline(transaction=False)
+                for name in names[start : start + _PIPELINE]:
+                    pipeline.pexpireat(name, expires_ms, gt=True)
+                pipeline.execute()
+
+    @property
+    def _map_key(self) -> str:
+        return self._keys.bucket_map(self._publication.version, self._attempt)
+
+    @property
+    def _sums_key(self) -> str:
+        return self._keys.sums(self._publication.version, self._attempt)
+
+    def _known_sums(self, base: _Base | None) -> Sums | None:
+        if base is None or base.share.buckets != self._buckets:
+            return None
+        with translated_errors(self._client):
+            data: Any = self._client.get(self._keys.sums(base.version, base.attempt))
+        return None if data is None else np.frombuffer(data, _SUM)
+
+    def _replace_sums(self, sums: Sums) -> None:
+        with translated_errors(self._client):
+            self._client.set(self._sums_key, sums.tobytes(), pxat=self._publication.expires_ms)
+
+    def _change_sums(self, base: _Base, sums: Sums, changes: _Changes, known: Sums) -> None:
+        """Copy the sums of the version before, and change what is different."""
+        if np.count_nonzero(changes.rows) * 4 > len(sums):
+            self._replace_sums(sums)
+            return
+        new = np.flatnonzero(changes.places < 0)
+        free = np.concatenate([changes.vanished, np.flatnonzero(known["digest"] == 0)])
+        reused = min(len(new), len(free))
+        places = changes.places.copy()
+        places[new[:reused]] = free[:reused]
+        written = np.flatnonzero(changes.rows & (places >= 0))
+        key, size = self._sums_key, _SUM.itemsize
+        with translated_errors(self._client), self._client.pipeline(transaction=False) as pipeline:
+            pipeline.copy(self._keys.sums(base.version, base.attempt), key, replace=True)
+            for row, place in zip(written.tolist(), places[written].tolist(), strict=True):
+                pipeline.setrange(key, place * size, sums[row].tobytes())
+            for place in free[reused : len(changes.vanished)].tolist():
+                pipeline.setrange(key, place * size, bytes(size))
+            if reused < len(new):
+                pipeline.append(key, sums[new[reused:]].tobytes())
+            if self._publication.expires_ms is not None:
+                pipeline.pexpireat(key, self._publication.expires_ms)
+            if not pipeline.execute()[0]:
+                raise base_gone(self._spec.dataset, self._publication.version)
+
+    def _withdraw(self) -> None:
+        super()._withdraw()
+        unlink(self._client, [self._map_key, self._sums_key])
+
+
+def _sums(arranged: Arranged) -> Sums:
+    keys, values = arranged.keys.to_pylist(), arranged.values.to_pylist()
+    sums = np.empty(len(keys), _SUM)
+    adlers = np.fromiter(map(zlib.adler32, keys), np.uint64, len(keys))
+    sums["who"] = arranged.hashes.astype(np.uint64) << np.uint64(32) | adlers
+    digests = b"".join([blake2b(value, digest_size=8).digest() for value in values])
+    sums["digest"] = np.maximum(np.frombuffer(digests, "<u8"), 1)
+    return sums
+
+
+def _changes(sums: Sums, known: Sums) -> _Changes | None:
+    """What differs; None if two rows cannot be told apart by their sums."""
+    alive = np.flatnonzero(known["digest"])
+    order = alive[np.argsort(known["who"][alive], kind="stable")]
+    who = known["who"][order]
+    mine = np.sort(sums["who"])
+    if (who[1:] == who[:-1]).any() or (mine[1:] == mine[:-1]).any():
+        return None
+    at = np.minimum(np.searchsorted(who, sums["who"]), max(0, len(who) - 1))
+    known_rows = who[at] == sums["who"] if len(who) else np.zeros(len(sums), bool)
+    places = np.where(known_rows, order[at] if len(who) else -1, -1)
+    same = known_rows.copy()
+    same[known_rows] = known["digest"][places[known_rows]] == sums["digest"][known_rows]
+    return _Changes(~same, places, np.setdiff1d(alive, places[known_rows]))
