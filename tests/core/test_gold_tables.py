@@ -95,31 +95,65 @@ TYPES = [
         "timestamp_ntz",
         datetime(2024, 2, 29, 12),
     ),
+    (pa.array([b"\xff", None]), "binary", b"\xff"),
+    (pa.array([b"\xff\x00", None], pa.binary(2)), "binary", b"\xff\x00"),
+    (pa.array([time(1, 2, 3), None], pa.time32("s")), "time(6)", time(1, 2, 3)),
+    (
+        pa.array([timedelta(days=1, microseconds=5), None]),
+        "interval day to second",
+        timedelta(days=1, microseconds=5),
+    ),
 ]
 
 
+@pytest.mark.parametrize("layout", ["json", "packed"])
 @pytest.mark.parametrize(("array", "type_", "value"), TYPES, ids=[str(a.type) for a, _, _ in TYPES])
-def test_what_a_type_becomes(array, type_, value, publish, rows):
-    manifest = publish(pa.table({"id": ["a", "b"], "v": array}))
-    assert {column.name: column.type for column in manifest.columns}["v"] == type_
+def test_what_a_type_becomes(*, array, type_, value, layout, publish, rows):
+    manifest = publish(pa.table({"id": ["a", "b"], "v": array}), layout=layout)
+    assert manifest.columns[1].type == type_
     assert rows() == {"a": {"id": "a", "v": value}, "b": {"id": "b", "v": None}}
 
 
+@pytest.mark.parametrize("layout", ["json", "packed"])
+def test_nested_columns(layout, publish, rows):
+    value = {
+        "list": [1, None],
+        "struct": {"at": NOON, "names": ["x"]},
+        "map": {"a": Decimal("1.5")},
+    }
+    inner = pa.struct([("at", pa.timestamp("ns", "UTC")), ("names", pa.large_list(pa.string()))])
+    columns = {
+        "list": pa.list_(pa.int16()),
+        "struct": inner,
+        "map": pa.map_(pa.string(), pa.decimal128(3, 1)),
+    }
+    schema = pa.schema({"id": pa.string()} | columns)
+    table = pa.Table.from_pylist([{"id": "a"} | value | {"map": [("a", Decimal("1.5"))]}], schema)
+    manifest = publish(
+        pa.concat_tables([table, pa.table({"id": ["b"]})], promote_options="default"), layout=layout
+    )
+    assert [column.type["type"] for column in manifest.columns[1:]] == ["array", "struct", "map"]
+    assert rows() == {"a": {"id": "a"} | value, "b": {"id": "b"} | dict.fromkeys(columns)}
+
+
 @pytest.mark.parametrize(
-    "array",
+    "type_",
     [
-        pa.array([[1], [2]]),
-        pa.array([{"a": 1}, None]),
-        pa.array([time(1), None]),
-        pa.array([timedelta(1), None]),
-        pa.array([b"\xff", None]),
-        pa.array([Decimal(1), None], pa.decimal256(50, 0)),
+        pa.decimal256(50, 0),
+        pa.month_day_nano_interval(),
+        pa.uuid(),
+        pa.list_(pa.month_day_nano_interval()),
+        pa.map_(pa.string(), pa.month_day_nano_interval()),
+        pa.struct([("a", pa.month_day_nano_interval())]),
+        pa.struct([("a", pa.int8()), ("a", pa.int8())]),
+        pa.struct([]),
     ],
-    ids=lambda array: str(array.type),
+    ids=str,
 )
-def test_a_type_that_does_not_fit_is_refused_by_name(array, publish, client, namespace):
+def test_a_type_that_does_not_fit_is_refused_by_name(type_, publish, client, namespace):
+    empty = pa.schema({"id": pa.string(), "v": type_}).empty_table()
     with pytest.raises(SchemaError, match=r"column 'v' has the Arrow type .*make text") as refused:
-        publish(pa.table({"id": ["a", "b"], "v": array}))
+        publish(empty)
     assert refused.value.column == "v"
     assert keyspace(client, namespace) == set()
 
@@ -183,6 +217,17 @@ def test_many_rows(publish, client, namespace):
     assert dataset.get(24_999) == {"id": 24_999, "n": 24_999}
 
 
+def test_many_packed_rows(publish, client, namespace):
+    count = 25_000
+    table = pa.table({"id": pa.array(range(count)), "n": pa.array(range(count))})
+    manifest = publish(table, layout="packed")
+    assert (manifest.rows, manifest.layout) == (count, "packed")
+    dataset = GoldDataset(client, "sales", namespace=namespace)
+    assert dataset.get(24_999) == {"id": 24_999, "n": 24_999}
+    assert publish(table.slice(0, 0), layout="packed").rows == 0
+    assert dataset.get(24_999) is None
+
+
 def test_upsert(publish, client, namespace):
     publish(SALES, key=f"{namespace}:{{id}}", mode="upsert", ttl=60)
     publish(pa.table({"id": ["b"], "n": [7]}), key=f"{namespace}:{{id}}", mode="upsert", ttl=60)
@@ -241,6 +286,9 @@ def test_the_type_of_python_values(chunks, type_, values):
         ([[1], ["a"]], "different types: int64 and string"),
         ([[1, True]], "bool and int"),
         ([[date(2024, 1, 1), datetime(2024, 1, 1, 5)]], "date and datetime"),
+        ([[[1], ["a"]]], r"'v\[\]' has values of different types: int and str"),
+        ([[[date(2024, 1, 1), datetime(2024, 1, 1, 5)]]], r"'v\[\]' .* date and datetime"),
+        ([[{"a": 1}, {"a": "x", "b": 2}]], r"'v.a' .* int and str"),
         ([[datetime(2024, 1, 1), NOON]], "times with a zone and times without"),
         ([[datetime(2024, 1, 1)], [NOON]], "timestamp"),
         ([[1.5, Decimal(1)]], "Decimal and float"),

@@ -8,19 +8,28 @@
 | `float16`, `float32`, `float64` | `float`, `float`, `double` |
 | `decimal` of up to 38 digits | `decimal(p,s)` |
 | `string`, and a column of nulls alone | `string` |
+| `binary` | `binary` |
 | `date` | `date` |
 | `timestamp` with, without zone | `timestamp`, `timestamp_ntz`; in microseconds |
+| `time`, `duration` | `time(6)`, `interval day to second`; in microseconds |
 | a dictionary | what its values are |
+| `list`, `struct`, `map` | `array`, `struct`, `map` of all these |
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from nexus_redis_provider.core.gold.columns import refused_column
+from nexus_redis_provider.core.gold.schemas import ColumnType
+
+Named = tuple[ColumnType, pa.DataType]
+"""A type as a manifest names it, and as Arrow does."""
 
 _SIMPLE: dict[pa.DataType, tuple[str, pa.DataType]] = {
     pa.bool_(): ("boolean", pa.bool_()),
@@ -42,6 +51,7 @@ _SIMPLE: dict[pa.DataType, tuple[str, pa.DataType]] = {
     pa.null(): ("string", pa.string()),
     pa.date32(): ("date", pa.date32()),
     pa.date64(): ("date", pa.date32()),
+    **dict.fromkeys((pa.binary(), pa.large_binary(), pa.binary_view()), ("binary", pa.binary())),
 }
 _ZONED, _LOCAL = pa.timestamp("us", "UTC"), pa.timestamp("us")
 _BY_NAME = {name: arrow for name, arrow in _SIMPLE.values() if not name.startswith("decimal")}
@@ -50,19 +60,52 @@ _DECIMAL = re.compile(r"decimal\((\d{1,2}), ?(\d{1,2})\)")
 _FAILED = (pa.ArrowInvalid, pa.ArrowNotImplementedError)
 
 
-def manifest_type(type_: pa.DataType) -> tuple[str, pa.DataType] | None:
-    """The name of a type in a manifest, and the Arrow type to cast to; None for all others."""
-    if pa.types.is_dictionary(type_):
-        return manifest_type(type_.value_type)
-    if pa.types.is_timestamp(type_):
-        return ("timestamp", _ZONED) if type_.tz else ("timestamp_ntz", _LOCAL)
-    if pa.types.is_decimal(type_):
-        fits = 0 <= type_.scale <= type_.precision <= 38
-        return _decimal(type_.precision, type_.scale) if fits else None
+def manifest_type(type_: pa.DataType) -> Named | None:
+    """A type as a manifest names it, and the Arrow type to cast to; None for all others."""
+    for is_one, name in _FAMILIES:
+        if is_one(type_):
+            return name(type_)
     return _SIMPLE.get(type_)
 
 
-def arrow_type(name: str) -> tuple[str, pa.DataType] | None:
+def _timestamp_type(type_: pa.DataType) -> Named:
+    return ("timestamp", _ZONED) if type_.tz else ("timestamp_ntz", _LOCAL)
+
+
+def _decimal_type(type_: pa.DataType) -> Named | None:
+    fits = 0 <= type_.scale <= type_.precision <= 38
+    return _decimal(type_.precision, type_.scale) if fits else None
+
+
+def _nested_type(type_: pa.DataType) -> Named | None:
+    if pa.types.is_struct(type_):
+        return _struct_type(list(type_))
+    if pa.types.is_map(type_):
+        key, value = manifest_type(type_.key_type), manifest_type(type_.item_type)
+        if key is None or value is None:
+            return None
+        parts: dict[str, Any] = {"keyType": key[0], "valueType": value[0]}
+        return {"type": "map", **parts, "valueContainsNull": True}, pa.map_(key[1], value[1])
+    element = manifest_type(type_.value_type) if hasattr(type_, "value_type") else None
+    if element is None:
+        return None
+    named = {"type": "array", "elementType": element[0], "containsNull": True}
+    return named, pa.list_(element[1])
+
+
+def _struct_type(fields: list[pa.Field]) -> Named | None:
+    names = [field.name for field in fields]
+    types = [manifest_type(field.type) for field in fields]
+    if not names or len(set(names)) < len(names) or None in types:
+        return None
+    found = [(name, *type_) for name, type_ in zip(names, types, strict=True) if type_]
+    named = [
+        {"name": name, "type": type_, "nullable": True, "metadata": {}} for name, type_, _ in found
+    ]
+    return {"type": "struct", "fields": named}, pa.struct([(name, to) for name, _, to in found])
+
+
+def arrow_type(name: str) -> Named | None:
     """The same of a type that is named as in a manifest, such as `decimal(10,2)`."""
     if found := _DECIMAL.fullmatch(name):
         precision, scale = int(found[1]), int(found[2])
@@ -123,3 +166,15 @@ def _refuse_times(array: pa.Array, dates: pa.Array) -> None:
 
 def _decimal(precision: int, scale: int) -> tuple[str, pa.DataType]:
     return f"decimal({precision},{scale})", pa.decimal128(precision, scale)
+
+
+_FAMILIES: tuple[tuple[Callable[[pa.DataType], bool], Callable[[pa.DataType], Named | None]], ...]
+_FAMILIES = (
+    (pa.types.is_nested, _nested_type),
+    (pa.types.is_dictionary, lambda type_: manifest_type(type_.value_type)),
+    (pa.types.is_timestamp, _timestamp_type),
+    (pa.types.is_decimal, _decimal_type),
+    (pa.types.is_fixed_size_binary, lambda _: ("binary", pa.binary())),
+    (pa.types.is_time, lambda _: ("time(6)", pa.time64("us"))),
+    (pa.types.is_duration, lambda _: ("interval day to second", pa.duration("us"))),
+)

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from itertools import chain, islice
-from types import NoneType
 from typing import Any
 
 import pyarrow as pa
@@ -66,16 +65,27 @@ def _chunks(rows: Iterator[list[Any]]) -> Iterator[list[list[Any]]]:
 
 
 def _array(values: Sequence[Any], dataset: str, name: str) -> pa.Array:
-    kinds = set(map(type, values)) - {NoneType}
-    if len(kinds) > 1 and kinds not in _TOGETHER:
-        raise _mixed(dataset, name, {kind.__name__ for kind in kinds})
-    if datetime in kinds and len({value.tzinfo is None for value in values if value}) > 1:
-        raise _mixed(dataset, name, {"times with a zone", "times without"})
+    _check_kinds(values, dataset, name)
     try:
         return pa.array(values)
     except _FAILED as error:
         what = f"has values that no column can hold: {str(error).rstrip('.')}"
         raise refused_column(dataset, name, what) from None
+
+
+def _check_kinds(values: Iterable[Any], dataset: str, name: str) -> None:
+    """See that values, and what is in them, are of one type."""
+    given = [value for value in values if value is not None]
+    kinds = set(map(type, given))
+    if len(kinds) > 1 and kinds not in _TOGETHER:
+        raise _mixed(dataset, name, {kind.__name__ for kind in kinds})
+    if kinds == {datetime} and len({value.tzinfo is None for value in given}) > 1:
+        raise _mixed(dataset, name, {"times with a zone", "times without"})
+    if kinds == {list}:
+        _check_kinds(chain.from_iterable(given), dataset, f"{name}[]")
+    if kinds == {dict}:
+        for field in dict.fromkeys(chain.from_iterable(given)):
+            _check_kinds((value.get(field) for value in given), dataset, f"{name}.{field}")
 
 
 def _joined(parts: Sequence[pa.Array], dataset: str, name: str) -> pa.ChunkedArray:

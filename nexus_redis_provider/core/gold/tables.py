@@ -6,7 +6,8 @@ anything is sent, so a table that is refused leaves no trace on the server.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias
 
@@ -23,11 +24,13 @@ from nexus_redis_provider.core.errors import (
     TooFewRowsError,
 )
 from nexus_redis_provider.core.gold.arrow_columns import (
+    Named,
     arrow_type,
     cast_column,
     manifest_type,
     type_names,
 )
+from nexus_redis_provider.core.gold.bucket_writers import BucketWriter
 from nexus_redis_provider.core.gold.columns import (
     check_key_types,
     check_names,
@@ -36,15 +39,17 @@ from nexus_redis_provider.core.gold.columns import (
 )
 from nexus_redis_provider.core.gold.limits import Limits
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
+from nexus_redis_provider.core.gold.packing import is_packed_natively, pack, packed_columns
 from nexus_redis_provider.core.gold.publications import Publication, Spec
-from nexus_redis_provider.core.gold.rows import encode_rows
-from nexus_redis_provider.core.gold.schemas import Column
+from nexus_redis_provider.core.gold.rows import encode_rows, json_texts
+from nexus_redis_provider.core.gold.schemas import Column, ColumnType
 from nexus_redis_provider.core.gold.templates import KeyTemplate
 from nexus_redis_provider.core.gold.writers import PartitionWriter
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE
 
 Table: TypeAlias = pa.Table | pa.RecordBatchReader | Iterable[pa.RecordBatch]
-_Encoded = tuple[pa.StringArray, pa.StringArray, int]
+_Encoded = tuple[pa.StringArray, pa.Array, Any]
+"""What the writer of a layout writes."""
 _BATCH = 10_000
 
 
@@ -77,7 +82,7 @@ def publish_table(
             a template is the row's whole Redis key.
         endpoint: an `Endpoint`, a Redis URL, or None for the environment's `NEXUS_REDIS_URL`.
         mode: `snapshot` (a new version) or `upsert` (rows replaced in place).
-        layout: `json`, a JSON string per row.
+        layout: `json`, a JSON string per row, or `packed`, some dozens of rows in a hash.
         types: of some columns, as a manifest names them (`{"price": "decimal(10,2)"}`), to cast
             them to; by default those of `arrow_columns`.
         ttl: seconds until the rows vanish, all at once; None keeps them.
@@ -123,7 +128,8 @@ def publish_table(
     )
     if plain.num_rows < min_rows:
         raise TooFewRowsError(dataset, plain.num_rows, min_rows)
-    batches = list(_encoded(plain, columns, template))
+    encode = _packed if spec.layout is Layout.PACKED else _json
+    batches = [encode(batch, columns, template) for batch in plain.to_batches(_BATCH)]
     _refuse_bad_keys([keys for keys, _, _ in batches], spec)
     for keys, values, _ in batches:
         spec.limits.check_values(dataset, keys, values)
@@ -132,11 +138,12 @@ def publish_table(
 
 def _published(endpoint: Endpoint, spec: Spec, batches: Iterable[_Encoded]) -> Manifest:
     """The one place that knows how a publication is written."""
+    writer_of = BucketWriter if spec.layout is Layout.PACKED else PartitionWriter
     publication = Publication.begin(endpoint, spec)
     try:
-        with PartitionWriter(publication, 0, "table") as writer:
-            for keys, values, checksum in batches:
-                writer.write(keys, values, checksum)
+        with writer_of(publication, 0, "table") as writer:
+            for batch in batches:
+                writer.write(*batch)
             report = writer.finish()
         return publication.commit([report])
     except BaseException:
@@ -146,10 +153,25 @@ def _published(endpoint: Endpoint, spec: Spec, batches: Iterable[_Encoded]) -> M
         raise
 
 
-def _encoded(
-    table: pa.Table, columns: Sequence[Column], template: KeyTemplate
-) -> Iterator[_Encoded]:
-    return (encode_rows(batch, columns, template) for batch in table.to_batches(_BATCH))
+def _json(batch: pa.RecordBatch, columns: Sequence[Column], key: KeyTemplate) -> _Encoded:
+    return encode_rows(batch, columns, key)
+
+
+def _packed(batch: pa.RecordBatch, columns: Sequence[Column], key: KeyTemplate) -> _Encoded:
+    import numpy as np
+
+    parts = [column for column in columns if column.name in key.columns]
+    keys, _, _ = encode_rows(batch.select([part.name for part in parts]), parts, key)
+    others = packed_columns(columns, key)
+    arrays = [_packable(batch.column(other.name), other.type) for other in others]
+    crcs = map(zlib.crc32, pc.cast(pc.fill_null(keys, ""), pa.binary()).to_pylist())
+    return keys, pack(others, arrays, len(batch)), np.fromiter(crcs, np.int64, len(batch))
+
+
+def _packable(array: pa.Array, type_: ColumnType) -> pa.Array:
+    if is_packed_natively(type_):
+        return array
+    return pc.if_else(array.is_valid(), json_texts(array, type_), pa.scalar(None, pa.string()))
 
 
 def _table_of(table: Any, dataset: str) -> pa.Table:
@@ -186,18 +208,17 @@ def _typed(
     return tuple(columns), pa.Table.from_arrays(arrays, names=table.column_names)
 
 
-def _chosen(
-    given: pa.DataType, asked: str | None, dataset: str, name: str
-) -> tuple[str, pa.DataType]:
+def _chosen(given: pa.DataType, asked: str | None, dataset: str, name: str) -> Named:
+    chosen = manifest_type(given) if asked is None else arrow_type(asked)
+    if chosen is not None:
+        return chosen
     if asked is not None:
-        if chosen := arrow_type(asked):
-            return chosen
         what = f"cannot be {asked!r}; the types are {type_names()}"
         raise refused_column(dataset, name, what)
-    if chosen := manifest_type(given):
-        return chosen
-    what = f"has the Arrow type {given}, which is not published without Spark; make text or numbers"
-    raise refused_column(dataset, name, f"{what} of it, in the SQL for example")
+    what = (
+        f"has the Arrow type {given}, which rows cannot hold; make text of it, in SQL for example"
+    )
+    raise refused_column(dataset, name, what)
 
 
 def _refuse_bad_keys(keys: Sequence[pa.StringArray], spec: Spec) -> None:
