@@ -6,6 +6,7 @@ two differ, a flip came in between, and it asks again: never stale, never mixed.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 import redis
 import redis.asyncio
 
+from nexus_redis_provider.core.durations import Duration, to_ms
 from nexus_redis_provider.core.endpoint import translated_errors
 from nexus_redis_provider.core.errors import GoldError, NotPublishedError
 from nexus_redis_provider.core.gold.manifests import Manifest
@@ -39,10 +41,12 @@ def live_manifest(dataset: str, *, namespace: str = DEFAULT_NAMESPACE) -> Call[M
 class _Reader:
     """What the sync and the async reader share."""
 
-    def __init__(self, dataset: str, namespace: str) -> None:
+    def __init__(self, dataset: str, namespace: str, max_staleness: Duration) -> None:
         self.dataset = dataset
         self._namespace = namespace
         self._known: Version | None = None
+        self._max_staleness_s = to_ms(max_staleness, "max_staleness") / 1000 if max_staleness else 0
+        self._fresh_until = 0.0
 
     def _manifest_call(self) -> Call[Manifest | None]:
         return live_manifest(self.dataset, namespace=self._namespace)
@@ -68,10 +72,23 @@ class GoldDataset(_Reader):
     """
 
     def __init__(
-        self, client: redis.Redis, dataset: str, *, namespace: str = DEFAULT_NAMESPACE
+        self,
+        client: redis.Redis,
+        dataset: str,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+        max_staleness: Duration = 0,
     ) -> None:
-        """Read through a client whose replies are bytes (the default of redis-py)."""
-        super().__init__(dataset, namespace)
+        """Read through a client.
+
+        Args:
+            client: its replies are bytes (the default of redis-py).
+            dataset: its name.
+            namespace: first part of its keys.
+            max_staleness: seconds for which a version that was live may be read without asking
+                again; still never mixed, and rows that are missing are asked about at once.
+        """
+        super().__init__(dataset, namespace, max_staleness)
         self._client = client
 
     def manifest(self) -> Manifest:
@@ -107,12 +124,18 @@ class GoldDataset(_Reader):
             return []
         while True:
             version = self._known or self._learn(run(self._client, self._manifest_call()))
+            asked_at = time.monotonic()
+            if asked_at < self._fresh_until:
+                rows = self._talk(version.get_unchecked(keys))
+                if rows is not None:
+                    return rows
             rows = self._talk(version.get(keys))
             if rows is not None:
+                self._fresh_until = asked_at + self._max_staleness_s
                 if self._may_have_expired(rows):
                     self.manifest()
                 return rows
-            self._known = None
+            self._known, self._fresh_until = None, 0.0
 
     def scan(self) -> Iterator[Row]:
         """Every row of the version that is live when the scan begins, in no order.
@@ -183,10 +206,15 @@ class AsyncGoldDataset(_Reader):
     """The asyncio twin of `GoldDataset`."""
 
     def __init__(
-        self, client: redis.asyncio.Redis, dataset: str, *, namespace: str = DEFAULT_NAMESPACE
+        self,
+        client: redis.asyncio.Redis,
+        dataset: str,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+        max_staleness: Duration = 0,
     ) -> None:
-        """Read through an asyncio client whose replies are bytes."""
-        super().__init__(dataset, namespace)
+        """Read through an asyncio client; options as of `GoldDataset`."""
+        super().__init__(dataset, namespace, max_staleness)
         self._client = client
 
     async def manifest(self) -> Manifest:
@@ -203,12 +231,18 @@ class AsyncGoldDataset(_Reader):
             return []
         while True:
             version = self._known or self._learn(await arun(self._client, self._manifest_call()))
+            asked_at = time.monotonic()
+            if asked_at < self._fresh_until:
+                rows = await self._talk(version.get_unchecked(keys))
+                if rows is not None:
+                    return rows
             rows = await self._talk(version.get(keys))
             if rows is not None:
+                self._fresh_until = asked_at + self._max_staleness_s
                 if self._may_have_expired(rows):
                     await self.manifest()
                 return rows
-            self._known = None
+            self._known, self._fresh_until = None, 0.0
 
     async def scan(self) -> AsyncIterator[Row]:
         """See `GoldDataset.scan`."""

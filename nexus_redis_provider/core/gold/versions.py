@@ -71,18 +71,30 @@ class Version(ABC):
         try:
             commands, collect = yield from self._find(names)
         except NotPublishedError:
-            (live,) = yield [("HGET", self._keys.head, "live")]
-            if live == self.manifest.version.encode():
+            (live,) = yield [self._ask_live()]
+            if self.is_live(live):
                 raise
             return None
         # Last: what was live after the rows were read was live, and complete, before.
-        *replies, live = yield [*commands, ("HGET", self._keys.head, "live")]
-        if live != self.manifest.version.encode():
-            return None
-        return [
-            None if value is None else self.row(name, value)
-            for name, value in zip(names, collect(replies), strict=True)
-        ]
+        *replies, live = yield [*commands, self._ask_live()]
+        return self._rows(names, collect(replies)) if self.is_live(live) else None
+
+    def get_unchecked(self, keys: Sequence[Key]) -> Talk[list[Row | None] | None]:
+        """As `get`, of a version that was live a moment ago; None if a row is missing."""
+        names = [self._template.render(key).encode() for key in keys]
+        values = yield from self.find(names)
+        return None if None in values else self._rows(names, values)
+
+    def is_live(self, reply: bytes | None) -> bool:
+        """Whether what the head says is this version."""
+        return reply == self.manifest.version.encode()
+
+    def _ask_live(self) -> Command:
+        return "HGET", self._keys.head, "live"
+
+    def _rows(self, names: Sequence[bytes], values: Sequence[bytes | None]) -> list[Row | None]:
+        pairs = zip(names, values, strict=True)
+        return [None if value is None else self.row(name, value) for name, value in pairs]
 
     def find(self, names: Sequence[bytes]) -> Talk[Sequence[bytes | None]]:
         """Values in the order of rendered keys, whether the version is live or not."""
