@@ -2,10 +2,12 @@
 
 ROWS and ROUNDS in the environment change the size (1,000,000 rows, 3 rounds). Every way writes the
 same rows to an empty server; ways take turns, so that a noisy machine is noisy for all of them.
+Then come what a delta sends, how fast readers are, and how all that grows.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import statistics
@@ -17,7 +19,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import redis
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from nexus_redis_provider.core.gold.sweeping import page_keys, staged_attempts
@@ -25,23 +27,25 @@ from nexus_redis_provider.core.gold.wire import OK, ReplyStream, set_commands
 from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.embedded import EmbeddedServer
 from nexus_redis_provider.spark import NexusRedisDataSource, publish
+from tests.benchmarks import deltas, growth, reading
+from tests.benchmarks.frames import KEY, frame, session
+from tests.benchmarks.tables import conditions, heading, table
 
 ROWS = int(os.environ.get("ROWS", "1000000"))
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
-KEY = ["metric_name", "id"]
 STEADY = "publish(), and the old one removed"
+PACKED = "publish(layout='packed')"
+BRIEF = "toPandas, SETEX per row"
+_FEW = 20
+"""What is so slow gets a part of the rows."""
 
 
-def frame(spark: SparkSession) -> DataFrame:
-    """Five columns, as a Gold aggregate has them."""
-    number = F.col("id")
-    return spark.range(ROWS, numPartitions=2).select(
-        number,
-        F.format_string("metric_%03d", number % 500).alias("metric_name"),
-        F.expr("date_add(date'2026-01-01', cast(id % 365 as int))").alias("day"),
-        (number * 1.25).alias("value"),
-        (number % 977).alias("samples"),
-    )
+def by_pandas(df: DataFrame, url: str) -> None:
+    """All rows to the driver, and a command and a round trip for each."""
+    client = redis.Redis.from_url(url)
+    for row in df.limit(ROWS // _FEW).toPandas().to_dict("records"):
+        key = f"{row['metric_name']}|{row['id']}"
+        client.setex(key, 3600, json.dumps(row, default=str))
 
 
 def with_pipeline(df: DataFrame, url: str) -> None:
@@ -64,7 +68,6 @@ def with_pipeline(df: DataFrame, url: str) -> None:
 
 def with_json_pipeline(df: DataFrame, url: str) -> None:
     """The same with json.dumps of each row, as it is mostly written."""
-    import json
 
     def write(rows: object) -> None:
         client = redis.Redis.from_url(url)
@@ -130,55 +133,77 @@ def rounds(ways: dict[str, Callable[[], object]], server: EmbeddedServer) -> dic
     speeds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(ROUNDS + 1):
         for name, way in ways.items():
-            if way is not ways.get(STEADY):
+            if name != STEADY:
                 client.flushall()
             began = time.perf_counter()
             way()
+            rows = ROWS // _FEW if name == BRIEF else ROWS
             if number:  # The first round warms up JVM and workers.
-                speeds[name].append(ROWS / (time.perf_counter() - began))
+                speeds[name].append(rows / (time.perf_counter() - began))
     return speeds
 
 
-def main() -> None:
-    spark = (
-        SparkSession.builder.master("local[2]")
-        .config("spark.ui.enabled", "false")
-        .config("spark.driver.memory", "2g")
-        .config("spark.ui.showConsoleProgress", "false")
-        .getOrCreate()
-    )
-    spark.sparkContext.setLogLevel("ERROR")
+def measure() -> None:
+    """Publish and its rivals."""
+    spark = session()
     spark.dataSource.register(NexusRedisDataSource)
-    df = frame(spark)
+    df = frame(spark, ROWS)
+    kept: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as directory, EmbeddedServer() as server:
-        file = Path(directory, "rows.resp")
-        manifest = publish(df, "bench", key=KEY, endpoint=server.endpoint)
-        memory = server.endpoint.client().info("memory")["used_memory"]
+        client, file = server.endpoint.client(), Path(directory, "rows.resp")
+        for layout in ("packed", "json"):
+            client.flushall()
+            empty = client.info("memory")["used_memory"]
+            publish(df, "bench", key=KEY, endpoint=server.endpoint, layout=layout)
+            kept[layout] = (client.info("memory")["used_memory"] - empty) / ROWS
         ready_made_file(server, file)
+
+        def by(**options: object) -> Callable[[], object]:
+            return lambda: publish(df, "bench", key=KEY, endpoint=server.endpoint, **options)
+
         ways: dict[str, Callable[[], object]] = {
-            "publish()": lambda: publish(df, "bench", key=KEY, endpoint=server.endpoint),
-            "publish(ttl=3600): each row expires": lambda: publish(
-                df, "bench", key=KEY, endpoint=server.endpoint, ttl=3600
-            ),
+            "publish()": by(),
+            PACKED: by(layout="packed"),
+            "publish(ttl=3600): each row expires": by(ttl=3600),
             STEADY: lambda: over_an_old_version(df, server),
             'format("nexus_redis")': lambda: with_data_source(df, server.url),
             "foreachPartition, pipeline of 1,000": lambda: with_pipeline(df, server.url),
             "the same, json.dumps per row": lambda: with_json_pipeline(df, server.url),
+            BRIEF: lambda: by_pandas(df, server.url),
             "redis-cli --pipe, ready-made file": lambda: with_redis_cli(file, server),
             "Spark into nothing": lambda: into_nothing(df, server.url),
         }
-        version = server.endpoint.client().info("server")["redis_version"]
+        print(conditions(client))
         speeds = rounds(ways, server)
     spark.stop()
-    print(f"\n{ROWS:,} rows of 5 columns, json layout, server {version}, {ROUNDS} rounds")
-    print(f"{manifest.bytes / ROWS:.0f} bytes a row sent, {memory / ROWS:.0f} bytes a row kept\n")
-    print(f"{'way':40}{'rows/s, median':>16}{'min':>10}{'max':>10}{'publish() is':>15}")
-    ours = statistics.median(speeds["publish()"])
-    for name, found in speeds.items():
-        median = statistics.median(found)
-        print(
-            f"{name:40}{median:16,.0f}{min(found):10,.0f}{max(found):10,.0f}{ours / median:13.2f} x"
-        )
+    medians = {name: statistics.median(found) for name, found in speeds.items()}
+    heading(f"Publishing {ROWS:,} rows of 5 columns")
+    print(
+        f"Medians of {ROUNDS} rounds. Bytes a row kept: {kept['json']:.0f} json, "
+        f"{kept['packed']:.0f} packed ({kept['packed'] / kept['json']:.2f}).\n"
+    )
+    table(
+        " | rows/s | least | most | publish() to it | packed to it",
+        [
+            [
+                name,
+                f"{medians[name]:,.0f}",
+                f"{min(found):,.0f}",
+                f"{max(found):,.0f}",
+                f"{medians['publish()'] / medians[name]:.2f}",
+                f"{medians[PACKED] / medians[name]:.2f}",
+            ]
+            for name, found in speeds.items()
+        ],
+    )
+
+
+def main() -> None:
+    """All benchmarks of Gold datasets."""
+    measure()
+    deltas.measure(ROWS)
+    reading.measure(ROWS)
+    growth.measure(ROWS)
 
 
 if __name__ == "__main__":

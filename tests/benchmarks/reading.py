@@ -1,0 +1,138 @@
+"""Rows by key, beside the bare commands that fetch them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import redis
+
+from nexus_redis_provider.core.gold.buckets import bucket_of, share_of
+from nexus_redis_provider.core.gold.readers import AsyncGoldDataset, GoldDataset
+from nexus_redis_provider.core.keys import GoldKeys
+from nexus_redis_provider.embedded import EmbeddedServer
+from nexus_redis_provider.spark import publish
+from tests.benchmarks.frames import KEY, frame, session
+from tests.benchmarks.tables import heading, table
+
+_KEYS = 1000
+_ROUNDS = 15
+_CALLERS = 1000
+
+
+def measure(rows: int) -> None:
+    """A thousand rows at a time, and a thousand callers at a time."""
+    with EmbeddedServer() as server, server.endpoint.client() as client:
+        df = frame(session(), rows)
+        for layout in ("json", "packed"):
+            publish(df, layout, key=KEY, endpoint=server.endpoint, layout=layout)
+        session().stop()
+        lines = [_many(client, layout, rows) for layout in ("json", "packed")]
+        heading(f"get_many of {_KEYS:,} random rows of {rows:,}, decoded")
+        print(f"Medians of {_ROUNDS} rounds, in turns.\n")
+        table(
+            " | get_many, ms | MGET or HGETs at once, ms | to them | one by one, ms | these to ours",
+            lines,
+        )
+        heading(f"{_CALLERS:,} callers at once, asyncio, one row each")
+        print("Rows a second; the pool has 50 connections.\n")
+        table(
+            " | rows/s | bare GET or HGET | to bare",
+            [asyncio.run(_crowd(server, layout, rows)) for layout in ("json", "packed")],
+        )
+
+
+def _key(number: int) -> tuple[str, int]:
+    return f"metric_{number % 500:03d}", number
+
+
+def _median(way: Callable[[list[Any]], object], batches: list[list[Any]]) -> float:
+    took = []
+    for keys in batches:
+        began = time.perf_counter()
+        way(keys)
+        took.append(time.perf_counter() - began)
+    return statistics.median(took) * 1000
+
+
+def _many(client: redis.Redis, layout: str, rows: int) -> list[str]:
+    dataset = GoldDataset(client, layout)
+    command = _commands(client, layout)
+    batches = [
+        [_key(number) for number in random.sample(range(rows), _KEYS)] for _ in range(_ROUNDS)
+    ]
+    dataset.get_many(batches[0])
+
+    def bare(commands: list[tuple[str, ...]]) -> object:
+        if layout == "json":
+            return client.mget([key for _, key in commands])
+        pipeline = client.pipeline(transaction=False)
+        for one in commands:
+            pipeline.hget(*one[1:])
+        return pipeline.execute()
+
+    def one_by_one(commands: list[tuple[str, ...]]) -> object:
+        return [client.execute_command(*one) for one in commands]
+
+    ready = [[command(key) for key in keys] for keys in batches]
+    ours, theirs, single = [], [], []
+    for keys, commands in zip(batches, ready, strict=True):
+        ours.append(_median(dataset.get_many, [keys]))
+        theirs.append(_median(bare, [commands]))
+        single.append(_median(one_by_one, [commands]))
+    many, plain, slow = map(statistics.median, (ours, theirs, single))
+    return [
+        layout,
+        *(
+            f"{many:.1f}",
+            f"{plain:.1f}",
+            f"{many / plain:.2f}",
+            f"{slow:.1f}",
+            f"{slow / many:.1f}",
+        ),
+    ]
+
+
+def _commands(client: redis.Redis, layout: str) -> Callable[[tuple[str, int]], tuple[str, ...]]:
+    """What a client sends that knows where a row is."""
+    manifest, keys = GoldDataset(client, layout).manifest(), GoldKeys(layout)
+
+    def command(key: tuple[str, int]) -> tuple[str, ...]:
+        name = f"{key[0]}|{key[1]}"
+        if layout == "json":
+            return "GET", keys.row_prefix(manifest.version) + name
+        key_hash, shares = zlib.crc32(name.encode()), len(manifest.shares)
+        number = share_of(key_hash, shares)
+        share = manifest.shares[number]
+        bucket = bucket_of(key_hash, shares, share.buckets)
+        return "HGET", keys.bucket(f"{manifest.version}.{share.task}", number, bucket), name
+
+    return command
+
+
+async def _crowd(server: EmbeddedServer, layout: str, rows: int) -> list[str]:
+    wanted = [_key(number) for number in random.sample(range(rows), _CALLERS)]
+    with server.endpoint.client() as sync_client:
+        command = _commands(sync_client, layout)
+    pool = redis.asyncio.BlockingConnectionPool.from_url(server.url, max_connections=50)
+    async with redis.asyncio.Redis(connection_pool=pool) as client:
+        dataset = AsyncGoldDataset(client, layout)
+        await dataset.get(wanted[0])
+
+        async def rate(way: Callable[[tuple[str, int]], Any]) -> float:
+            began = time.perf_counter()
+            await asyncio.gather(*map(way, wanted))
+            return len(wanted) / (time.perf_counter() - began)
+
+        async def bare(key: tuple[str, int]) -> object:
+            return await client.execute_command(*command(key))
+
+        pairs = [(await rate(dataset.get), await rate(bare)) for _ in range(5)]
+    await pool.aclose()
+    ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
+    return [layout, f"{ours:,.0f}", f"{theirs:,.0f}", f"{ours / theirs:.2f}"]
