@@ -1,7 +1,7 @@
 """How fast a task attempt may write, so that a load is felt by nobody else.
 
-A batch may have as many rows as the server takes without being slow, and after a slow one as much
-time is left to others as it took. Now and then the attempt looks at the server: it waits for a
+A batch may have as many rows as the server takes without being slow, and by how much one was too
+slow, so long a time is left to others. Now and then the attempt looks at the server: it waits for a
 replica that falls behind, since one whose buffer overflows is dropped and has to begin anew, and
 gives up when memory runs out, before the server evicts what others need. Rows a second and writers
 at a time are counted by the server, for all attempts together.
@@ -62,7 +62,7 @@ class Window:
             self.rows = min(self.rows + _MORE_ROWS, self._most)
             return 0.0
         self.rows = max(self.rows // 2, min(_FEWEST_ROWS, self._most))
-        return min(seconds, _LONGEST_REST)
+        return min(seconds - _SLOW, _LONGEST_REST)
 
 
 class Pace:

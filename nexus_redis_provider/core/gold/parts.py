@@ -17,7 +17,7 @@ from nexus_redis_provider.core.errors import ConfigurationError, GoldError, NotP
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.pages import decode_page
 from nexus_redis_provider.core.gold.sweeping import staged_attempts
-from nexus_redis_provider.core.gold.versions import Command, Talk, Version
+from nexus_redis_provider.core.gold.versions import Command, PackedVersion, Talk, Version
 from nexus_redis_provider.core.keys import GoldKeys
 
 _ROWS = 1000
@@ -113,14 +113,15 @@ def read_part(
     """
     version = Version.of(keys, manifest)
     for place in part.places:
-        match place:
-            case Page():
-                yield from _on_page(client, keys, version, place)
-            case Buckets():
-                yield _in_buckets(client, keys, version, place)
+        if isinstance(place, Page):
+            yield from _on_page(client, keys, manifest, place)
+        elif isinstance(version, PackedVersion):
+            some = range(place.start, place.stop)
+            found = _said(client, manifest, version.buckets(place.share, some))
+            yield [row for bucket in found for row in bucket.items()]
     for names in _dealt(part.names, -(-len(part.names) // (_ROWS * _COMMANDS))):
         encoded = [name.encode() for name in names]
-        values = _said(client, version.find(encoded))
+        values = _said(client, manifest, version.find(encoded))
         yield [
             (name, value) for name, value in zip(encoded, values, strict=True) if value is not None
         ]
@@ -130,9 +131,8 @@ def read_part(
 
 
 def _on_page(
-    client: redis.Redis, keys: GoldKeys, version: Version, page: Page
+    client: redis.Redis, keys: GoldKeys, manifest: Manifest, page: Page
 ) -> Iterator[list[_Row]]:
-    manifest = version.manifest
     with translated_errors(client):
         found: Any = client.get(keys.page(manifest.version, page.attempt, page.number))
     if found is None:
@@ -151,23 +151,13 @@ def _on_page(
         yield list(zip(some, values, strict=True))
 
 
-def _in_buckets(
-    client: redis.Redis, keys: GoldKeys, version: Version, buckets: Buckets
-) -> list[_Row]:
-    source = f"{version.manifest.version}.{version.manifest.shares[buckets.share].task}"
-    numbers = range(buckets.start, buckets.stop)
-    names = (keys.bucket(source, buckets.share, number) for number in numbers)
-    found = _replies(client, [("HGETALL", name) for name in names])
-    return [row for bucket in found for row in bucket.items()]
-
-
 def _dealt(things: Sequence[_T], count: int) -> Iterator[Sequence[_T]]:
     """At most so many stretches of about the same length."""
     size = -(-len(things) // max(1, count)) or 1
     return (things[at : at + size] for at in range(0, len(things), size))
 
 
-def _said(client: redis.Redis, talk: Talk[_T]) -> _T:
+def _said(client: redis.Redis, manifest: Manifest, talk: Talk[_T]) -> _T:
     try:
         commands = next(talk)
         while True:
@@ -175,6 +165,8 @@ def _said(client: redis.Redis, talk: Talk[_T]) -> _T:
     except StopIteration as end:
         found: _T = end.value
         return found
+    except NotPublishedError:
+        raise _gone(manifest) from None
 
 
 def _replies(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:

@@ -193,22 +193,28 @@ class PackedVersion(Version):
     def walk(self) -> Walk:
         found = 0
         for number, share in enumerate(self._shares):
-            chains = yield from self._chains(number)
             for start in range(0, share.buckets, _BUCKETS):
                 some = range(start, min(start + _BUCKETS, share.buckets))
-                replies = yield [
-                    ("HGETALL", self._keys.bucket(source, number, bucket))
-                    for bucket in some
-                    for source in chains[bucket]
-                ]
-                layers = iter(replies)
-                buckets = [merged([next(layers) for _ in chains[bucket]]) for bucket in some]
+                buckets = yield from self.buckets(number, some)
                 rows = [row for bucket in buckets for row in bucket.items()]
                 found += len(rows)
                 yield Found(rows, sum(digest(canonical(bucket)) for bucket in buckets if bucket))
         # A bucket may be empty, so that only the sum tells.
         if found < self.manifest.rows:
             raise self.gone()
+
+    def buckets(
+        self, number: int, some: Sequence[int]
+    ) -> Generator[list[Command], Any, list[dict[bytes, bytes]]]:
+        """The rows of some buckets of a share. Raises NotPublishedError as `walk` does."""
+        chains = yield from self._chains(number)
+        replies = yield [
+            ("HGETALL", self._keys.bucket(source, number, bucket))
+            for bucket in some
+            for source in chains[bucket]
+        ]
+        layers = iter(replies)
+        return [merged([next(layers) for _ in chains[bucket]]) for bucket in some]
 
     def _find(self, names: Sequence[bytes]) -> Talk[tuple[list[Command], Collect]]:
         commands: list[Command] = []
