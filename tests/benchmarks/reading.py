@@ -36,7 +36,7 @@ def measure(rows: int) -> None:
         heading(f"get_many of {_KEYS:,} random rows of {rows:,}, decoded")
         print(f"Medians of {_ROUNDS} rounds, in turns.\n")
         table(
-            " | get_many, ms | MGET or HGETs at once, ms | to them | one by one, ms | these to ours",
+            " | get_many, ms | MGET or HGETs, ms | to them | one by one, ms | these to ours",
             lines,
         )
         heading(f"{_CALLERS:,} callers at once, asyncio, one row each")
