@@ -16,6 +16,7 @@ from nexus_redis_provider.cli.running import Answer, Feed
 from nexus_redis_provider.core.endpoint import translated_errors
 from nexus_redis_provider.core.errors import ServerError
 from nexus_redis_provider.core.gold.history import History, StagingArea, datasets, history
+from nexus_redis_provider.core.gold.manifests import Mode
 from nexus_redis_provider.core.gold.memory import Expectation
 from nexus_redis_provider.core.gold.progress import Meter, Progress
 from nexus_redis_provider.core.scripts import run_all
@@ -111,7 +112,9 @@ class _Watcher:
         if told is not None:
             return Expectation(int(told))
         manifest = seen.live_version.manifest if seen.live_version else None
-        return Expectation(manifest.rows, is_estimate=True) if manifest and manifest.rows else None
+        if manifest is None or manifest.mode is not Mode.SNAPSHOT or not manifest.rows:
+            return None
+        return Expectation(manifest.rows, is_estimate=True)
 
 
 def _answer(loads: Sequence[Load]) -> Answer:

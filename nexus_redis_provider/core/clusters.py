@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any, TypeVar
 
 import redis
@@ -129,10 +129,11 @@ class AsyncNodes:
         self._slots.forget()
 
     async def aclose(self) -> None:
-        """Close all connections."""
+        """Close all connections, also beside one that is broken."""
         clients, self._clients = self._clients, {}
-        for client in clients.values():
-            await client.aclose()
+        async with AsyncExitStack() as stack:
+            for client in clients.values():
+                stack.push_async_callback(client.aclose)
 
 
 class KeyGuide:
@@ -249,6 +250,12 @@ class _AsyncCluster(redis.asyncio.cluster.RedisCluster):
         """Like other clients, it connects on first use."""
         await self._increment_usage()
         return self
+
+    async def aclose(self) -> None:
+        """Close all connections, also where it was about to look for the nodes anew."""
+        await super().aclose()
+        await self.nodes_manager.aclose()
+        await self.nodes_manager.aclose("startup_nodes")
 
     async def initialize(self, *args: Any, **options: Any) -> Any:
         """Look for the nodes, if they are not known."""

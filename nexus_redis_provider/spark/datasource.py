@@ -59,6 +59,13 @@ class NexusRedisDataSource(DataSource):
     rows of those keys alone. Options: `version` (a kept one instead of the live one), `partitions`
     (at most so many tasks; by default one for each 100,000 rows).
 
+    Streaming: in append mode the rows of a micro-batch are upserted, and `key` is a template of a
+    row's whole Redis key; in complete mode each micro-batch becomes a new version. Either way each
+    is applied once for its query and number, also when drivers are killed and batches run again,
+    and what an older run still writes is refused. Rows of one key belong into one partition, where
+    the last one wins. Spark knows no update mode of Python sources: use `foreachBatch` with
+    `publish(df, ..., mode="upsert")`.
+
     There is no process that could renew the lease on the staging area before the first rows come,
     so it lasts a day: what a driver that dies has written stays for that long.
 
@@ -66,6 +73,8 @@ class NexusRedisDataSource(DataSource):
         df.write.format("nexus_redis").option("dataset", "sales").option("key", "shop,day")
             .mode("overwrite").save()
         spark.read.format("nexus_redis").option("dataset", "sales").load()
+        df.writeStream.format("nexus_redis").option("dataset", "sales")
+            .option("key", "sales:{shop}").option("checkpointLocation", folder).start()
     """
 
     @classmethod
@@ -95,6 +104,11 @@ class NexusRedisDataSource(DataSource):
         """
         options = Options(self.options, _STREAM)
         mode = Mode.SNAPSHOT if overwrite else Mode.UPSERT
+        if mode is Mode.UPSERT and "{" not in options.required("key"):
+            raise ConfigurationError(
+                "In append mode the option 'key' is a template of a row's whole Redis key, such as "
+                f"'sales:{{shop}}', not {options.required('key')!r}."
+            )
         return StreamWriter(options.endpoint, _spec(schema, options, mode))
 
     def schema(self) -> StructType:

@@ -249,7 +249,7 @@ def _progress(publication: Publication, on_progress: OnProgress | None) -> Itera
             while not done.wait(1):
                 try:
                     rows = run(client, publication.renewal())
-                    meter = meter or Meter(expectation(client, publication))
+                    meter = meter or Meter(expectation(client, publication.spec))
                     report(meter.note(max(rows, 0), time.monotonic() - began_at))
                 except Exception as error:  # noqa: BLE001 - the lease must go on, whatever fails
                     log.warning("Progress of %s: %r", publication.spec.dataset, error)

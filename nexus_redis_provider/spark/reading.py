@@ -45,9 +45,10 @@ if TYPE_CHECKING:
     from pyspark.sql.datasource import Filter
 
 _Row = tuple[bytes, bytes]
-_BatchDecoder = Callable[[Sequence[_Row]], pa.RecordBatch]
+_BatchDecoder = Callable[[Sequence[_Row]], Iterator[pa.RecordBatch]]
 _ROWS_PER_PARTITION = 100_000
 _MAX_KEYS = 10_000
+_FEW_ROWS = 50
 _KEY_VALUES: dict[str, type] = {
     **dict.fromkeys(("byte", "short", "integer", "long"), int),
     "string": str,
@@ -145,7 +146,7 @@ class GoldReader(DataSourceReader):
         with self._endpoint.client() as client:
             for rows in read_part(client, self._keys, self._manifest, partition.part):
                 if rows:
-                    yield decode(rows)
+                    yield from decode(rows)
 
 
 class FilteringGoldReader(GoldReader):
@@ -206,7 +207,7 @@ def _is_a(value: object, kind: type) -> bool:
 
 
 def _batch_decoder(version: Version, schema: StructType) -> _BatchDecoder:
-    """A function from rows to an Arrow batch of the columns of a schema."""
+    """A function from rows to Arrow batches of the columns of a schema."""
     wanted = to_arrow_schema(schema, timezone="UTC")
     types = {column.name: column.type for column in version.manifest.columns}
 
@@ -220,7 +221,7 @@ def _batch_decoder(version: Version, schema: StructType) -> _BatchDecoder:
 
     parsed = [_parsed_as(field.type) for field in wanted]
     if not parsed or None in parsed or version.manifest.layout is not Layout.JSON:
-        return by_values
+        return lambda rows: iter((by_values(rows),))
     explicit = pa.schema(list(zip(wanted.names, parsed, strict=True)))
 
     def by_columns(rows: Sequence[_Row]) -> pa.RecordBatch:
@@ -234,11 +235,16 @@ def _batch_decoder(version: Version, schema: StructType) -> _BatchDecoder:
         )
         return _batch(table.select(wanted.names).columns, wanted)
 
-    def either(rows: Sequence[_Row]) -> pa.RecordBatch:
+    def either(rows: Sequence[_Row]) -> Iterator[pa.RecordBatch]:
         try:
-            return by_columns(rows)
+            yield by_columns(rows)
         except pa.ArrowInvalid:  # NaN, which is text in JSON; a year with five digits
-            return by_values(rows)
+            if len(rows) <= _FEW_ROWS:
+                yield by_values(rows)
+            else:
+                half = len(rows) // 2
+                yield from either(rows[:half])
+                yield from either(rows[half:])
 
     return either
 

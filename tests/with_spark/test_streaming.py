@@ -93,6 +93,7 @@ def kill_within_a_batch(process, claimed):
     while not claimed():
         assert process.poll() is None, "the job came to its end"
         assert time.monotonic() < deadline, "no micro-batch has begun"
+        time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
@@ -175,7 +176,8 @@ def stream(spark, endpoint, namespace, folder):
 
 
 MISTAKES = [
-    ({"key": "x"}, "'x' of the key is not in the frame"),
+    ({"key": "s:{x}"}, "'x' of the key is not in the frame"),
+    ({"key": "k"}, "a template of a row's whole Redis key"),
     ({"colour": "red"}, "Unknown option(s) of nexus_redis: colour"),
     ({"url": "redis://:pw-1234@127.0.0.1:1"}, "literal Redis password"),
     ({"change": lambda rows: rows.withColumn("k", F.expr("nullif(k, 3)"))}, "NullKeyError"),

@@ -23,8 +23,8 @@ class Limits:
         max_writers: connections that write, however many tasks Spark runs; None for one each.
             Tasks take turns, a batch at a time, and compute meanwhile.
         max_value_bytes: a row with a larger value is refused; None takes any.
-        expected_rows: how many will come: for the projection of memory and the time left. Without
-            it, as many as the live version has.
+        expected_rows: how many will come: for the time left and, of a snapshot, for what memory it
+            will take. Without it, as many as the live version has. Of no use to a delta.
         memory_margin: share of the server's `maxmemory` that must stay free; None looks at nothing.
     """
 

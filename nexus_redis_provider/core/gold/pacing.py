@@ -26,7 +26,7 @@ from nexus_redis_provider.core.gold.memory import (
     mean_weight,
     refuse_what_does_not_fit,
 )
-from nexus_redis_provider.core.gold.publications import Publication
+from nexus_redis_provider.core.gold.publications import Publication, Spec
 from nexus_redis_provider.core.gold.readers import live_manifest
 from nexus_redis_provider.core.scripts import Call, run
 
@@ -220,7 +220,9 @@ class Pace:
             return
         if not self._has_limit:
             self._has_limit = True
-            self._expected = expectation(self._client, self._publication)
+            # Rows of other modes take the place of some that are there.
+            if self._spec.mode is Mode.SNAPSHOT:
+                self._expected = expectation(self._client, self._spec)
         staged = self._staged() if self._row_bytes is not None else 0
         # The less is free the more often, since others write, too.
         self._look_bytes = min(_LOOK_BYTES, max(0, memory.room(margin) or 0) // 16)
@@ -239,12 +241,13 @@ class Pace:
         return int(rows or 0)
 
 
-def expectation(client: redis.Redis, publication: Publication) -> Expectation | None:
+def expectation(client: redis.Redis, spec: Spec) -> Expectation | None:
     """How many rows a publish will write: as its publisher says, or as many as are live now.
 
-    None if that is not known, as for rows that take the place of others.
+    None if nobody knows: of a delta, only what changed is written.
     """
-    spec = publication.spec
+    if spec.mode is Mode.DELTA:
+        return None
     if spec.limits.expected_rows is not None:
         return Expectation(spec.limits.expected_rows)
     if spec.mode is not Mode.SNAPSHOT:

@@ -428,7 +428,7 @@ class Publication:
 def _tell_expected(client: redis.Redis, spec: Spec, version: str) -> None:
     """Leave a note for who watches the load."""
     rows = spec.limits.expected_rows
-    if rows is not None:
+    if rows is not None and spec.mode is not Mode.DELTA:  # Only what changed is written then.
         with translated_errors(client):
             client.set(spec.keys.expected(version), rows, ex=_DAY)
 
