@@ -119,6 +119,41 @@ def _exchange(client: redis.Redis, *words: Argument) -> Any:
         return connection.retry.call_with_retry(once, lambda _: connection.disconnect())
 
 
+def execute_all(client: redis.Redis, commands: Sequence[Sequence[Any]]) -> list[Any]:
+    """The replies to commands that are sent at once, as they come from the server.
+
+    As a pipeline of the client, but without its callbacks and metrics, in half the time.
+
+    Raises: as `run`; also when one of the replies is an error.
+    """
+    if getattr(client, "connection_pool", None) is None:
+        return _pipelined(client, commands)  # of a Cluster
+    packed = list(map(tuple, commands))
+    try:
+        with _own_connection(client) as connection:
+
+            def once() -> list[Any]:
+                connection.send_packed_command(connection.pack_commands(packed))
+                return [_reply(connection) for _ in packed]
+
+            replies = connection.retry.call_with_retry(once, lambda _: connection.disconnect())
+            for reply in replies:
+                if isinstance(reply, ResponseError):
+                    raise reply
+    except RedisError as error:
+        raise translated(address_of(client), error) from error
+    found: list[Any] = replies
+    return found
+
+
+def _pipelined(client: Any, commands: Sequence[Sequence[Any]]) -> list[Any]:
+    with translated_errors(client), client.pipeline(transaction=False) as pipeline:
+        for command in commands:
+            pipeline.execute_command(*command)
+        replies: list[Any] = pipeline.execute()
+    return replies
+
+
 def run_when_pushed(client: redis.Redis | Nodes, key: str, timeout: float, call: Call[T]) -> T:
     """Run a call at the very moment when something is pushed to a list, or `timeout` s from now.
 

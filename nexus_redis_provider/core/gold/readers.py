@@ -21,7 +21,7 @@ from nexus_redis_provider.core.gold.manifests import Manifest
 from nexus_redis_provider.core.gold.templates import Key
 from nexus_redis_provider.core.gold.versions import Command, Found, Row, Talk, Version
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE, GoldKeys
-from nexus_redis_provider.core.scripts import Call, arun, run
+from nexus_redis_provider.core.scripts import Call, arun, execute_all, run
 
 T = TypeVar("T")
 
@@ -194,12 +194,7 @@ class GoldDataset(_Reader):
                 replies = None if isinstance(step, Found) else self._execute(step)
 
     def _execute(self, commands: Sequence[Command]) -> list[Any]:
-        with translated_errors(self._client):
-            pipeline = self._client.pipeline(transaction=False)
-            for command in commands:
-                pipeline.execute_command(*command)
-            replies: list[Any] = pipeline.execute()
-            return replies
+        return execute_all(self._client, commands)
 
 
 class AsyncGoldDataset(_Reader):

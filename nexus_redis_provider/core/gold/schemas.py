@@ -48,6 +48,7 @@ from nexus_redis_provider.core.gold.values import CalendarInterval, Spatial, Var
 ColumnType = str | Mapping[str, Any]
 Decoder = Callable[[Any], Any]
 
+_AS_PARSED = ("boolean", "byte", "short", "integer", "long", "string", "void")
 KEY_TYPES = frozenset({"string", "byte", "short", "integer", "long", "boolean", "date"})
 _TEXT_TYPES = ("string", "char(", "varchar(")
 _YEAR_MONTH = ("interval year", "interval month")
@@ -115,12 +116,32 @@ def _unsupported_field(fields: Sequence[Mapping[str, Any]], path: str) -> Unsupp
 
 def row_decoder(columns: Sequence[Column]) -> Callable[[bytes], dict[str, Any]]:
     """A function from a row's JSON to a dict of Python values, with exact decimals."""
-    decoders = [(column.name, value_decoder(column.type)) for column in columns]
+    decode_all = rows_decoder(columns)
+    return lambda row: decode_all([row])[0]
 
-    def decode(row: bytes) -> dict[str, Any]:
-        values = json.loads(row, parse_float=Decimal)
+
+def rows_decoder(columns: Sequence[Column]) -> Callable[[Sequence[bytes]], list[dict[str, Any]]]:
+    """The same for many rows, which costs a third for each."""
+    names = [column.name for column in columns]
+    decoders = [
+        (column.name, value_decoder(column.type))
+        for column in columns
+        if column.type not in _AS_PARSED
+    ]
+    # A double is the nearest to its text either way; parsing it at once is faster.
+    exact = any("decimal" in str(column.type) or "float" in str(column.type) for column in columns)
+    options: dict[str, Any] = {"parse_float": Decimal} if exact else {}
+
+    def decode(rows: Sequence[bytes]) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(b"[%b]" % b",".join(rows), **options)
+        for row in found:
+            for name, decoder in decoders:
+                if name in row:
+                    row[name] = decoder(row[name])
         # An upsert may bring a column that rows written before it do not have.
-        return {name: decoder(values.get(name)) for name, decoder in decoders}
+        return [
+            row if list(row) == names else {name: row.get(name) for name in names} for row in found
+        ]
 
     return decode
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import lru_cache
 from typing import Any, Self
 from urllib.parse import unquote
 
@@ -84,13 +85,7 @@ class KeyTemplate:
         Raises:
             ConfigurationError: not the right columns, or a value that no key column can have.
         """
-        values = self._values(key)
-        pairs = zip(self.columns, values, strict=True)
-        texts = [self._text(column, value) for column, value in pairs]
-        literals = self.literals
-        return literals[0] + "".join(
-            text + literal for text, literal in zip(texts, literals[1:], strict=True)
-        )
+        return _renderer(self)(key)
 
     def reader(self, types: Sequence[Any]) -> Callable[[str], list[Any]]:
         """A function from a rendered key to the values of its columns.
@@ -123,30 +118,47 @@ class KeyTemplate:
 
         return read
 
-    def _values(self, key: KeyPart | Sequence[KeyPart] | Mapping[str, KeyPart]) -> Sequence[Any]:
-        if isinstance(key, Mapping):
-            if set(key) != set(self.columns):
-                raise ConfigurationError(f"A key has the columns {self.columns}, not {tuple(key)}.")
-            return [key[column] for column in self.columns]
-        values = key if isinstance(key, tuple | list) else (key,)
-        if len(values) != len(self.columns):
-            raise ConfigurationError(f"A key has the columns {self.columns}, not {values!r}.")
-        return values
 
-    def _text(self, column: str, value: object) -> str:
-        if isinstance(value, bool):
-            return "true" if value else "false"
-        if isinstance(value, date) and not isinstance(value, datetime):
-            return value.isoformat()
-        if isinstance(value, int):
-            return str(value)
-        if not isinstance(value, str):
-            raise ConfigurationError(
-                f"Key column {column!r} is a string, whole number, boolean or date, not {value!r}."
-            )
-        for char, escaped in self.escapes:
-            value = value.replace(char, escaped)
-        return value
+@lru_cache(maxsize=1024)
+def _renderer(template: KeyTemplate) -> Callable[[Key], str]:
+    columns, escapes = template.columns, template.escapes
+    first, *literals = template.literals
+    following = list(zip(columns, literals, strict=True))
+
+    def render(key: Key) -> str:
+        text = first
+        for value, (column, literal) in zip(_values(columns, key), following, strict=True):
+            part = value if isinstance(value, str) else _text(column, value)
+            if isinstance(value, str):
+                for char, escaped in escapes:
+                    part = part.replace(char, escaped)
+            text += part + literal
+        return text
+
+    return render
+
+
+def _values(columns: tuple[str, ...], key: Key) -> Sequence[Any]:
+    if isinstance(key, Mapping):
+        if set(key) != set(columns):
+            raise ConfigurationError(f"A key has the columns {columns}, not {tuple(key)}.")
+        return [key[column] for column in columns]
+    values = key if isinstance(key, tuple | list) else (key,)
+    if len(values) != len(columns):
+        raise ConfigurationError(f"A key has the columns {columns}, not {values!r}.")
+    return values
+
+
+def _text(column: str, value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, int):
+        return str(value)
+    raise ConfigurationError(
+        f"Key column {column!r} is a string, whole number, boolean or date, not {value!r}."
+    )
 
 
 def _date(text: str) -> date | str:

@@ -19,7 +19,7 @@ from nexus_redis_provider.core.gold.chains import GONE, BucketMap, merged
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.packing import PACKING, packed_columns, unpacker
 from nexus_redis_provider.core.gold.pages import decode_page
-from nexus_redis_provider.core.gold.schemas import row_decoder
+from nexus_redis_provider.core.gold.schemas import rows_decoder
 from nexus_redis_provider.core.gold.templates import Key, KeyTemplate
 from nexus_redis_provider.core.keys import GoldKeys
 
@@ -126,10 +126,14 @@ class RowVersion(Version):
         super().__init__(keys, manifest)
         upsert = manifest.mode is Mode.UPSERT
         self._prefix = b"" if upsert else keys.row_prefix(manifest.version).encode()
-        self._decode = row_decoder(manifest.columns)
+        self._decode = rows_decoder(manifest.columns)
 
     def row(self, name: bytes, value: bytes) -> Row:
-        return self._decode(value)
+        return self._decode([value])[0]
+
+    def _rows(self, names: Sequence[bytes], values: Sequence[bytes | None]) -> list[Row | None]:
+        rows = iter(self._decode([value for value in values if value is not None]))
+        return [None if value is None else next(rows) for value in values]
 
     def walk(self) -> Walk:
         if self.manifest.mode is Mode.UPSERT:
@@ -138,7 +142,7 @@ class RowVersion(Version):
                 "of its keys; read rows by key."
             )
         (attempts,) = yield [("HGETALL", self._keys.attempts(self.manifest.version))]
-        for key in self._page_keys(attempts):
+        for key in self._page_keys(_hash(attempts)):
             (page,) = yield [("GET", key)]
             if page is None:
                 raise self.gone()
@@ -249,6 +253,13 @@ class PackedVersion(Version):
             else:
                 self._known[number] = BucketMap.single(f"{version}.{share.task}", share.buckets)
         return self._known[number]
+
+
+def _hash(reply: Any) -> dict[bytes, bytes]:
+    # A flat list in RESP2.
+    if isinstance(reply, dict):
+        return reply
+    return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
 def _newest(layers: Sequence[bytes | None]) -> bytes | None:
