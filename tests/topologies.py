@@ -23,7 +23,7 @@ from nexus_redis_provider.embedded import EmbeddedServer, free_port
 
 MASTER = "state"
 # How long a server is silent before it counts as down.
-DOWN_AFTER_MS = 800
+DOWN_AFTER_MS = 1500
 
 
 def until(condition: Callable[[], Any], what: str, timeout: float = 20) -> Any:
@@ -228,7 +228,7 @@ class ClusterDeployment(_Deployment):
                 old.cluster("SETSLOT", slot, "NODE", ids[1])
 
     def _start(self) -> None:
-        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(2 * DOWN_AFTER_MS))
+        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(DOWN_AFTER_MS))
         fast = ("--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0")
         count = self.primaries * (2 if self.with_replicas else 1)
         for _ in range(count):
