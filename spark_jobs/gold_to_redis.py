@@ -56,8 +56,9 @@ datasets     what to publish, each with
   group_by   columns, as a list of names or as names with SQL expressions
   measures   names with SQL expressions that aggregate
   key        columns, or a template such as "sales:{shop}:{day}"
-  mode       snapshot (default: a new version) or upsert (rows replaced in place)
-  layout     json (default)
+  mode       snapshot (default: a new version), delta (the same, only changed rows are sent;
+             packed) or upsert (rows replaced in place; json)
+  layout     json (default) or packed (a quarter of the memory; for GoldDataset and Spark)
   ttl        seconds until the rows vanish; without it they stay
   keep       previous versions that stay readable, default 1
   min_rows   fewer rows than these are refused; so does the gate of the DAG
