@@ -64,7 +64,14 @@ def measure(rows: int) -> None:
                 df = frame(spark, count)
                 with _watched(peaks, pid):
                     began = time.perf_counter()
-                    publish(df, "bench", key=KEY, endpoint=server.endpoint, layout=layout)
+                    publish(
+                        df,
+                        "bench",
+                        key=KEY,
+                        endpoint=server.endpoint,
+                        layout=layout,
+                        expected_rows=count,
+                    )
                     took = time.perf_counter() - began
                 lines.append(
                     [

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 STAGING_LEASE = 600.0
 _LISTPACK = "hash-max-listpack-entries"
 _LISTPACK_ENTRIES = 128
+# A task holds a share in memory, some 200 bytes for each row.
+_SHARE_ROWS = 400_000
 _DAY = 86400
 
 
@@ -159,8 +161,8 @@ class Publication:
 
         Args:
             endpoint, spec: where and what.
-            shares: in how many packed rows are dealt, one of them for each partition; of a delta
-                as many as its base has.
+            shares: in how many packed rows are dealt, at least, one of them for each partition:
+                more if many rows are expected, and of a delta as many as its base has.
 
         Raises:
             StaleFenceError: a newer fencing token has published, or `fence` is missing although
@@ -190,7 +192,8 @@ class Publication:
             _tell_expected(client, spec, rest[0].decode())
             now_ms = int(rest[1])
             expires_ms = now_ms + to_ms(spec.ttl, "ttl") if spec.ttl is not None else None
-            base = _base(client, spec, now_ms)
+            live = _live(client, spec)
+            base = _base(live, spec, now_ms)
             return cls(
                 endpoint=endpoint,
                 spec=spec,
@@ -199,7 +202,7 @@ class Publication:
                 expires_ms=expires_ms,
                 server=server,
                 base=base,
-                shares=len(base.shares) if base else shares,
+                shares=len(base.shares) if base else _shares(live, spec, shares),
                 bucket_rows=_bucket_rows(client) if spec.layout is Layout.PACKED else ROWS,
             )
 
@@ -458,11 +461,21 @@ def server_state(client: redis.Redis) -> tuple[str, int]:
     return server["run_id"], stats["evicted_keys"]
 
 
-def _base(client: redis.Redis, spec: Spec, now_ms: int) -> Manifest | None:
+def _live(client: redis.Redis, spec: Spec) -> Manifest | None:
+    if spec.layout is not Layout.PACKED:
+        return None
+    return run(client, live_manifest(spec.dataset, namespace=spec.namespace))
+
+
+def _shares(live: Manifest | None, spec: Spec, least: int) -> int:
+    rows = spec.limits.expected_rows or (live.rows if live else 0)
+    return max(least, -(-rows // _SHARE_ROWS))
+
+
+def _base(live: Manifest | None, spec: Spec, now_ms: int) -> Manifest | None:
     """The live version, if a delta can build on it."""
     if spec.mode is not Mode.DELTA:
         return None
-    live = run(client, live_manifest(spec.dataset, namespace=spec.namespace))
     if live is None or (live.layout, live.packing) != (Layout.PACKED, PACKING):
         return None
     if (live.columns, live.key) != (spec.columns, spec.key.text):
