@@ -19,6 +19,7 @@ from nexus_redis_provider.core.errors import (
     UnreachableError,
     WriteError,
 )
+from nexus_redis_provider.core.gold.limits import Limits
 from nexus_redis_provider.core.gold.python_rows import table_of_mappings, table_of_rows
 from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.gold.tables import publish_table
@@ -226,6 +227,18 @@ def test_many_packed_rows(publish, client, namespace):
     assert dataset.get(24_999) == {"id": 24_999, "n": 24_999}
     assert publish(table.slice(0, 0), layout="packed").rows == 0
     assert dataset.get(24_999) is None
+
+
+def test_packed_rows_come_in_as_many_shares_as_it_takes(publish, rows):
+    ids = [f"k{number}" for number in range(500)]
+    table = pa.table({"id": ids, "n": range(500)})
+    assert len(publish(table, layout="packed", limits=Limits(expected_rows=1_000_000)).shares) == 3
+    changed = table.set_column(1, "n", pa.array([*range(499), 7]))
+    delta = publish(changed, layout="packed", mode="delta")
+    assert (len(delta.shares), delta.rows) == (3, 500)
+    again = publish(table.slice(1), layout="packed", mode="delta")
+    assert any(share.is_mapped for share in again.shares)
+    assert {key: row["n"] for key, row in rows().items()} == {f"k{n}": n for n in range(1, 500)}
 
 
 def test_upsert(publish, client, namespace):

@@ -37,10 +37,11 @@ from nexus_redis_provider.core.gold.columns import (
     key_template,
     refused_column,
 )
+from nexus_redis_provider.core.gold.deltas import DeltaWriter
 from nexus_redis_provider.core.gold.limits import Limits
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.packing import is_packed_natively, pack, packed_columns
-from nexus_redis_provider.core.gold.publications import Publication, Spec
+from nexus_redis_provider.core.gold.publications import Publication, Report, Spec
 from nexus_redis_provider.core.gold.rows import encode_rows, json_texts
 from nexus_redis_provider.core.gold.schemas import Column, ColumnType
 from nexus_redis_provider.core.gold.templates import KeyTemplate
@@ -138,19 +139,36 @@ def publish_table(
 
 def _published(endpoint: Endpoint, spec: Spec, batches: Iterable[_Encoded]) -> Manifest:
     """The one place that knows how a publication is written."""
-    writer_of = BucketWriter if spec.layout is Layout.PACKED else PartitionWriter
     publication = Publication.begin(endpoint, spec)
     try:
-        with writer_of(publication, 0, "table") as writer:
-            for batch in batches:
-                writer.write(*batch)
-            report = writer.finish()
-        return publication.commit([report])
+        write = _write_shares if spec.layout is Layout.PACKED else _write_rows
+        return publication.commit(write(publication, batches))
     except BaseException:
         # The lease on the staging area ends by itself where the server cannot be reached.
         with suppress(ServerError):
             publication.abort()
         raise
+
+
+def _write_rows(publication: Publication, batches: Iterable[_Encoded]) -> list[Report]:
+    with PartitionWriter(publication, 0, "table") as writer:
+        for batch in batches:
+            writer.write(*batch)
+        return [writer.finish()]
+
+
+def _write_shares(publication: Publication, batches: Iterable[_Encoded]) -> list[Report]:
+    shares, all_batches = publication.shares, list(batches)
+    writer_of = DeltaWriter if publication.spec.mode is Mode.DELTA else BucketWriter
+    reports = []
+    for share in range(shares):
+        with writer_of(publication, share, "table") as writer:
+            for keys, values, hashes in all_batches:
+                ours = hashes % shares == share
+                mask = pa.array(ours)
+                writer.write(keys.filter(mask), values.filter(mask), hashes[ours])
+            reports.append(writer.finish())
+    return reports
 
 
 def _json(batch: pa.RecordBatch, columns: Sequence[Column], key: KeyTemplate) -> _Encoded:
