@@ -21,6 +21,12 @@ VALUES = {
     "waited": 2.5,
     "timeout": 0.5,
     "version": "v9",
+    "size": 2_000_000,
+    "max_value_bytes": 1_000_000,
+    "needed": 30,
+    "used": 20,
+    "limit": 40,
+    "margin": 0.05,
 }
 
 
@@ -34,12 +40,10 @@ def made(cls: type[NexusRedisError]) -> NexusRedisError:
     """One with a value of its own in every argument."""
     if cls.__init__ in (Exception.__init__, ValueError.__init__):
         return cls("what happened")
-    parameters = [
-        parameter
-        for parameter in inspect.signature(cls.__init__).parameters.values()
-        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.name != "self"
-    ]
-    return cls(*(VALUES.get(parameter.name, f"the {parameter.name}") for parameter in parameters))
+    given = inspect.signature(cls.__init__).bind_partial(None)
+    for parameter in list(given.signature.parameters.values())[1:]:
+        given.arguments[parameter.name] = VALUES.get(parameter.name, f"the {parameter.name}")
+    return cls(*given.args[1:], **given.kwargs)
 
 
 @pytest.mark.parametrize("cls", sorted(set(every_class()), key=lambda cls: cls.__name__))

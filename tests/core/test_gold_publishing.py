@@ -20,7 +20,7 @@ from nexus_redis_provider.core.errors import (
     UnreachableError,
 )
 from nexus_redis_provider.core.gold import publications
-from nexus_redis_provider.core.gold.manifests import Mode
+from nexus_redis_provider.core.gold.manifests import Layout, Mode
 from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.gold.writers import PartitionWriter
@@ -35,6 +35,7 @@ from tests.core.gold_datasets import (
     leases_are_over,
     numbers,
     publish,
+    publish_packed,
     spec,
     user,
     version_keys,
@@ -103,17 +104,19 @@ def test_fewer_are_kept_from_the_next_publish_on(endpoint, client, namespace):
 @pytest.mark.parametrize("mode", Mode)
 def test_fencing(endpoint, client, namespace, mode):
     key = f"{namespace}:{{id}}" if mode is Mode.UPSERT else "{id}"
-    expiring = spec(namespace, key, mode=mode, fence=5, ttl=60)
-    publish(endpoint, ONE, expiring)
+    layout = Layout.PACKED if mode is Mode.DELTA else Layout.JSON
+    expiring = spec(namespace, key, mode=mode, layout=layout, fence=5, ttl=60)
+    publish_as = publish_packed if layout is Layout.PACKED else publish
+    publish_as(endpoint, ONE, expiring)
     for fence in (4, None):
         with pytest.raises(StaleFenceError) as caught:
             Publication.begin(endpoint, replace(expiring, fence=fence))
         assert (caught.value.fence, caught.value.recorded) == (fence, 5)
     rows = GoldDataset(client, "sales", namespace=namespace)
     assert rows.get("a") == {"id": "a", "n": 1}
-    publish(endpoint, TWO, expiring)
+    publish_as(endpoint, TWO, expiring)
     assert rows.get("a") == {"id": "a", "n": 2}
-    publish(endpoint, ONE, replace(expiring, fence=2**53 - 1))
+    publish_as(endpoint, ONE, replace(expiring, fence=2**53 - 1))
     assert rows.get("a") == {"id": "a", "n": 1}
 
 
