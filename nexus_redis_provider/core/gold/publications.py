@@ -169,6 +169,11 @@ class Publication:
                 earlier publishes had one.
             UnreachableError, AccessDeniedError: nothing was written.
         """
+        if endpoint.is_cluster:
+            raise ConfigurationError(
+                f"Gold dataset {spec.dataset!r} cannot be published to a Redis Cluster yet, as "
+                f"{endpoint} is one. Publish to a single server, or one that Sentinels watch."
+            )
         keys = spec.keys
         with endpoint.client() as client:
             sweep(client, keys)  # First, since it may have to make room.
