@@ -20,7 +20,7 @@ from pyspark.sql import functions as F  # noqa: N812 - the name every Spark user
 from nexus_redis_provider.core.errors import ConfigurationError
 from nexus_redis_provider.core.gold.limits import Limits
 from nexus_redis_provider.core.gold.manifests import Layout, Mode
-from nexus_redis_provider.core.gold.publications import Spec
+from nexus_redis_provider.core.gold.specs import Spec
 from nexus_redis_provider.spark.failures import SPARK_ERRORS, reason
 from nexus_redis_provider.spark.schemas import key_template
 

@@ -17,8 +17,9 @@ from pyspark.sql.types import StructType
 from nexus_redis_provider.core.errors import ConfigurationError, SchemaError
 from nexus_redis_provider.core.gold.limits import Limits
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
-from nexus_redis_provider.core.gold.publications import Publication, Report, Spec
+from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.gold.rows import encode_rows, is_writable
+from nexus_redis_provider.core.gold.specs import Report, Spec
 from nexus_redis_provider.spark.options import Options
 from nexus_redis_provider.spark.reading import (
     FilteringGoldReader,

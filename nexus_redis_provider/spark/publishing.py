@@ -36,7 +36,8 @@ from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.pacing import expectation
 from nexus_redis_provider.core.gold.packing import packed_columns
 from nexus_redis_provider.core.gold.progress import Meter, Progress, ProgressLine
-from nexus_redis_provider.core.gold.publications import Publication, Report, Spec
+from nexus_redis_provider.core.gold.publications import Publication
+from nexus_redis_provider.core.gold.specs import Report, Spec
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE
 from nexus_redis_provider.core.scripts import run
 from nexus_redis_provider.spark.failures import SPARK_ERRORS, reason

@@ -18,8 +18,9 @@ from pyspark.sql.datasource import DataSourceStreamArrowWriter, WriterCommitMess
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import PublishError
 from nexus_redis_provider.core.gold.batches import Plan, begin_batch
-from nexus_redis_provider.core.gold.publications import Publication, Report, Spec
+from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.gold.rows import encode_rows
+from nexus_redis_provider.core.gold.specs import Report, Spec
 from nexus_redis_provider.spark.tasks import Batch, write_partition
 
 

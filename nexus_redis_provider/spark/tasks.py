@@ -10,7 +10,8 @@ from pyspark import TaskContext
 
 from nexus_redis_provider.core.errors import PublishError
 from nexus_redis_provider.core.gold.bucket_writers import BucketWriter
-from nexus_redis_provider.core.gold.publications import Publication, Report
+from nexus_redis_provider.core.gold.publications import Publication
+from nexus_redis_provider.core.gold.specs import Report
 from nexus_redis_provider.core.gold.writers import PartitionWriter
 
 Batch = tuple[pa.StringArray, pa.StringArray, int]

@@ -20,8 +20,9 @@ from nexus_redis_provider.core.gold.bucket_writers import BucketWriter
 from nexus_redis_provider.core.gold.deltas import DeltaWriter
 from nexus_redis_provider.core.gold.manifests import Manifest, Mode
 from nexus_redis_provider.core.gold.packing import pack
-from nexus_redis_provider.core.gold.publications import Publication, Report, Spec
+from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.gold.schemas import Column
+from nexus_redis_provider.core.gold.specs import Report, Spec
 from nexus_redis_provider.core.gold.templates import KeyTemplate
 from nexus_redis_provider.core.gold.writers import PartitionWriter
 from nexus_redis_provider.core.keys import GoldKeys

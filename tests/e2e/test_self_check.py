@@ -12,10 +12,11 @@ import redis
 
 from demo.checks import CheckError, Rows, check, expected
 from nexus_redis_provider.core.endpoint import Endpoint
-from nexus_redis_provider.core.gold.publications import Publication, Spec
+from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.gold.rows import encode_rows
 from nexus_redis_provider.core.gold.schemas import Column
+from nexus_redis_provider.core.gold.specs import Spec
 from nexus_redis_provider.core.gold.templates import KeyTemplate
 from nexus_redis_provider.core.gold.writers import PartitionWriter
 

@@ -18,7 +18,8 @@ from nexus_redis_provider.core.errors import (
     WriteError,
 )
 from nexus_redis_provider.core.gold.pacing import Pace
-from nexus_redis_provider.core.gold.publications import Publication, Report, staging_gone
+from nexus_redis_provider.core.gold.publications import Publication, staging_gone
+from nexus_redis_provider.core.gold.specs import Report
 from nexus_redis_provider.core.gold.wire import ReplyStream
 from nexus_redis_provider.core.scripts import run, script
 

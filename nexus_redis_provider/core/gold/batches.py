@@ -13,7 +13,8 @@ from nexus_redis_provider.core.durations import to_ms
 from nexus_redis_provider.core.endpoint import Endpoint, translated_errors
 from nexus_redis_provider.core.errors import StaleFenceError, SupersededError
 from nexus_redis_provider.core.gold.manifests import Mode
-from nexus_redis_provider.core.gold.publications import Publication, Spec, server_state
+from nexus_redis_provider.core.gold.publications import Publication, server_state
+from nexus_redis_provider.core.gold.specs import Spec
 from nexus_redis_provider.core.scripts import Call, run
 
 

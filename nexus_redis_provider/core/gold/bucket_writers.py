@@ -15,7 +15,8 @@ from nexus_redis_provider.core.endpoint import translated_errors
 from nexus_redis_provider.core.errors import DuplicateKeyError, NullKeyError, PublishError
 from nexus_redis_provider.core.gold.attempts import Attempt
 from nexus_redis_provider.core.gold.buckets import Arranged, arrange, digest
-from nexus_redis_provider.core.gold.publications import Publication, Report, staging_gone
+from nexus_redis_provider.core.gold.publications import Publication, staging_gone
+from nexus_redis_provider.core.gold.specs import Report
 from nexus_redis_provider.core.gold.sweeping import bucket_names, unlink
 from nexus_redis_provider.core.gold.wire import (
     bucket_commands,

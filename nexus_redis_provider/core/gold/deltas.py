@@ -20,7 +20,8 @@ from nexus_redis_provider.core.endpoint import translated_errors
 from nexus_redis_provider.core.gold.bucket_writers import BucketWriter
 from nexus_redis_provider.core.gold.buckets import Arranged, Share, arrange, bucket_of
 from nexus_redis_provider.core.gold.chains import GONE, LONGEST, BucketMap, Chain, merged
-from nexus_redis_provider.core.gold.publications import Report, base_gone
+from nexus_redis_provider.core.gold.publications import base_gone
+from nexus_redis_provider.core.gold.specs import Report
 from nexus_redis_provider.core.gold.sweeping import unlink
 
 Sums = np.ndarray[Any, np.dtype[np.void]]

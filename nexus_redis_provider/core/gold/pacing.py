@@ -26,8 +26,9 @@ from nexus_redis_provider.core.gold.memory import (
     mean_weight,
     refuse_what_does_not_fit,
 )
-from nexus_redis_provider.core.gold.publications import Publication, Spec
+from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.gold.readers import live_manifest
+from nexus_redis_provider.core.gold.specs import Spec
 from nexus_redis_provider.core.scripts import Call, run
 
 log = logging.getLogger(__name__)

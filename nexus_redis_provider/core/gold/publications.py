@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Self
 
 import redis
 
-from nexus_redis_provider.core.durations import Duration, to_ms
+from nexus_redis_provider.core.durations import to_ms
 from nexus_redis_provider.core.endpoint import Endpoint, translated_errors
 from nexus_redis_provider.core.errors import (
     ConfigurationError,
@@ -25,12 +25,10 @@ from nexus_redis_provider.core.errors import (
     SupersededError,
     TooFewRowsError,
 )
+from nexus_redis_provider.core.gold.bases import base_of, bucket_rows, live_packed, share_count
 from nexus_redis_provider.core.gold.buckets import ROWS, Share
-from nexus_redis_provider.core.gold.limits import Limits
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
-from nexus_redis_provider.core.gold.packing import PACKING
-from nexus_redis_provider.core.gold.readers import live_manifest
-from nexus_redis_provider.core.gold.schemas import Column
+from nexus_redis_provider.core.gold.specs import Report, Spec
 from nexus_redis_provider.core.gold.sweeping import (
     bucket_names,
     page_keys,
@@ -39,105 +37,12 @@ from nexus_redis_provider.core.gold.sweeping import (
     sweep,
     unlink,
 )
-from nexus_redis_provider.core.gold.templates import KeyTemplate
-from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE, GoldKeys
 from nexus_redis_provider.core.scripts import Call, run
 
 if TYPE_CHECKING:
     from nexus_redis_provider.core.gold.batches import Claim
 
-STAGING_LEASE = 600.0
-_LISTPACK = "hash-max-listpack-entries"
-_LISTPACK_ENTRIES = 128
-# A task holds a share in memory, some 200 bytes for each row.
-_SHARE_ROWS = 400_000
 _DAY = 86400
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spec:
-    """What to publish and how; checked when it is made. Picklable, with no password in it.
-
-    Args:
-        dataset: name; `A-Z a-z 0-9 _ . : / -`.
-        columns: of every row.
-        key: over the key columns; in upsert mode its text is the row's whole Redis key.
-        mode, layout: see `manifests`.
-        ttl: seconds until rows vanish, counted from `begin`; None keeps them.
-        keep: previous versions that stay readable.
-        min_rows: a version with fewer is refused.
-        fence: fencing token of the lock that guards this publish, or None.
-        lineage: free text facts for the manifest.
-        staging_lease: seconds after its last sign of life at which a staging area is given up.
-        limits: how fast to write, and what to refuse.
-    """
-
-    dataset: str
-    columns: tuple[Column, ...]
-    key: KeyTemplate
-    mode: Mode = Mode.SNAPSHOT
-    layout: Layout = Layout.JSON
-    ttl: Duration | None = None
-    keep: int = 1
-    min_rows: int = 0
-    fence: int | None = None
-    lineage: Mapping[str, str] = field(default_factory=dict)
-    namespace: str = DEFAULT_NAMESPACE
-    staging_lease: Duration = STAGING_LEASE
-    limits: Limits = field(default_factory=Limits)
-
-    def __post_init__(self) -> None:
-        GoldKeys(self.dataset, self.namespace)
-        if self.keep < 0:
-            raise ConfigurationError(f"keep is a number of previous versions, not {self.keep}.")
-        if self.min_rows and self.mode is Mode.UPSERT:
-            raise ConfigurationError("min_rows does not go with upsert, whose rows show at once.")
-        if self.mode is Mode.DELTA and self.layout is not Layout.PACKED:
-            raise ConfigurationError(
-                f"mode='delta' is for layout='packed', not {self.layout.value!r}: only there two "
-                "versions can share buckets."
-            )
-        if self.layout is Layout.PACKED and self.mode is Mode.UPSERT:
-            raise ConfigurationError(
-                "layout='packed' does not go with mode='upsert', which is for rows that any client "
-                "reads; use layout='json', or mode='snapshot'."
-            )
-        if self.fence is not None and self.fence <= 0:
-            raise ConfigurationError(f"A fencing token is a positive number, not {self.fence}.")
-        if self.ttl is not None:
-            to_ms(self.ttl, "ttl")
-        to_ms(self.staging_lease, "staging_lease")
-
-    @property
-    def keys(self) -> GoldKeys:
-        """The dataset's keys."""
-        return GoldKeys(self.dataset, self.namespace)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What one task attempt wrote.
-
-    Attributes:
-        partition: index of the partition.
-        attempt: unique name of the attempt.
-        rows, bytes: acknowledged rows, and bytes of their keys and values.
-        checksum: sum of their CRC-32.
-        pages: index pages written.
-        buckets: into which rows were packed.
-        is_mapped: whether some of them are of earlier versions.
-        error: why the attempt gave up, or None.
-    """
-
-    partition: int
-    attempt: str
-    rows: int = 0
-    bytes: int = 0
-    checksum: int = 0
-    pages: int = 0
-    buckets: int = 0
-    is_mapped: bool = False
-    error: PublishError | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,8 +102,8 @@ class Publication:
             _tell_expected(client, spec, rest[0].decode())
             now_ms = int(rest[1])
             expires_ms = now_ms + to_ms(spec.ttl, "ttl") if spec.ttl is not None else None
-            live = _live(client, spec)
-            base = _base(live, spec, now_ms)
+            live = live_packed(client, spec)
+            base = base_of(live, spec, now_ms)
             return cls(
                 endpoint=endpoint,
                 spec=spec,
@@ -207,8 +112,8 @@ class Publication:
                 expires_ms=expires_ms,
                 server=server,
                 base=base,
-                shares=len(base.shares) if base else _shares(live, spec, shares),
-                bucket_rows=_bucket_rows(client) if spec.layout is Layout.PACKED else ROWS,
+                shares=len(base.shares) if base else share_count(live, spec, shares),
+                bucket_rows=bucket_rows(client) if spec.layout is Layout.PACKED else ROWS,
             )
 
     def renewal(self) -> Call[int]:
@@ -464,41 +369,6 @@ def server_state(client: redis.Redis) -> tuple[str, int]:
     with translated_errors(client):
         server, stats = client.info("server"), client.info("stats")
     return server["run_id"], stats["evicted_keys"]
-
-
-def _live(client: redis.Redis, spec: Spec) -> Manifest | None:
-    if spec.layout is not Layout.PACKED:
-        return None
-    return run(client, live_manifest(spec.dataset, namespace=spec.namespace))
-
-
-def _shares(live: Manifest | None, spec: Spec, least: int) -> int:
-    rows = spec.limits.expected_rows or (live.rows if live else 0)
-    return max(least, -(-rows // _SHARE_ROWS))
-
-
-def _base(live: Manifest | None, spec: Spec, now_ms: int) -> Manifest | None:
-    """The live version, if a delta can build on it."""
-    if spec.mode is not Mode.DELTA:
-        return None
-    if live is None or (live.layout, live.packing) != (Layout.PACKED, PACKING):
-        return None
-    if (live.columns, live.key) != (spec.columns, spec.key.text):
-        return None
-    # Buckets are to live as long as those of this version, which prolongs lives and ends none.
-    if live.expires_ms is not None:
-        lease_ms = to_ms(spec.staging_lease, "staging_lease")
-        return live if spec.ttl is not None and live.expires_ms > now_ms + lease_ms else None
-    return live if spec.ttl is None else None
-
-
-def _bucket_rows(client: redis.Redis) -> int:
-    """How many rows a bucket is to have, so that nearly none is too large for a listpack."""
-    entries = _LISTPACK_ENTRIES
-    # Managed servers let nobody ask.
-    with suppress(redis.exceptions.RedisError):
-        entries = int(client.config_get(_LISTPACK)[_LISTPACK] or entries)
-    return max(1, min(ROWS, entries // 3))
 
 
 def _argument(value: int | None) -> str:

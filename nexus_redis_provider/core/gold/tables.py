@@ -41,9 +41,10 @@ from nexus_redis_provider.core.gold.deltas import DeltaWriter
 from nexus_redis_provider.core.gold.limits import Limits
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.packing import is_packed_natively, pack, packed_columns
-from nexus_redis_provider.core.gold.publications import Publication, Report, Spec
+from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.gold.rows import encode_rows, json_texts
 from nexus_redis_provider.core.gold.schemas import Column, ColumnType
+from nexus_redis_provider.core.gold.specs import Report, Spec
 from nexus_redis_provider.core.gold.templates import KeyTemplate
 from nexus_redis_provider.core.gold.writers import PartitionWriter
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE

@@ -20,11 +20,8 @@ from nexus_redis_provider.core.errors import (
 from nexus_redis_provider.core.gold.attempts import Attempt
 from nexus_redis_provider.core.gold.manifests import Mode
 from nexus_redis_provider.core.gold.pages import encode_page
-from nexus_redis_provider.core.gold.publications import (
-    Publication,
-    Report,
-    staging_gone,
-)
+from nexus_redis_provider.core.gold.publications import Publication, staging_gone
+from nexus_redis_provider.core.gold.specs import Report
 from nexus_redis_provider.core.gold.sweeping import page_keys, staged_attempts, unlink
 from nexus_redis_provider.core.gold.wire import (
     NULL,

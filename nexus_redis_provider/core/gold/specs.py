@@ -1,0 +1,102 @@
+"""What to publish and how, and what an attempt at a part of it reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from nexus_redis_provider.core.durations import Duration, to_ms
+from nexus_redis_provider.core.errors import ConfigurationError, PublishError
+from nexus_redis_provider.core.gold.limits import Limits
+from nexus_redis_provider.core.gold.manifests import Layout, Mode
+from nexus_redis_provider.core.gold.schemas import Column
+from nexus_redis_provider.core.gold.templates import KeyTemplate
+from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE, GoldKeys
+
+STAGING_LEASE = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """What to publish and how; checked when it is made. Picklable, with no password in it.
+
+    Args:
+        dataset: name; `A-Z a-z 0-9 _ . : / -`.
+        columns: of every row.
+        key: over the key columns; in upsert mode its text is the row's whole Redis key.
+        mode, layout: see `manifests`.
+        ttl: seconds until rows vanish, counted from `begin`; None keeps them.
+        keep: previous versions that stay readable.
+        min_rows: a version with fewer is refused.
+        fence: fencing token of the lock that guards this publish, or None.
+        lineage: free text facts for the manifest.
+        staging_lease: seconds after its last sign of life at which a staging area is given up.
+        limits: how fast to write, and what to refuse.
+    """
+
+    dataset: str
+    columns: tuple[Column, ...]
+    key: KeyTemplate
+    mode: Mode = Mode.SNAPSHOT
+    layout: Layout = Layout.JSON
+    ttl: Duration | None = None
+    keep: int = 1
+    min_rows: int = 0
+    fence: int | None = None
+    lineage: Mapping[str, str] = field(default_factory=dict)
+    namespace: str = DEFAULT_NAMESPACE
+    staging_lease: Duration = STAGING_LEASE
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        GoldKeys(self.dataset, self.namespace)
+        if self.keep < 0:
+            raise ConfigurationError(f"keep is a number of previous versions, not {self.keep}.")
+        if self.min_rows and self.mode is Mode.UPSERT:
+            raise ConfigurationError("min_rows does not go with upsert, whose rows show at once.")
+        if self.mode is Mode.DELTA and self.layout is not Layout.PACKED:
+            raise ConfigurationError(
+                f"mode='delta' is for layout='packed', not {self.layout.value!r}: only there two "
+                "versions can share buckets."
+            )
+        if self.layout is Layout.PACKED and self.mode is Mode.UPSERT:
+            raise ConfigurationError(
+                "layout='packed' does not go with mode='upsert', which is for rows that any client "
+                "reads; use layout='json', or mode='snapshot'."
+            )
+        if self.fence is not None and self.fence <= 0:
+            raise ConfigurationError(f"A fencing token is a positive number, not {self.fence}.")
+        if self.ttl is not None:
+            to_ms(self.ttl, "ttl")
+        to_ms(self.staging_lease, "staging_lease")
+
+    @property
+    def keys(self) -> GoldKeys:
+        """The dataset's keys."""
+        return GoldKeys(self.dataset, self.namespace)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What one task attempt wrote.
+
+    Attributes:
+        partition: index of the partition.
+        attempt: unique name of the attempt.
+        rows, bytes: acknowledged rows, and bytes of their keys and values.
+        checksum: sum of their CRC-32.
+        pages: index pages written.
+        buckets: into which rows were packed.
+        is_mapped: whether some of them are of earlier versions.
+        error: why the attempt gave up, or None.
+    """
+
+    partition: int
+    attempt: str
+    rows: int = 0
+    bytes: int = 0
+    checksum: int = 0
+    pages: int = 0
+    buckets: int = 0
+    is_mapped: bool = False
+    error: PublishError | None = None
