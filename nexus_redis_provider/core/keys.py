@@ -179,7 +179,7 @@ class GoldKeys:
         return f"{self.root}:map:{version}:{attempt}"
 
     def sums(self, version: str, attempt: str) -> str:
-        """String: 16 bytes for each row of an attempt, by which the next delta finds changes."""
+        """String: 12 bytes for each row of an attempt, by which the next delta finds changes."""
         return f"{self.root}:sums:{version}:{attempt}"
 
     def page(self, version: str, attempt: str, number: int) -> str:

@@ -1,8 +1,8 @@
 """One task attempt's share of a delta: of packed rows, only those that changed are sent.
 
-What the version before has is known by a sum of each row, 16 bytes that Redis keeps of the newest
-version: who it is (CRC-32 and Adler-32 of its key), and 64 bits of a digest of its value, which are
-zero where there is no row any more. The server copies the sums, and they are changed in place.
+What the version before has is known by a sum of each row, 12 bytes that Redis keeps of the newest
+version: the CRC-32 of its key, and 64 bits of a digest of its value, which are zero where there is
+no row any more. The server copies the sums, and they are changed in place.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from nexus_redis_provider.core.gold.specs import Report
 from nexus_redis_provider.core.gold.sweeping import unlink
 
 Sums = np.ndarray[Any, np.dtype[np.void]]
+Hashes = np.ndarray[Any, np.dtype[np.uint32]]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
-_SUM = np.dtype([("who", "<u8"), ("digest", "<u8")])
+_SUM = np.dtype([("hash", "<u4"), ("digest", "<u8")])
 _PIPELINE = 500
 
 
@@ -85,11 +86,11 @@ class DeltaWriter(BucketWriter):
     def _write_all(self, arranged: Arranged) -> None:
         sums, base = _sums(arranged), self._base
         known = self._known_sums(base)
-        changes = None if known is None else _changes(sums, known)
-        if base is None or known is None or changes is None:
+        if base is None or known is None:
             super()._write_all(arranged)
             self._replace_sums(sums)
         else:
+            changes = _changes(sums, known)
             self._write_changes(base, arranged, changes, known)
             self._change_sums(base, sums, changes, known)
             # What was sent was counted, and all that there is counts.
@@ -100,7 +101,9 @@ class DeltaWriter(BucketWriter):
     ) -> None:
         self._register(0)
         before = self._chains_of(base)
-        vanished = self._vanished_keys(arranged, known["who"][changes.vanished], before)
+        vanished = self._vanished_keys(
+            arranged, known["hash"][changes.vanished].astype(np.int64), before
+        )
         after, whole = self._chains_after(arranged, changes, vanished, before)
         chosen = changes.rows | whole[arranged.row_numbers]
         super()._write_all(self._overlays(arranged, chosen, vanished, whole))
@@ -119,10 +122,11 @@ class DeltaWriter(BucketWriter):
         return BucketMap.decode(data)
 
     def _vanished_keys(
-        self, arranged: Arranged, who: np.ndarray[Any, Any], chains: BucketMap
+        self, arranged: Arranged, hashes: Hashes, chains: BucketMap
     ) -> dict[int, list[bytes]]:
         """Keys that are no more, by bucket. Sums do not have them, so their buckets are read."""
-        numbers = bucket_of((who >> 32).astype(np.int64), self._publication.shares, self._buckets)
+        shares = self._publication.shares
+        numbers = bucket_of(hashes.astype(np.int64), shares, self._buckets)
         found: dict[int, list[bytes]] = {}
         wanted = np.unique(numbers).tolist()
         for start in range(0, len(wanted), _PIPELINE):
@@ -249,26 +253,32 @@ class DeltaWriter(BucketWriter):
 
 
 def _sums(arranged: Arranged) -> Sums:
-    keys, values = arranged.keys.to_pylist(), arranged.values.to_pylist()
-    sums = np.empty(len(keys), _SUM)
-    adlers = np.fromiter(map(zlib.adler32, keys), np.uint64, len(keys))
-    sums["who"] = arranged.hashes.astype(np.uint64) << np.uint64(32) | adlers
+    values = arranged.values.to_pylist()
+    sums = np.empty(len(values), _SUM)
+    sums["hash"] = arranged.hashes
     digests = b"".join([blake2b(value, digest_size=8).digest() for value in values])
     sums["digest"] = np.maximum(np.frombuffer(digests, "<u8"), 1)
     return sums
 
 
-def _changes(sums: Sums, known: Sums) -> _Changes | None:
-    """What differs; None if two rows cannot be told apart by their sums."""
+def _changes(sums: Sums, known: Sums) -> _Changes:
+    """What differs. Rows whose keys have the same hash count as new, and as vanished."""
     alive = np.flatnonzero(known["digest"])
-    order = alive[np.argsort(known["who"][alive], kind="stable")]
-    who = known["who"][order]
-    mine = np.sort(sums["who"])
-    if (who[1:] == who[:-1]).any() or (mine[1:] == mine[:-1]).any():
-        return None
-    at = np.minimum(np.searchsorted(who, sums["who"]), max(0, len(who) - 1))
-    known_rows = who[at] == sums["who"] if len(who) else np.zeros(len(sums), bool)
-    places = np.where(known_rows, order[at] if len(who) else -1, -1)
-    same = known_rows.copy()
-    same[known_rows] = known["digest"][places[known_rows]] == sums["digest"][known_rows]
-    return _Changes(~same, places, np.setdiff1d(alive, places[known_rows]))
+    tied = np.union1d(_repeated(known["hash"][alive]), _repeated(sums["hash"]))
+    clear = alive[~np.isin(known["hash"][alive], tied)]
+    order = clear[np.argsort(known["hash"][clear])]
+    places = np.full(len(sums), -1)
+    same = np.zeros(len(sums), bool)
+    if len(order):
+        hashes = known["hash"][order]
+        at = np.minimum(np.searchsorted(hashes, sums["hash"]), len(order) - 1)
+        found = hashes[at] == sums["hash"]
+        places[found] = order[at[found]]
+        same[found] = known["digest"][places[found]] == sums["digest"][found]
+    return _Changes(~same, places, np.setdiff1d(alive, places))
+
+
+def _repeated(hashes: Hashes) -> Hashes:
+    ordered = np.sort(hashes)
+    repeated: Hashes = ordered[1:][ordered[1:] == ordered[:-1]]
+    return repeated
