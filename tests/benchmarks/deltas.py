@@ -58,7 +58,7 @@ def measure(rows: int) -> None:
             _publish(client, rows, 0, mode)
             found += [_publish(client, rows, number, mode) for number in range(1, _ROUNDS + 1)]
     session().stop()
-    heading(f"A new version of {rows:,} packed rows, 1 % of them changed twice over")
+    heading(f"A new version of {rows:,} packed rows, 1 % of them changed")
     print(f"Medians of {_ROUNDS}, the version before included that is removed.\n")
     medians = {
         mode: [

@@ -21,9 +21,18 @@ def session() -> SparkSession:
 
 
 def frame(spark: SparkSession, rows: int, *, changed: int = 0) -> DataFrame:
-    """Five columns, as a Gold aggregate has them; one row in a hundred differs by `changed`."""
+    """Five columns, as a Gold aggregate has them.
+
+    Args:
+        spark: what makes it.
+        rows: how many.
+        changed: how often one row in a hundred has changed, others each time.
+    """
     number = F.col("id")
-    touched = F.when(F.xxhash64(number, F.lit(changed)) % 100 == 0, changed).otherwise(0)
+    touched = F.lit(0)
+    for time in range(1, changed + 1):
+        is_hit = F.xxhash64(number, F.lit(time)) % 100 == 0
+        touched += F.when(is_hit, time).otherwise(0)
     return spark.range(rows, numPartitions=2).select(
         number,
         F.format_string("metric_%03d", number % 500).alias("metric_name"),
