@@ -238,7 +238,9 @@ REFUSED_AT_ONCE = {
     "key": Case(2, "datasets.sales.key: must be one of shop, .*'city2'", (*SALES, "key"), "city2"),
     "template": Case(2, "key template", (*SALES, "key"), "{shop}{day}"),
     "both": Case(2, "both group_by and measures name day", (*SALES, "measures", "day"), "max(day)"),
-    "mode": Case(2, "sales.mode: must be one of snapshot, upsert", (*SALES, "mode"), "append"),
+    "mode": Case(
+        2, "sales.mode: must be one of snapshot, delta, upsert", (*SALES, "mode"), "append"
+    ),
     "layout": Case(2, "sales.layout: must be one of json", (*SALES, "layout"), "xml"),
     "ttl": Case(2, "ttl", (*SALES, "ttl"), -1),
     "from": Case(2, "sales.from: must be one of orders", (*SALES, "from"), "order"),
