@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -42,7 +43,7 @@ def kill(server: EmbeddedServer) -> None:
 
 
 @dataclass
-class _Deployment:
+class _Deployment(ABC):
     """Servers that end with the block."""
 
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -63,9 +64,9 @@ class _Deployment:
         self._stack.close()
 
     @property
+    @abstractmethod
     def endpoint(self) -> Endpoint:
         """Of the whole deployment."""
-        raise NotImplementedError
 
     @property
     def url(self) -> str:
@@ -75,8 +76,9 @@ class _Deployment:
         master = f"?master={endpoint.master}" if endpoint.master else ""
         return f"redis+{endpoint.topology}://{nodes}{master}"
 
+    @abstractmethod
     def _start(self) -> None:
-        raise NotImplementedError
+        """Start all servers; whatever was started ends with the block."""
 
     def _server(self, *arguments: str, config: str = "") -> EmbeddedServer:
         return self._stack.enter_context(EmbeddedServer(*arguments, config=config))

@@ -18,11 +18,11 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - the name every Spark user knows
 
 from nexus_redis_provider.core.errors import ConfigurationError
+from nexus_redis_provider.core.gold.columns import key_template
 from nexus_redis_provider.core.gold.limits import Limits
 from nexus_redis_provider.core.gold.manifests import Layout, Mode
 from nexus_redis_provider.core.gold.specs import Spec
 from nexus_redis_provider.spark.failures import SPARK_ERRORS, reason
-from nexus_redis_provider.spark.schemas import key_template
 
 _Kinds = dict[str, tuple[type, ...]]
 

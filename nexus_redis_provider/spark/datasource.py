@@ -15,6 +15,7 @@ from pyspark.sql.datasource import DataSource, DataSourceArrowWriter, WriterComm
 from pyspark.sql.types import StructType
 
 from nexus_redis_provider.core.errors import ConfigurationError, SchemaError
+from nexus_redis_provider.core.gold.columns import key_template
 from nexus_redis_provider.core.gold.limits import Limits
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.publications import Publication
@@ -28,7 +29,7 @@ from nexus_redis_provider.spark.reading import (
     pushes_filters,
     read_manifest,
 )
-from nexus_redis_provider.spark.schemas import checked_columns, key_template
+from nexus_redis_provider.spark.schemas import checked_columns
 from nexus_redis_provider.spark.streaming import StreamWriter
 from nexus_redis_provider.spark.tasks import Batch, write_partition
 

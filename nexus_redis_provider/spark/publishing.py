@@ -30,6 +30,7 @@ from nexus_redis_provider.core.errors import (
     ValueTooLargeError,
 )
 from nexus_redis_provider.core.gold.bucket_writers import BucketWriter
+from nexus_redis_provider.core.gold.columns import key_template
 from nexus_redis_provider.core.gold.deltas import DeltaWriter
 from nexus_redis_provider.core.gold.limits import MAX_VALUE_BYTES, MEMORY_MARGIN, Limits
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
@@ -43,7 +44,7 @@ from nexus_redis_provider.core.scripts import run
 from nexus_redis_provider.spark.failures import SPARK_ERRORS, reason
 from nexus_redis_provider.spark.packed import dealt, packed
 from nexus_redis_provider.spark.rows import prepared
-from nexus_redis_provider.spark.schemas import checked_columns, key_template
+from nexus_redis_provider.spark.schemas import checked_columns
 from nexus_redis_provider.spark.tasks import write_partition
 
 log = logging.getLogger(__name__)

@@ -176,7 +176,7 @@ def stream(spark, endpoint, namespace, folder):
 
 
 MISTAKES = [
-    ({"key": "s:{x}"}, "'x' of the key is not in the frame"),
+    ({"key": "s:{x}"}, "'x' of the key is not there"),
     ({"key": "k"}, "a template of a row's whole Redis key"),
     ({"colour": "red"}, "Unknown option(s) of nexus_redis: colour"),
     ({"url": "redis://:pw-1234@127.0.0.1:1"}, "literal Redis password"),
