@@ -238,6 +238,9 @@ def test_packed_rows_come_in_as_many_shares_as_it_takes(publish, rows):
     assert (len(delta.shares), delta.rows) == (3, 500)
     again = publish(table.slice(1), layout="packed", mode="delta")
     assert any(share.is_mapped for share in again.shares)
+    publish(table.slice(0, 2), layout="packed", mode="delta")
+    assert set(rows()) == {"k0", "k1"}, "some shares are empty now"
+    publish(table.slice(1), layout="packed", mode="delta")
     assert {key: row["n"] for key, row in rows().items()} == {f"k{n}": n for n in range(1, 500)}
 
 

@@ -74,7 +74,8 @@ class BucketWriter(Attempt):
                 self._spec.dataset,
             )
         self._spec.limits.check_values(self._spec.dataset, keys, values)
-        self._parts.append((pc.cast(keys, pa.binary()), values, hashes))
+        if len(keys):
+            self._parts.append((pc.cast(keys, pa.binary()), values, hashes))
 
     def finish(self) -> Report:
         """Write all rows, and wait for every reply.
