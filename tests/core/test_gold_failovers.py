@@ -36,7 +36,8 @@ def test_a_failover_in_the_middle_of_a_load(deployment: SentinelDeployment, layo
     endpoint, what = deployment.endpoint, spec(f"failover-{layout}", layout=layout)
     publish_as(endpoint, numbers(0, 500, 1), what)
     with deployment.primary.endpoint.client() as client:
-        client.wait(3, 5_000)
+        # One of its three replicas may be dead, after the failover of the test before.
+        assert client.wait(2, 4_000) >= 2
     publication = Publication.begin(endpoint, what)
 
     def load() -> None:

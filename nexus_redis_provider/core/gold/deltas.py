@@ -65,10 +65,10 @@ class DeltaWriter(BucketWriter):
     Where there is none that is like it, all of it.
     """
 
+    _is_mapped = False
+
     def finish(self) -> Report:
         return replace(super().finish(), is_mapped=self._is_mapped)
-
-    _is_mapped = False
 
     def _bucket_count(self, rows: int) -> int:
         usual, base = super()._bucket_count(rows), self._base
