@@ -152,6 +152,18 @@ def test_a_delta_that_fails_leaves_the_live_version_whole(
     assert seen(dataset) == rows
 
 
+def test_a_losing_attempt_at_a_delta_leaves_nothing(
+    endpoint: Endpoint, delta: Any, dataset: GoldDataset, client: redis.Redis, namespace: str
+) -> None:
+    publish_packed(endpoint, numbers(0, 300, 1), delta, shares=1)
+    publication, rows = Publication.begin(endpoint, delta), numbers(0, 300, 1) | {"k1": 2}
+    report = write_packed(publication, rows, attempt="wins")
+    write_packed(publication, rows | {"k2": 2}, attempt="loses")
+    publication.commit([report])
+    assert seen(dataset) == rows
+    assert not [key for key in keyspace(client, namespace) if "loses" in key]
+
+
 def test_a_delta_on_a_version_that_is_gone_is_refused(
     endpoint: Endpoint, delta: Any, dataset: GoldDataset
 ) -> None:

@@ -231,3 +231,14 @@ async def test_a_reader_may_see_for_a_while_what_was_live(endpoint, client, name
             publish_as(endpoint, numbers(0, 10, value), spec(namespace, layout=layout, keep=0))
         assert dataset.get("k1")["n"] == 4, "its version was removed"
         assert (await twin.get("k1"))["n"] == 4
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("layout", list(Layout))
+def test_readers_speak_either_protocol(endpoint, namespace, layout, protocol):
+    publish_as = publish_packed if layout is Layout.PACKED else publish
+    publish_as(endpoint, numbers(0, 300, 7), spec(namespace, layout=layout))
+    with endpoint.client(protocol=protocol) as own:
+        dataset = GoldDataset(own, "sales", namespace=namespace)
+        assert dataset.verify().rows == len(list(dataset.scan())) == 300
+        assert dataset.get("k7") == {"id": "k7", "n": 7}

@@ -17,7 +17,7 @@ from nexus_redis_provider.core.gold.attempts import Attempt
 from nexus_redis_provider.core.gold.buckets import Arranged, arrange, digest
 from nexus_redis_provider.core.gold.publications import Publication, staging_gone
 from nexus_redis_provider.core.gold.specs import Report
-from nexus_redis_provider.core.gold.sweeping import bucket_names, unlink
+from nexus_redis_provider.core.gold.sweeping import remove_attempt
 from nexus_redis_provider.core.gold.wire import (
     bucket_commands,
     command,
@@ -214,7 +214,7 @@ class BucketWriter(Attempt):
     def _withdraw(self) -> None:
         self._publication.abandon()
         version = self._publication.version
-        unlink(self._client, bucket_names(self._keys, version, self._attempt, self._buckets))
+        remove_attempt(self._client, self._keys, version, self._attempt, self._buckets)
 
 
 def _firsts(starts: np.ndarray[Any, np.dtype[np.int64]]) -> pa.Int64Array:

@@ -22,7 +22,6 @@ from nexus_redis_provider.core.gold.buckets import Arranged, Share, arrange, buc
 from nexus_redis_provider.core.gold.chains import GONE, LONGEST, BucketMap, Chain, merged
 from nexus_redis_provider.core.gold.publications import base_gone
 from nexus_redis_provider.core.gold.specs import Report
-from nexus_redis_provider.core.gold.sweeping import unlink
 
 Sums = np.ndarray[Any, np.dtype[np.void]]
 Hashes = np.ndarray[Any, np.dtype[np.uint32]]
@@ -246,10 +245,6 @@ class DeltaWriter(BucketWriter):
                 pipeline.pexpireat(key, self._publication.expires_ms)
             if not pipeline.execute()[0]:
                 raise base_gone(self._spec.dataset, self._publication.version)
-
-    def _withdraw(self) -> None:
-        super()._withdraw()
-        unlink(self._client, [self._map_key, self._sums_key])
 
 
 def _sums(arranged: Arranged) -> Sums:

@@ -30,8 +30,8 @@ from nexus_redis_provider.core.gold.buckets import ROWS, Share
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.specs import Report, Spec
 from nexus_redis_provider.core.gold.sweeping import (
-    bucket_names,
     page_keys,
+    remove_attempt,
     staged_attempts,
     staged_buckets,
     sweep,
@@ -269,7 +269,7 @@ class Publication:
                 self.spec.dataset,
             )
         for attempt in staged.keys() - buckets.keys():
-            unlink(client, bucket_names(keys, self.version, attempt, staged[attempt]))
+            remove_attempt(client, keys, self.version, attempt, staged[attempt])
             with translated_errors(client):
                 client.hdel(keys.attempts(self.version), attempt)
 

@@ -56,6 +56,14 @@ def bucket_names(keys: GoldKeys, version: str, attempt: str, count: int) -> list
     return [keys.bucket(f"{version}.{task}", int(share), number) for number in range(count)]
 
 
+def remove_attempt(
+    client: redis.Redis, keys: GoldKeys, version: str, attempt: str, count: int
+) -> None:
+    """Remove all that a task attempt at a share of packed rows has written, or may have."""
+    unlink(client, bucket_names(keys, version, attempt, count))
+    unlink(client, [keys.bucket_map(version, attempt), keys.sums(version, attempt)])
+
+
 def _staged(client: redis.Redis, keys: GoldKeys, version: str) -> dict[str, str]:
     with translated_errors(client):
         found: Any = client.hgetall(keys.attempts(version))

@@ -218,7 +218,7 @@ class PackedVersion(Version):
             for source in chains[bucket]
         ]
         layers = iter(replies)
-        return [merged([next(layers) for _ in chains[bucket]]) for bucket in some]
+        return [merged([_hash(next(layers)) for _ in chains[bucket]]) for bucket in some]
 
     def _find(self, names: Sequence[bytes]) -> Talk[tuple[list[Command], Collect]]:
         commands: list[Command] = []
