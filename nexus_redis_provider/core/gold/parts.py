@@ -19,6 +19,7 @@ from nexus_redis_provider.core.gold.pages import decode_page
 from nexus_redis_provider.core.gold.sweeping import staged_attempts
 from nexus_redis_provider.core.gold.versions import Command, PackedVersion, Talk, Version
 from nexus_redis_provider.core.keys import GoldKeys
+from nexus_redis_provider.core.scripts import execute_all
 
 _ROWS = 1000
 _COMMANDS = 10
@@ -145,7 +146,7 @@ def _on_page(
             ("MGET", *(prefix + name for name in some[at : at + _ROWS]))
             for at in range(0, len(some), _ROWS)
         ]
-        values = [value for values in _replies(client, commands) for value in values]
+        values = [value for values in execute_all(client, commands) for value in values]
         if None in values:
             raise _gone(manifest)
         yield list(zip(some, values, strict=True))
@@ -161,7 +162,7 @@ def _said(client: redis.Redis, manifest: Manifest, talk: Talk[_T]) -> _T:
     try:
         commands = next(talk)
         while True:
-            commands = talk.send(_replies(client, commands))
+            commands = talk.send(execute_all(client, commands))
     except StopIteration as end:
         found: _T = end.value
         return found
@@ -169,19 +170,10 @@ def _said(client: redis.Redis, manifest: Manifest, talk: Talk[_T]) -> _T:
         raise _gone(manifest) from None
 
 
-def _replies(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
-    with translated_errors(client):
-        pipeline = client.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)
-        replies: list[Any] = pipeline.execute()
-        return replies
-
-
 def _check_kept(client: redis.Redis, keys: GoldKeys, manifest: Manifest) -> None:
     """Refuse what was read of a version that may have lost rows by then."""
     if manifest.mode is not Mode.UPSERT:
-        score, exists = _replies(
+        score, exists = execute_all(
             client,
             [
                 ("ZSCORE", keys.versions, manifest.version),

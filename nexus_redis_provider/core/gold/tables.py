@@ -130,7 +130,7 @@ def publish_table(
     )
     if plain.num_rows < min_rows:
         raise TooFewRowsError(dataset, plain.num_rows, min_rows)
-    encode = _packed if spec.layout is Layout.PACKED else _json
+    encode = _packed if spec.layout is Layout.PACKED else encode_rows
     batches = [encode(batch, columns, template) for batch in plain.to_batches(_BATCH)]
     _refuse_bad_keys([keys for keys, _, _ in batches], spec)
     for keys, values, _ in batches:
@@ -170,10 +170,6 @@ def _write_shares(publication: Publication, batches: Iterable[_Encoded]) -> list
                 writer.write(keys.filter(mask), values.filter(mask), hashes[ours])
             reports.append(writer.finish())
     return reports
-
-
-def _json(batch: pa.RecordBatch, columns: Sequence[Column], key: KeyTemplate) -> _Encoded:
-    return encode_rows(batch, columns, key)
 
 
 def _packed(batch: pa.RecordBatch, columns: Sequence[Column], key: KeyTemplate) -> _Encoded:
