@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -14,23 +13,13 @@ from typing import Any, Generic, TypeVar
 
 import redis
 import redis.asyncio
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError
 
-from nexus_redis_provider.core.clusters import (
-    AsyncNodes,
-    Nodes,
-    client_of,
-    groups_of,
-    plain_client,
-)
-from nexus_redis_provider.core.endpoint import (
-    FAILURES,
-    address_of,
-    translated,
-    translated_errors,
-)
-from nexus_redis_provider.core.errors import ConfigurationError, ServerError, UnreachableError
-from nexus_redis_provider.core.slots import is_moved
+from nexus_redis_provider.core.clusters import AsyncNodes, Nodes, plain_client
+from nexus_redis_provider.core.endpoint import FAILURES, address_of, translated, translated_errors
+from nexus_redis_provider.core.errors import ConfigurationError, ServerError
+from nexus_redis_provider.core.exchanges import exchange, own_connection, reply_of
+from nexus_redis_provider.core.spreading import aspread, spread
 
 T = TypeVar("T")
 Argument = str | bytes | int
@@ -94,7 +83,7 @@ def run(client: redis.Redis | Nodes, call: Call[T]) -> T:
     _refuse_text_replies(client)
     # A RedisCluster, which is no Redis, has no such attribute.
     has_one = getattr(client, "connection", None) is not None
-    send: Any = _exchange if has_one else type(client).execute_command
+    send: Any = exchange if has_one else type(client).execute_command
     try:
         try:
             reply = send(client, "EVALSHA", loaded.sha, numkeys, *params)
@@ -103,55 +92,6 @@ def run(client: redis.Redis | Nodes, call: Call[T]) -> T:
     except FAILURES as error:
         raise translated(address_of(client), error) from error
     return call.decode(reply)
-
-
-def _exchange(client: redis.Redis, *words: Argument) -> Any:
-    """`execute_command` of a client with one connection, with its retries, in less time.
-
-    What it leaves out, a tenth of what a lock costs, is redis-py's own metrics.
-    """
-    with _own_connection(client) as connection:
-
-        def once() -> Any:
-            connection.send_command(*words)
-            return connection.read_response()
-
-        return connection.retry.call_with_retry(once, lambda _: connection.disconnect())
-
-
-def execute_all(client: redis.Redis, commands: Sequence[Sequence[Any]]) -> list[Any]:
-    """The replies to commands that are sent at once, as they come from the server.
-
-    As a pipeline of the client, but without its callbacks and metrics, in half the time.
-
-    Raises: as `run`; also when one of the replies is an error.
-    """
-    if getattr(client, "connection_pool", None) is None:
-        return _pipelined(client, commands)  # of a Cluster
-    packed = list(map(tuple, commands))
-    try:
-        with _own_connection(client) as connection:
-
-            def once() -> list[Any]:
-                connection.send_packed_command(connection.pack_commands(packed))
-                return [_reply(connection) for _ in packed]
-
-            replies = connection.retry.call_with_retry(once, lambda _: connection.disconnect())
-            for reply in replies:
-                if isinstance(reply, ResponseError):
-                    raise reply
-    except RedisError as error:
-        raise translated(address_of(client), error) from error
-    found: list[Any] = replies
-    return found
-
-
-def _pipelined(client: Any, commands: Sequence[Sequence[Any]]) -> list[Any]:
-    with translated_errors(client), client.pipeline(transaction=False) as pipeline:
-        for command in commands:
-            pipeline.execute_command(*command)
-        replies: list[Any] = pipeline.execute()
-    return replies
 
 
 def run_when_pushed(client: redis.Redis | Nodes, key: str, timeout: float, call: Call[T]) -> T:
@@ -173,7 +113,7 @@ def run_when_pushed(client: redis.Redis | Nodes, key: str, timeout: float, call:
     _refuse_text_replies(client)
     loaded = script(call.script)
     try:
-        with _own_connection(client) as connection:
+        with own_connection(client) as connection:
             connection.send_packed_command(
                 connection.pack_commands(
                     [
@@ -182,8 +122,8 @@ def run_when_pushed(client: redis.Redis | Nodes, key: str, timeout: float, call:
                     ]
                 )
             )
-            blocked = _reply(connection, timeout=timeout + (connection.socket_timeout or 0.0))
-            reply = _reply(connection)
+            blocked = reply_of(connection, timeout=timeout + (connection.socket_timeout or 0.0))
+            reply = reply_of(connection)
             # A primary that becomes a replica lets go who block on it. What it says to the script
             # counts.
             if isinstance(blocked, RedisError) and not str(blocked).startswith("UNBLOCKED"):
@@ -193,39 +133,6 @@ def run_when_pushed(client: redis.Redis | Nodes, key: str, timeout: float, call:
     except RedisError as error:
         raise translated(address_of(client), error) from error
     return run(client, call) if isinstance(reply, NoScriptError) else call.decode(reply)
-
-
-@contextmanager
-def _own_connection(client: redis.Redis) -> Iterator[Any]:
-    """The one connection of a client, or one of its pool, for as long as replies are due.
-
-    Who runs in between in the same thread, a signal handler for example, gets another one.
-    """
-    kept: Any = client.connection
-    connection: Any = kept or client.connection_pool.get_connection()
-    client.connection = None
-    try:
-        yield connection
-    except ResponseError as error:
-        if isinstance(translated("", error), UnreachableError):
-            # What was the primary is none any more; who connects again may find the new one.
-            connection.disconnect()
-        raise
-    except BaseException:
-        # Interrupted: a reply that was not read must not pass for that of the next command.
-        connection.disconnect()
-        raise
-    finally:
-        client.connection = kept
-        if kept is None:
-            client.connection_pool.release(connection)
-
-
-def _reply(connection: Any, **options: Any) -> Any:
-    try:
-        return connection.read_response(**options)
-    except ResponseError as error:
-        return error
 
 
 async def arun(client: redis.asyncio.Redis | AsyncNodes, call: Call[T]) -> T:
@@ -274,7 +181,13 @@ def run_all(client: redis.Redis | Nodes, calls: Sequence[Call[T]]) -> list[T | S
         UnreachableError: as `run`; none of the calls may have happened, or all.
     """
     if isinstance(client, Nodes | redis.RedisCluster):
-        return _run_spread(client, calls)
+        keys = [call.keys[0] for call in calls]
+        return spread(
+            client,
+            keys,
+            lambda node, places: run_all(node, [calls[place] for place in places]),
+            lambda place: run(client, calls[place]),
+        )
     replies = _sent(client, calls)
     if any(isinstance(reply, NoScriptError) for reply in replies):
         with translated_errors(client):
@@ -289,7 +202,13 @@ async def arun_all(
 ) -> list[T | ServerError]:
     """The asyncio twin of `run_all`."""
     if isinstance(client, AsyncNodes):
-        return await _arun_spread(client, calls)
+        keys = [call.keys[0] for call in calls]
+        return await aspread(
+            client,
+            keys,
+            lambda node, places: arun_all(node, [calls[place] for place in places]),
+            lambda place: arun(client, calls[place]),
+        )
     replies = await _asent(client, calls)
     if any(isinstance(reply, NoScriptError) for reply in replies):
         with translated_errors(client):
@@ -297,52 +216,6 @@ async def arun_all(
                 await client.script_load(script(name).source)
         replies = await _asent(client, calls)
     return _results(client, calls, replies)
-
-
-def _run_spread(client: Any, calls: Sequence[Call[T]]) -> list[T | ServerError]:
-    results: dict[int, T | ServerError] = {}
-    for node, places in groups_of(client, [call.keys[0] for call in calls]).items():
-        try:
-            replies = run_all(client_of(client, node), [calls[place] for place in places])
-        except UnreachableError as error:
-            if isinstance(client, Nodes):
-                client.forget()
-            replies = [error] * len(places)
-        results.update(zip(places, replies, strict=True))
-    for place in _moved(results):
-        try:
-            results[place] = run(client, calls[place])
-        except ServerError as error:
-            results[place] = error
-    return [results[place] for place in range(len(calls))]
-
-
-async def _arun_spread(client: AsyncNodes, calls: Sequence[Call[T]]) -> list[T | ServerError]:
-    results: dict[int, T | ServerError] = {}
-    for node, places in (await client.groups([call.keys[0] for call in calls])).items():
-        replies: list[T | ServerError]
-        try:
-            replies = await arun_all(client.client(node), [calls[place] for place in places])
-        except UnreachableError as error:
-            client.forget()
-            replies = [error] * len(places)
-        results.update(zip(places, replies, strict=True))
-    for place in _moved(results):
-        try:
-            result: T = await arun(client, calls[place])
-            results[place] = result
-        except ServerError as error:
-            results[place] = error
-    return [results[place] for place in range(len(calls))]
-
-
-def _moved(results: Mapping[int, T | ServerError]) -> list[int]:
-    # What another node has by now.
-    return [
-        place
-        for place, result in results.items()
-        if isinstance(result, UnreachableError) and is_moved(result)
-    ]
 
 
 def _results(

@@ -14,12 +14,12 @@ import redis
 
 from nexus_redis_provider.core.endpoint import translated_errors
 from nexus_redis_provider.core.errors import ConfigurationError, GoldError, NotPublishedError
+from nexus_redis_provider.core.exchanges import execute_all
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.pages import decode_page
 from nexus_redis_provider.core.gold.sweeping import staged_attempts
 from nexus_redis_provider.core.gold.versions import Command, PackedVersion, Talk, Version
 from nexus_redis_provider.core.keys import GoldKeys
-from nexus_redis_provider.core.scripts import execute_all
 
 _ROWS = 1000
 _COMMANDS = 10

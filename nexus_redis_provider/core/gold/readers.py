@@ -17,11 +17,12 @@ import redis.asyncio
 from nexus_redis_provider.core.durations import Duration, to_ms
 from nexus_redis_provider.core.endpoint import translated_errors
 from nexus_redis_provider.core.errors import GoldError, NotPublishedError
+from nexus_redis_provider.core.exchanges import execute_all
 from nexus_redis_provider.core.gold.manifests import Manifest
 from nexus_redis_provider.core.gold.templates import Key
 from nexus_redis_provider.core.gold.versions import Command, Found, Row, Talk, Version
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE, GoldKeys
-from nexus_redis_provider.core.scripts import Call, arun, execute_all, run
+from nexus_redis_provider.core.scripts import Call, arun, run
 
 T = TypeVar("T")
 
