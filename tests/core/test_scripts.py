@@ -40,6 +40,12 @@ def test_header_names_every_key_and_argument(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_no_key_is_made_of_another(name):
+    _, code = header_and_code(name)
+    assert not re.search(r"string\.\w+\(KEYS|KEYS\[\d+\]\s*\.\.|\.\.\s*KEYS", code)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_header_tells_reply_clock_and_why(name):
     header, code = header_and_code(name)
     assert "-- Returns " in header

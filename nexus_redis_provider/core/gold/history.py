@@ -229,7 +229,7 @@ def move_live(keys: GoldKeys, version: str, *, seen: str, fence: int | None) -> 
     """Make a kept version live, if what the caller has seen as live still is."""
     return Call(
         "rollback_version",
-        (keys.head, keys.fence, keys.versions, keys.manifest(version)),
+        (keys.head, keys.fence, keys.versions, keys.manifest(version), keys.events),
         (version, seen, "" if fence is None else fence),
         list,
     )

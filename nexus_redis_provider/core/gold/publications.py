@@ -300,7 +300,7 @@ class Publication:
                 "commit_publish",
                 (
                     *(keys.head, keys.fence, keys.staging, keys.versions),
-                    *(keys.manifest(self.version), keys.attempts(self.version)),
+                    *(keys.manifest(self.version), keys.attempts(self.version), keys.events),
                 ),
                 (
                     *(self.version, _argument(spec.fence), manifest.to_json()),

@@ -1,7 +1,7 @@
 -- Makes a staged version the one that readers see.
 -- KEYS[1] head hash   KEYS[2] fence string   KEYS[3] staging sorted set
 -- KEYS[4] versions sorted set   KEYS[5] manifest hash of the version
--- KEYS[6] attempts hash of the version
+-- KEYS[6] attempts hash of the version   KEYS[7] events stream
 -- ARGV[1] version   ARGV[2] fencing token or ''   ARGV[3] manifest, JSON
 -- ARGV[4] expiry of the rows, ms since 1970, or ''   ARGV[5] previous versions to keep
 -- ARGV[6] task attempts that wrote rows of the version
@@ -17,7 +17,6 @@
 -- older version ever replaces a newer one.
 -- Idempotent: committing the newest version again says 'published' again, and so does committing a
 -- micro-batch that was applied; what was staged for it in vain is given up.
--- The key of the events is built here, yet shares the hash tag, hence the slot, of KEYS[1].
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 if ARGV[8] ~= '' then
@@ -43,7 +42,7 @@ end
 local published_ms = string.format('%.0f', now_ms)
 local function tell()
   local rows = string.format('%.0f', cjson.decode(ARGV[3]).rows)
-  redis.call('XADD', string.sub(KEYS[1], 1, -5) .. 'events', 'MAXLEN', '~', 1000, '*',
+  redis.call('XADD', KEYS[7], 'MAXLEN', '~', 1000, '*',
     'kind', 'publish', 'version', ARGV[1], 'published_ms', published_ms, 'rows', rows,
     'fence', ARGV[2])
 end

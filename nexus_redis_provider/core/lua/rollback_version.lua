@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Moves readers to another version that is kept.
 -- KEYS[1] head hash   KEYS[2] fence string   KEYS[3] versions sorted set
--- KEYS[4] manifest hash of the version
+-- KEYS[4] manifest hash of the version   KEYS[5] events stream
 -- ARGV[1] version   ARGV[2] live version that the caller has seen   ARGV[3] fencing token or ''
 -- Returns {'live'} or {'stale', newest fencing token} or {'moved', live version by now}
 --   or {'gone'} when the version is no longer kept, or has expired.
@@ -10,7 +10,6 @@
 -- Atomic: readers see all of the one version or all of the other, and a version that a publish
 -- retires meanwhile never becomes live.
 -- Idempotent: once the version is live, the same call says 'live' again.
--- The key of the events is built here, yet shares the hash tag, hence the slot, of KEYS[1].
 local stored = redis.call('GET', KEYS[2])
 if ARGV[3] ~= '' and stored and tonumber(ARGV[3]) < tonumber(stored) then
   return {'stale', stored}
@@ -40,7 +39,7 @@ if ARGV[3] ~= '' and stored ~= ARGV[3] then
   redis.call('SET', KEYS[2], ARGV[3])
 end
 local body, published_ms = unpack(redis.call('HMGET', KEYS[4], 'body', 'published_ms'))
-redis.call('XADD', string.sub(KEYS[1], 1, -5) .. 'events', 'MAXLEN', '~', 1000, '*',
+redis.call('XADD', KEYS[5], 'MAXLEN', '~', 1000, '*',
   'kind', 'rollback', 'version', ARGV[1], 'published_ms', published_ms,
   'rows', string.format('%.0f', cjson.decode(body).rows), 'fence', ARGV[3])
 return {'live'}
