@@ -10,6 +10,7 @@ from airflow.sdk import BaseOperator
 
 from nexus_redis_provider.assets.gold import gold_asset
 from nexus_redis_provider.core.errors import ConfigurationError
+from nexus_redis_provider.core.gold.limits import MAX_VALUE_BYTES, MEMORY_MARGIN, Limits
 from nexus_redis_provider.core.gold.manifests import Layout, Mode
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE
 from nexus_redis_provider.hooks.databases import query
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
 _CHUNK = 10_000
 _MAX_ROWS = 1_000_000
 _NAMED_BY = ("dataset", "redis_conn_id", "namespace")
+_LIMITS: Mapping[str, type[int | float]] = {
+    "max_rows_per_second": int,
+    "max_writers": int,
+    "max_value_bytes": int,
+    "expected_rows": int,
+    "memory_margin": float,
+}
 # An XCom that is not there, as a template renders it.
 _NOTHING = (None, "", "None")
 
@@ -62,6 +70,7 @@ class GoldPublishOperator(BaseOperator):
         *("dataset", "key", "redis_conn_id", "namespace"),
         *("sql", "parameters", "conn_id", "rows"),
         *("mode", "layout", "types", "ttl", "keep", "min_rows", "fence", "lineage"),
+        *_LIMITS,
     )
     template_ext: Sequence[str] = (".sql",)
     template_fields_renderers = {"sql": "sql"}  # noqa: RUF012 - as in every operator of Airflow
@@ -87,6 +96,11 @@ class GoldPublishOperator(BaseOperator):
         max_rows: int = _MAX_ROWS,
         fence: int | str | None = None,
         lineage: Mapping[str, str] | None = None,
+        max_rows_per_second: int | str | None = None,
+        max_writers: int | str | None = None,
+        max_value_bytes: int | str | None = MAX_VALUE_BYTES,
+        expected_rows: int | str | None = None,
+        memory_margin: float | str | None = MEMORY_MARGIN,
         emit: bool = True,
         namespace: str = DEFAULT_NAMESPACE,
         multiple_outputs: bool = True,
@@ -115,6 +129,8 @@ class GoldPublishOperator(BaseOperator):
             max_rows: more are refused, for all are in the worker's memory; publish those by Spark.
             fence: fencing token of the lock that guards this publish: `lock.output`.
             lineage: further facts for the manifest, beside DAG, run and task.
+            max_rows_per_second, max_writers, max_value_bytes, expected_rows, memory_margin: how
+                fast to write, and what to refuse; see `Limits`.
             emit: have the dataset's asset as an outlet. False where `dataset` or `redis_conn_id` is
                 a template, since a DAG names its assets when it is parsed.
             namespace: first part of the dataset's keys.
@@ -141,6 +157,11 @@ class GoldPublishOperator(BaseOperator):
         self.max_rows = max_rows
         self.fence = fence
         self.lineage = lineage
+        self.max_rows_per_second = max_rows_per_second
+        self.max_writers = max_writers
+        self.max_value_bytes = max_value_bytes
+        self.expected_rows = expected_rows
+        self.memory_margin = memory_margin
         self.namespace = namespace
         self.emit = emit
         self._is_fenced = fence is not None
@@ -237,7 +258,16 @@ class GoldPublishOperator(BaseOperator):
             "keep": self._number("keep", int),
             "min_rows": self._number("min_rows", int),
             "fence": self._number("fence", int) if self._is_fenced else None,
+            "limits": self._limits(),
         }
+
+    def _limits(self) -> Limits:
+        return Limits(
+            **{
+                name: None if getattr(self, name) is None else self._number(name, kind)
+                for name, kind in _LIMITS.items()
+            }
+        )
 
     def _number(self, name: str, kind: type[int | float]) -> Any:
         value = getattr(self, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from datetime import date, timedelta
+from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,8 +25,10 @@ from nexus_redis_provider.core.errors import (
     StaleFenceError,
     TooFewRowsError,
     UnreachableError,
+    ValueTooLargeError,
 )
 from nexus_redis_provider.core.gold.readers import GoldDataset
+from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.operators.gold_publish import GoldPublishOperator
 from tests.core.gold_datasets import keyspace
 
@@ -201,6 +204,9 @@ def test_a_query_that_is_refused_asks_nothing_of_redis(
         ({"fence": "None"}, "fence is 'None': the task that takes the lock"),
         ({"fence": "abc"}, "fence must be a number, not 'abc'"),
         ({"ttl": "soon"}, "ttl must be a number, not 'soon'"),
+        ({"expected_rows": "many"}, "expected_rows must be a number, not 'many'"),
+        ({"max_writers": "0"}, "max_writers is a positive whole number, not 0"),
+        ({"memory_margin": 1}, "memory_margin is a share of maxmemory"),
         ({"mode": "append"}, "append"),
         (
             {"rows": None, "sql": "select 1 as id", "conn_id": "nexus_redis_default"},
@@ -234,6 +240,42 @@ def test_an_older_token_publishes_nothing(publish: Any, dataset: GoldDataset) ->
         publish(rows=SALES[:1], fence=7)
     assert dataset.manifest().version == version
     assert dataset.manifest().fence == 8
+
+
+@pytest.mark.parametrize("most", [12, "12", "{{ params.most }}"])
+def test_too_large_a_value_is_refused(most: Any, namespace: str) -> None:
+    operator = GoldPublishOperator(
+        task_id="publish",
+        dataset="d",
+        key="id",
+        rows=SALES,
+        namespace=namespace,
+        redis_conn_id="nowhere",
+        max_value_bytes=most,
+    )
+    context = context_of() | {"params": {"most": "12"}}
+    operator.render_template_fields(context)
+    with pytest.raises(ValueTooLargeError, match=r"has 16 bytes, more than max_value_bytes=12"):
+        operator.execute(context)
+
+
+def test_limits_are_those_of_the_load(
+    publish: Any, dataset: GoldDataset, client: redis.Redis, namespace: str
+) -> None:
+    limits = {"max_rows_per_second": "1000", "max_writers": "1", "expected_rows": "2"}
+    with client.monitor() as heard:
+        version = publish(rows=SALES, **limits, max_value_bytes=None, memory_margin="0.5")[
+            "version"
+        ]
+        client.publish(namespace, "the end")
+        said = [
+            told["command"]
+            for told in takewhile(lambda told: "the end" not in told["command"], heard.listen())
+        ]
+    keys = GoldKeys("sales", namespace)
+    for name in (keys.pace(version), keys.writers(version), keys.expected(version)):
+        assert any(name in command for command in said), name
+    assert dataset.verify().rows == 2
 
 
 def test_outlets() -> None:

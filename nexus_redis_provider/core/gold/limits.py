@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
+from typing import TYPE_CHECKING, Any
 
 from nexus_redis_provider.core.errors import ConfigurationError, ValueTooLargeError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MAX_VALUE_BYTES = 1_000_000
 MEMORY_MARGIN = 0.05
@@ -53,6 +53,9 @@ class Limits:
         """
         if self.max_value_bytes is None:
             return
+        # Here, since a scheduler that parses a DAG needs the bounds, and no pyarrow.
+        import pyarrow.compute as pc
+
         sizes = pc.binary_length(values)
         largest: int | None = pc.max(sizes).as_py()
         if largest is not None and largest > self.max_value_bytes:
