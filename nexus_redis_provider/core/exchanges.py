@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import redis
+import redis.asyncio
 from redis.exceptions import RedisError, ResponseError
 
 from nexus_redis_provider.core.endpoint import address_of, translated, translated_errors
@@ -59,6 +60,16 @@ def _pipelined(client: Any, commands: Sequence[Sequence[Any]]) -> list[Any]:
         for command in commands:
             pipeline.execute_command(*command)
         replies: list[Any] = pipeline.execute()
+    return replies
+
+
+async def aexecute_all(client: redis.asyncio.Redis, commands: Sequence[Sequence[Any]]) -> list[Any]:
+    """The asyncio twin of `execute_all`, by a pipeline of the client."""
+    with translated_errors(client):
+        pipeline = client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        replies: list[Any] = await pipeline.execute()
     return replies
 
 

@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from nexus_redis_provider.core.errors import ConfigurationError, GoldError, NotPublishedError
+from nexus_redis_provider.core.gold import readers, talks
 from nexus_redis_provider.core.gold.manifests import Layout, Mode
 from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.gold.readers import AsyncGoldDataset, GoldDataset
@@ -100,7 +101,7 @@ def test_rows_are_never_missing_when_the_version_moves_within_a_read(
     assert rows.get("a") == {"id": "a", "n": 1}
     pending = [2]
 
-    def execute_apart(commands):
+    def execute_apart(_, commands):
         replies = []
         for command in commands:
             replies.append(client.execute_command(*command))
@@ -108,7 +109,7 @@ def test_rows_are_never_missing_when_the_version_moves_within_a_read(
                 publish(endpoint, {"a": pending.pop()}, spec(namespace, keep=0))
         return replies
 
-    monkeypatch.setattr(rows, "_execute", execute_apart)
+    monkeypatch.setattr(talks, "execute_all", execute_apart)
     assert rows.get("a") == {"id": "a", "n": 2}
 
 
@@ -188,15 +189,15 @@ def test_a_verification_of_a_version_that_is_removed_does_not_blame_its_rows(
     endpoint, namespace, rows, monkeypatch
 ):
     publish(endpoint, numbers(0, 2_500, 1), spec(namespace, keep=0))
-    chunks = rows._walk
+    chunks = readers.walk
 
-    def overtaken(version):
-        for number, chunk in enumerate(chunks(version)):
+    def overtaken(client, steps):
+        for number, chunk in enumerate(chunks(client, steps)):
             if number == 1:
                 publish(endpoint, {"a": 2}, spec(namespace, keep=0))
             yield chunk
 
-    monkeypatch.setattr(rows, "_walk", overtaken)
+    monkeypatch.setattr(readers, "walk", overtaken)
     with pytest.raises(NotPublishedError):
         rows.verify()
 

@@ -18,6 +18,7 @@ from nexus_redis_provider.core.exchanges import execute_all
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.pages import decode_page
 from nexus_redis_provider.core.gold.sweeping import staged_attempts
+from nexus_redis_provider.core.gold.talks import talk
 from nexus_redis_provider.core.gold.versions import Command, PackedVersion, Talk, Version
 from nexus_redis_provider.core.keys import GoldKeys
 
@@ -158,14 +159,9 @@ def _dealt(things: Sequence[_T], count: int) -> Iterator[Sequence[_T]]:
     return (things[at : at + size] for at in range(0, len(things), size))
 
 
-def _said(client: redis.Redis, manifest: Manifest, talk: Talk[_T]) -> _T:
+def _said(client: redis.Redis, manifest: Manifest, steps: Talk[_T]) -> _T:
     try:
-        commands = next(talk)
-        while True:
-            commands = talk.send(execute_all(client, commands))
-    except StopIteration as end:
-        found: _T = end.value
-        return found
+        return talk(client, steps)
     except NotPublishedError:
         raise _gone(manifest) from None
 

@@ -9,22 +9,19 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
 import redis
 import redis.asyncio
 
 from nexus_redis_provider.core.durations import Duration, to_ms
-from nexus_redis_provider.core.endpoint import translated_errors
 from nexus_redis_provider.core.errors import GoldError, NotPublishedError
-from nexus_redis_provider.core.exchanges import execute_all
 from nexus_redis_provider.core.gold.manifests import Manifest
+from nexus_redis_provider.core.gold.talks import atalk, awalk, talk, walk
 from nexus_redis_provider.core.gold.templates import Key
-from nexus_redis_provider.core.gold.versions import Command, Found, Row, Talk, Version
+from nexus_redis_provider.core.gold.versions import Row, Version
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE, GoldKeys
 from nexus_redis_provider.core.scripts import Call, arun, run
-
-T = TypeVar("T")
 
 
 def live_manifest(dataset: str, *, namespace: str = DEFAULT_NAMESPACE) -> Call[Manifest | None]:
@@ -127,10 +124,10 @@ class GoldDataset(_Reader):
             version = self._known or self._learn(run(self._client, self._manifest_call()))
             asked_at = time.monotonic()
             if asked_at < self._fresh_until:
-                rows = self._talk(version.get_unchecked(keys))
+                rows = talk(self._client, version.get_unchecked(keys))
                 if rows is not None:
                     return rows
-            rows = self._talk(version.get(keys))
+            rows = talk(self._client, version.get(keys))
             if rows is not None:
                 self._fresh_until = asked_at + self._max_staleness_s
                 if self._may_have_expired(rows):
@@ -146,7 +143,7 @@ class GoldDataset(_Reader):
                 larger `keep`).
         """
         version = self._learn(run(self._client, self._manifest_call()))
-        for found in self._walk(version):
+        for found in walk(self._client, version.walk()):
             for name, value in found.rows:
                 if value is None:
                     raise version.gone()
@@ -162,7 +159,7 @@ class GoldDataset(_Reader):
         version = self._learn(run(self._client, self._manifest_call()))
         rows = checksum = 0
         with suppress(NotPublishedError):  # What is missing shows in the sums.
-            for found in self._walk(version):
+            for found in walk(self._client, version.walk()):
                 rows += sum(value is not None for _, value in found.rows)
                 checksum += found.checksum
         manifest = version.manifest
@@ -175,27 +172,6 @@ class GoldDataset(_Reader):
                 self.dataset,
             )
         return manifest
-
-    def _talk(self, talk: Talk[T]) -> T:
-        try:
-            commands = next(talk)
-            while True:
-                commands = talk.send(self._execute(commands))
-        except StopIteration as end:
-            found: T = end.value
-            return found
-
-    def _walk(self, version: Version) -> Iterator[Found]:
-        walk, replies = version.walk(), None
-        with suppress(StopIteration):
-            while True:
-                step = walk.send(replies)
-                if isinstance(step, Found):
-                    yield step
-                replies = None if isinstance(step, Found) else self._execute(step)
-
-    def _execute(self, commands: Sequence[Command]) -> list[Any]:
-        return execute_all(self._client, commands)
 
 
 class AsyncGoldDataset(_Reader):
@@ -229,10 +205,10 @@ class AsyncGoldDataset(_Reader):
             version = self._known or self._learn(await arun(self._client, self._manifest_call()))
             asked_at = time.monotonic()
             if asked_at < self._fresh_until:
-                rows = await self._talk(version.get_unchecked(keys))
+                rows = await atalk(self._client, version.get_unchecked(keys))
                 if rows is not None:
                     return rows
-            rows = await self._talk(version.get(keys))
+            rows = await atalk(self._client, version.get(keys))
             if rows is not None:
                 self._fresh_until = asked_at + self._max_staleness_s
                 if self._may_have_expired(rows):
@@ -243,34 +219,8 @@ class AsyncGoldDataset(_Reader):
     async def scan(self) -> AsyncIterator[Row]:
         """See `GoldDataset.scan`."""
         version = self._learn(await arun(self._client, self._manifest_call()))
-        async for found in self._walk(version):
+        async for found in awalk(self._client, version.walk()):
             for name, value in found.rows:
                 if value is None:
                     raise version.gone()
                 yield version.row(name, value)
-
-    async def _talk(self, talk: Talk[T]) -> T:
-        try:
-            commands = next(talk)
-            while True:
-                commands = talk.send(await self._execute(commands))
-        except StopIteration as end:
-            found: T = end.value
-            return found
-
-    async def _walk(self, version: Version) -> AsyncIterator[Found]:
-        walk, replies = version.walk(), None
-        with suppress(StopIteration):
-            while True:
-                step = walk.send(replies)
-                if isinstance(step, Found):
-                    yield step
-                replies = None if isinstance(step, Found) else await self._execute(step)
-
-    async def _execute(self, commands: Sequence[Command]) -> list[Any]:
-        with translated_errors(self._client):
-            pipeline = self._client.pipeline(transaction=False)
-            for command in commands:
-                pipeline.execute_command(*command)
-            replies: list[Any] = await pipeline.execute()
-            return replies
