@@ -175,7 +175,7 @@ class GoldKeys:
         return f"{self.namespace}:gold:{self.dataset}:{{{share}.", f"}}:{source}"
 
     def bucket_map(self, version: str, attempt: str) -> str:
-        """String: which source has each bucket, where not all are of the attempt itself."""
+        """String: which source has each bucket, where not all are of the attempt, or have rows."""
         return f"{self.root}:map:{version}:{attempt}"
 
     def sums(self, version: str, attempt: str) -> str:

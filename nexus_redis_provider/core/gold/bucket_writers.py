@@ -15,6 +15,7 @@ from nexus_redis_provider.core.endpoint import translated_errors
 from nexus_redis_provider.core.errors import DuplicateKeyError, NullKeyError, PublishError
 from nexus_redis_provider.core.gold.attempts import Attempt
 from nexus_redis_provider.core.gold.buckets import Arranged, arrange, digest
+from nexus_redis_provider.core.gold.chains import BucketMap
 from nexus_redis_provider.core.gold.publications import Publication, staging_gone
 from nexus_redis_provider.core.gold.specs import Report
 from nexus_redis_provider.core.gold.sweeping import remove_attempt
@@ -46,6 +47,7 @@ class BucketWriter(Attempt):
         self._source = f"{publication.version}.{attempt}"
         self._parts: list[tuple[pa.BinaryArray, pa.BinaryArray, Any]] = []
         self._buckets = 0
+        self._is_mapped = False
         self._under_way: deque[tuple[int, bytes]] = deque()
 
     def write(
@@ -95,6 +97,7 @@ class BucketWriter(Attempt):
             bytes=self._bytes,
             checksum=self._checksum,
             buckets=self._buckets,
+            is_mapped=self._is_mapped,
         )
 
     def _arranged(self) -> Arranged:
@@ -117,6 +120,22 @@ class BucketWriter(Attempt):
         return max(1, round(rows / self._publication.bucket_rows))
 
     def _write_all(self, arranged: Arranged) -> None:
+        self._write_buckets(arranged)
+        if len(arranged.numbers) < self._buckets:
+            written = set(arranged.numbers.tolist())
+            chain = (self._source,)
+            self._write_map(
+                BucketMap.of(chain if number in written else () for number in range(self._buckets))
+            )
+
+    def _write_map(self, chains: BucketMap) -> None:
+        """Say where buckets are, as not each of them has been written."""
+        with translated_errors(self._client):
+            key = self._keys.bucket_map(self._publication.version, self._attempt)
+            self._client.set(key, chains.encode(), pxat=self._publication.expires_ms)
+        self._is_mapped = True
+
+    def _write_buckets(self, arranged: Arranged) -> None:
         first = 0
         while first < len(arranged.numbers):
             end = arranged.starts[first] + self._pace.rows

@@ -33,7 +33,7 @@ class Share:
     Attributes:
         task: the attempt that counts.
         buckets: how many it has.
-        is_mapped: whether some are of earlier versions; the bucket map says which.
+        is_mapped: whether some are of earlier versions, or empty; the bucket map says which.
     """
 
     task: str

@@ -2,7 +2,8 @@
 
 A delta writes an overlay of a bucket that has changed: its new and changed rows, and for each that
 vanished an empty value. So a bucket is a chain of sources, the newest first, and what the first one
-says of a key counts. A chain that grows too long is written anew, as one bucket.
+says of a key counts. A chain that grows too long is written anew, as one bucket. A bucket without
+rows is an empty chain; so each source that a chain names has rows, or some of them are lost.
 """
 
 from __future__ import annotations

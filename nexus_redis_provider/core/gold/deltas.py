@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
@@ -21,7 +21,6 @@ from nexus_redis_provider.core.gold.bucket_writers import BucketWriter
 from nexus_redis_provider.core.gold.buckets import Arranged, Share, arrange, bucket_of
 from nexus_redis_provider.core.gold.chains import GONE, LONGEST, BucketMap, Chain, merged
 from nexus_redis_provider.core.gold.publications import base_gone
-from nexus_redis_provider.core.gold.specs import Report
 
 Sums = np.ndarray[Any, np.dtype[np.void]]
 Hashes = np.ndarray[Any, np.dtype[np.uint32]]
@@ -64,11 +63,6 @@ class DeltaWriter(BucketWriter):
     Where there is none that is like it, all of it.
     """
 
-    _is_mapped = False
-
-    def finish(self) -> Report:
-        return replace(super().finish(), is_mapped=self._is_mapped)
-
     def _bucket_count(self, rows: int) -> int:
         usual, base = super()._bucket_count(rows), self._base
         # As before, unless buckets have become much too small or too large.
@@ -105,11 +99,9 @@ class DeltaWriter(BucketWriter):
         )
         after, whole = self._chains_after(arranged, changes, vanished, before)
         chosen = changes.rows | whole[arranged.row_numbers]
-        super()._write_all(self._overlays(arranged, chosen, vanished, whole))
+        self._write_buckets(self._overlays(arranged, chosen, vanished, whole))
         self._prolong(after)
-        with translated_errors(self._client):
-            self._client.set(self._map_key, after.encode(), pxat=self._publication.expires_ms)
-        self._is_mapped = True
+        self._write_map(after)
 
     def _chains_of(self, base: _Base) -> BucketMap:
         if not base.share.is_mapped:
@@ -163,7 +155,7 @@ class DeltaWriter(BucketWriter):
 
         def chain(number: int) -> Chain:
             if whole[number]:
-                return (self._source,)
+                return (self._source,) if rows[number] else ()
             return (self._source, *before[number]) if changed[number] else before[number]
 
         return BucketMap.of(map(chain, range(self._buckets))), whole
@@ -201,10 +193,6 @@ class DeltaWriter(BucketWriter):
                 for name in names[start : start + _PIPELINE]:
                     pipeline.pexpireat(name, expires_ms, gt=True)
                 pipeline.execute()
-
-    @property
-    def _map_key(self) -> str:
-        return self._keys.bucket_map(self._publication.version, self._attempt)
 
     @property
     def _sums_key(self) -> str:

@@ -15,6 +15,7 @@ import redis
 from nexus_redis_provider.core.endpoint import translated_errors
 from nexus_redis_provider.core.errors import ConfigurationError, GoldError, NotPublishedError
 from nexus_redis_provider.core.exchanges import execute_all
+from nexus_redis_provider.core.gold.chains import merged
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.pages import decode_page
 from nexus_redis_provider.core.gold.sweeping import staged_attempts
@@ -119,8 +120,10 @@ def read_part(
             yield from _on_page(client, keys, manifest, place)
         elif isinstance(version, PackedVersion):
             some = range(place.start, place.stop)
-            found = _said(client, manifest, version.buckets(place.share, some))
-            yield [row for bucket in found for row in bucket.items()]
+            chains = _said(client, manifest, version.layers(place.share, some))
+            if any(not layer for chain in chains for layer in chain):
+                raise _gone(manifest)
+            yield [row for chain in chains for row in merged(chain).items()]
     for names in _dealt(part.names, -(-len(part.names) // (_ROWS * _COMMANDS))):
         encoded = [name.encode() for name in names]
         values = _said(client, manifest, version.find(encoded))

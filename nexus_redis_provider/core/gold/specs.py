@@ -87,7 +87,7 @@ class Report:
         checksum: sum of their CRC-32.
         pages: index pages written.
         buckets: into which rows were packed.
-        is_mapped: whether some of them are of earlier versions.
+        is_mapped: whether some of them are of earlier versions, or empty.
         error: why the attempt gave up, or None.
     """
 

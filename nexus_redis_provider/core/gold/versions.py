@@ -195,22 +195,25 @@ class PackedVersion(Version):
         return dict(zip(self._names, values, strict=True))
 
     def walk(self) -> Walk:
-        found = 0
+        found, is_complete = 0, True
         for number, share in enumerate(self._shares):
             for start in range(0, share.buckets, _BUCKETS):
                 some = range(start, min(start + _BUCKETS, share.buckets))
-                buckets = yield from self.buckets(number, some)
+                layers = yield from self.layers(number, some)
+                is_complete &= all(map(all, layers))
+                buckets = list(map(merged, layers))
                 rows = [row for bucket in buckets for row in bucket.items()]
                 found += len(rows)
                 yield Found(rows, sum(digest(canonical(bucket)) for bucket in buckets if bucket))
-        # A bucket may be empty, so that only the sum tells.
-        if found < self.manifest.rows:
+        # Only now, so that who counts what is left counts all of it.
+        if not is_complete or found < self.manifest.rows:
             raise self.gone()
 
-    def buckets(
-        self, number: int, some: Sequence[int]
-    ) -> Generator[list[Command], Any, list[dict[bytes, bytes]]]:
-        """The rows of some buckets of a share. Raises NotPublishedError as `walk` does."""
+    def layers(self, number: int, some: Sequence[int]) -> Talk[list[list[dict[bytes, bytes]]]]:
+        """What each source of some buckets of a share has, the newest first; see `merged`.
+
+        One that has nothing was removed, or evicted, meanwhile. Raises NotPublishedError as `walk`.
+        """
         chains = yield from self._chains(number)
         replies = yield [
             ("HGETALL", self._keys.bucket(source, number, bucket))
@@ -218,7 +221,7 @@ class PackedVersion(Version):
             for source in chains[bucket]
         ]
         layers = iter(replies)
-        return [merged([_hash(next(layers)) for _ in chains[bucket]]) for bucket in some]
+        return [[_hash(next(layers)) for _ in chains[bucket]] for bucket in some]
 
     def _find(self, names: Sequence[bytes]) -> Talk[tuple[list[Command], Collect]]:
         commands: list[Command] = []
