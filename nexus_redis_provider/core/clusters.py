@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import redis
@@ -19,9 +21,10 @@ import redis.asyncio.cluster
 import redis.cluster
 from redis import exceptions
 from redis.backoff import ExponentialWithJitterBackoff
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS
 
 from nexus_redis_provider.core.addresses import Node
-from nexus_redis_provider.core.endpoint import Endpoint, translated, translated_errors
+from nexus_redis_provider.core.endpoint import Endpoint, address_of, translated, translated_errors
 from nexus_redis_provider.core.errors import (
     AccessDeniedError,
     ConfigurationError,
@@ -63,7 +66,7 @@ class Nodes:
             except UnreachableError as error:
                 time.sleep(trial.pause_after(error))
 
-    def groups(self, keys: Iterable[str]) -> dict[Node, list[int]]:
+    def groups(self, keys: Iterable[str | bytes]) -> dict[Node, list[int]]:
         """Where in a list of keys those of each node stand."""
         groups: dict[Node, list[int]] = {}
         for place, key in enumerate(keys):
@@ -106,7 +109,7 @@ class AsyncNodes:
             except UnreachableError as error:
                 await asyncio.sleep(trial.pause_after(error))
 
-    async def groups(self, keys: Iterable[str]) -> dict[Node, list[int]]:
+    async def groups(self, keys: Iterable[str | bytes]) -> dict[Node, list[int]]:
         """As `Nodes.groups`."""
         groups: dict[Node, list[int]] = {}
         for place, key in enumerate(keys):
@@ -189,6 +192,37 @@ def plain_client(client: Any, key: str) -> Any:
     return client
 
 
+def is_spread(client: Any) -> bool:
+    """Whether a client is of a whole Cluster, whose nodes have some of the keys each."""
+    return isinstance(client, redis.cluster.RedisCluster | redis.asyncio.cluster.RedisCluster)
+
+
+@dataclass(frozen=True, slots=True)
+class Primary:
+    """A server that has keys.
+
+    Attributes:
+        address: for messages.
+        client: of it alone.
+        share: of all slots, 0 to 1.
+    """
+
+    address: str
+    client: redis.Redis
+    share: float
+
+
+def primaries_of(client: Any) -> list[Primary]:
+    """All servers that have keys, as the client knows; of a single server, that one."""
+    if not is_spread(client):
+        return [Primary(address_of(client), client, 1.0)]
+    slots = Counter(owners[0] for owners in client.nodes_manager.slots_cache.values())
+    return [
+        Primary(node.name, client.get_redis_connection(node), count / REDIS_CLUSTER_HASH_SLOTS)
+        for node, count in slots.items()
+    ]
+
+
 class _Trial:
     """How often something is tried that did not find its key, and when."""
 
@@ -209,7 +243,7 @@ class _Trial:
 
 
 def groups_of(
-    client: Nodes | redis.cluster.RedisCluster, keys: Sequence[str]
+    client: Nodes | redis.cluster.RedisCluster, keys: Sequence[str | bytes]
 ) -> dict[Any, list[int]]:
     """Where in a list of keys those of each node stand; the nodes are for `client_of`."""
     if isinstance(client, Nodes):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import redis
 import redis.asyncio
 from redis.exceptions import RedisError, ResponseError
 
+from nexus_redis_provider.core.clusters import client_of, groups_of, is_spread
 from nexus_redis_provider.core.endpoint import address_of, translated, translated_errors
 from nexus_redis_provider.core.errors import UnreachableError
 
@@ -35,8 +36,8 @@ def execute_all(client: redis.Redis, commands: Sequence[Sequence[Any]]) -> list[
 
     Raises: as `scripts.run`; also when one of the replies is an error.
     """
-    if getattr(client, "connection_pool", None) is None:
-        return _pipelined(client, commands)  # of a Cluster
+    if is_spread(client):
+        return _execute_spread(client, commands)
     packed = list(map(tuple, commands))
     try:
         with own_connection(client) as connection:
@@ -55,12 +56,37 @@ def execute_all(client: redis.Redis, commands: Sequence[Sequence[Any]]) -> list[
     return found
 
 
-def _pipelined(client: Any, commands: Sequence[Sequence[Any]]) -> list[Any]:
-    with translated_errors(client), client.pipeline(transaction=False) as pipeline:
-        for command in commands:
-            pipeline.execute_command(*command)
-        replies: list[Any] = pipeline.execute()
+def _execute_spread(client: Any, commands: Sequence[Sequence[Any]]) -> list[Any]:
+    """Commands with keys in a Cluster: all of its nodes are asked before the first one answers."""
+    with translated_errors(client):
+        # Whoever does not answer may be none of the nodes any more.
+        retry, look = client.retry, client.nodes_manager.initialize
+        replies: list[Any] = retry.call_with_retry(
+            lambda: _asked_at_once(client, commands), lambda _: look()
+        )
+        for place, reply in enumerate(replies):
+            if isinstance(reply, ResponseError):
+                # By itself, redis-py follows it to where its key has moved, or raises.
+                replies[place] = client.execute_command(*commands[place])
     return replies
+
+
+def _asked_at_once(client: Any, commands: Sequence[Sequence[Any]]) -> list[Any]:
+    replies: list[Any] = [None] * len(commands)
+    with ExitStack() as stack:
+        asked = []
+        for node, places in groups_of(client, list(map(_key, commands))).items():
+            one = stack.enter_context(own_connection(client_of(client, node)))
+            one.send_packed_command(one.pack_commands([tuple(commands[at]) for at in places]))
+            asked.append((one, places))
+        for one, places in asked:
+            for place in places:
+                replies[place] = reply_of(one)
+    return replies
+
+
+def _key(command: Sequence[Any]) -> Any:
+    return command[2 if command[0] == "MEMORY" else 1]
 
 
 async def aexecute_all(client: redis.asyncio.Redis, commands: Sequence[Sequence[Any]]) -> list[Any]:

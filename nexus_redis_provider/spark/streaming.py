@@ -39,7 +39,7 @@ class StreamWriter(DataSourceStreamArrowWriter):
     def __init__(self, endpoint: Endpoint, spec: Spec) -> None:
         """Plan a run; nothing is changed before the first task writes."""
         self._endpoint, self._spec = endpoint, spec
-        self._plan = Plan.make(endpoint)
+        self._plan = Plan.make(endpoint, spec)
 
     def write(self, iterator: Iterator[pa.RecordBatch]) -> WriterCommitMessage:
         try:

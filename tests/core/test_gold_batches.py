@@ -42,13 +42,13 @@ def begin(endpoint, what):
     """The publication of a batch; each call is a new run unless a plan is given."""
 
     def begin(number, plan=None, query=QUERY):
-        return begin_batch(endpoint, what, plan or Plan.make(endpoint), query, number)
+        return begin_batch(endpoint, what, plan or Plan.make(endpoint, what), query, number)
 
     return begin
 
 
-def test_the_tasks_of_a_run_share_a_version(endpoint, begin, rows):
-    plan = Plan.make(endpoint)
+def test_the_tasks_of_a_run_share_a_version(endpoint, what, begin, rows):
+    plan = Plan.make(endpoint, what)
     first, second = begin(0, plan), begin(0, plan)
     assert first == second
     manifest = first.commit([write(first, {"a": 1}), write(second, {"b": 2}, 1, "b")])
@@ -91,8 +91,8 @@ def test_a_later_run_takes_over(endpoint, begin, rows, client, namespace):
     assert run(client, history("sales", namespace=namespace)).staged == ()
 
 
-def test_an_earlier_run_that_begins_late_is_refused(endpoint, begin):
-    early = Plan.make(endpoint)
+def test_an_earlier_run_that_begins_late_is_refused(endpoint, what, begin):
+    early = Plan.make(endpoint, what)
     begin(3)
     with pytest.raises(SupersededError, match="micro-batch 3"):
         begin(3, early)

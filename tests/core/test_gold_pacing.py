@@ -12,6 +12,7 @@ from itertools import pairwise
 import pyarrow as pa
 import pytest
 
+from nexus_redis_provider.core.clusters import Primary
 from nexus_redis_provider.core.errors import ConfigurationError, NoRoomError, ValueTooLargeError
 from nexus_redis_provider.core.gold import pacing
 from nexus_redis_provider.core.gold.limits import Limits
@@ -331,12 +332,23 @@ def test_the_projection_is_what_the_load_then_takes(server):
         assert projected == pytest.approx(taken, rel=0.2)
 
 
-def test_a_server_without_a_limit_is_not_asked_for_room():
+def test_a_server_without_a_limit_is_not_asked_for_room(client):
     nothing = Memory.of({"used_memory": 1 << 40, "maxmemory": 0})
     assert nothing.room(0.05) is None
     refuse_what_does_not_fit(
-        "sales", nothing, 0.05, expected=Expectation(10**12), staged=0, row_bytes=100.0
+        *("sales", Primary("here", client, 1.0), nothing, 0.05),
+        expected=Expectation(10**12),
+        staged=0,
+        row_bytes=100.0,
     )
+
+
+def test_a_node_of_a_cluster_needs_room_for_its_share(client):
+    memory = Memory.of({"used_memory": 0, "maxmemory": 40_000})
+    load = {"expected": Expectation(1000), "staged": 0, "row_bytes": 100.0}
+    refuse_what_does_not_fit("sales", Primary("a:1", client, 0.33), memory, 0.1, **load)
+    with pytest.raises(NoRoomError, match=r"40% of 1,000 rows of 100 bytes, to be written to a:1"):
+        refuse_what_does_not_fit("sales", Primary("a:1", client, 0.4), memory, 0.1, **load)
 
 
 def test_what_replicas_have_yet_to_read_does_not_count_as_used():

@@ -9,6 +9,7 @@ import pytest
 
 from nexus_redis_provider.core.errors import ConfigurationError, GoldError, NotPublishedError
 from nexus_redis_provider.core.gold import readers, talks
+from nexus_redis_provider.core.gold.history import rollback
 from nexus_redis_provider.core.gold.manifests import Layout, Mode
 from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.gold.readers import AsyncGoldDataset, GoldDataset
@@ -232,6 +233,19 @@ async def test_a_reader_may_see_for_a_while_what_was_live(endpoint, client, name
             publish_as(endpoint, numbers(0, 10, value), spec(namespace, layout=layout, keep=0))
         assert dataset.get("k1")["n"] == 4, "its version was removed"
         assert (await twin.get("k1"))["n"] == 4
+
+
+def test_an_overlay_that_was_removed_is_not_one_that_says_nothing(endpoint, client, namespace):
+    """Whoever trusts a version that is swept finds buckets of the version before it."""
+    what = spec(namespace, layout=Layout.PACKED, mode=Mode.DELTA)
+    first, second, third = numbers(0, 500, 1), {"k7": 2}, {"k7": 3}
+    dataset = GoldDataset(client, "sales", namespace=namespace, max_staleness=600)
+    publish_packed(endpoint, first, what)
+    publish_packed(endpoint, first | second, what)
+    assert dataset.get("k7")["n"] == 2
+    rollback(client, "sales", namespace=namespace)
+    publish_packed(endpoint, first | third, what)
+    assert dataset.get("k7")["n"] == 3
 
 
 @pytest.mark.parametrize("protocol", [2, 3])

@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import redis
 
+from nexus_redis_provider.core.clusters import primaries_of
 from nexus_redis_provider.core.durations import to_ms
 from nexus_redis_provider.core.gold.buckets import ROWS
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
@@ -53,5 +54,6 @@ def bucket_rows(client: redis.Redis) -> int:
     entries = _LISTPACK_ENTRIES
     # Managed servers let nobody ask.
     with suppress(redis.exceptions.RedisError):
-        entries = int(client.config_get(_LISTPACK)[_LISTPACK] or entries)
+        told = [one.client.config_get(_LISTPACK)[_LISTPACK] for one in primaries_of(client)]
+        entries = min(int(value or entries) for value in told)
     return max(1, min(ROWS, entries // 3))

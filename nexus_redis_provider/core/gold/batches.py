@@ -9,11 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from nexus_redis_provider.core.clusters import plain_client
 from nexus_redis_provider.core.durations import to_ms
 from nexus_redis_provider.core.endpoint import Endpoint, translated_errors
 from nexus_redis_provider.core.errors import StaleFenceError, SupersededError
 from nexus_redis_provider.core.gold.manifests import Mode
-from nexus_redis_provider.core.gold.publications import Publication, server_state
+from nexus_redis_provider.core.gold.publications import Publication
+from nexus_redis_provider.core.gold.servers import (
+    ServerState,
+    refuse_topology,
+    server_states,
+)
 from nexus_redis_provider.core.gold.specs import Spec
 from nexus_redis_provider.core.scripts import Call, run
 
@@ -44,21 +50,27 @@ class Plan:
     """What the tasks of one run of a micro-batch have in common.
 
     Attributes:
-        planned_us: server clock; the later run of a batch is the one to be believed.
-        server: the server's run id and evictions by then.
+        planned_us: by the server that has the head; the later run of a batch is the one to be
+            believed.
+        servers: those that have keys, as they were then.
     """
 
     planned_us: int
-    server: tuple[str, int]
+    servers: tuple[ServerState, ...]
 
     @classmethod
-    def make(cls, endpoint: Endpoint) -> Plan:
-        """Plan a run now; changes nothing on the server."""
+    def make(cls, endpoint: Endpoint, spec: Spec) -> Plan:
+        """Plan a run now; changes nothing on the server.
+
+        Raises:
+            ConfigurationError: as `Publication.begin`.
+        """
+        refuse_topology(endpoint, spec)
         with endpoint.client() as client:
-            server = server_state(client)
+            servers = server_states(client)
             with translated_errors(client):
-                seconds, micros = client.time()
-        return cls(seconds * 1_000_000 + micros, server)
+                seconds, micros = plain_client(client, spec.keys.head).time()
+        return cls(seconds * 1_000_000 + micros, servers)
 
 
 def begin_batch(
@@ -112,6 +124,6 @@ def begin_batch(
         version=version,
         created_ms=created_ms,
         expires_ms=created_ms + to_ms(spec.ttl, "ttl") if spec.ttl is not None else None,
-        server=plan.server,
+        servers=plan.servers,
         claim=Claim(query, number, plan.planned_us, version, created_ms),
     )

@@ -8,8 +8,9 @@ from typing import Any, Self
 
 import redis
 
-from nexus_redis_provider.core.endpoint import translated_errors
+from nexus_redis_provider.core.clusters import Primary
 from nexus_redis_provider.core.errors import NoRoomError
+from nexus_redis_provider.core.exchanges import execute_all
 
 _WEIGHED = 50
 # A slot of the server's table of keys, which doubles as it grows and then is half empty.
@@ -67,16 +68,14 @@ def mean_weight(client: redis.Redis, names: Sequence[str | bytes]) -> float | No
     Cost: a round trip.
     """
     chosen = names[:: max(1, len(names) // _WEIGHED)][:_WEIGHED]
-    pipeline = client.pipeline(transaction=False)
-    for name in chosen:
-        pipeline.memory_usage(name)
-    with translated_errors(client):
-        weights = [weight for weight in pipeline.execute() if weight is not None]
+    found = execute_all(client, [("MEMORY", "USAGE", name) for name in chosen])
+    weights = [weight for weight in found if weight is not None]
     return sum(weights) / len(weights) + _SLOT if weights else None
 
 
 def refuse_what_does_not_fit(
     dataset: str,
+    primary: Primary,
     memory: Memory,
     margin: float,
     *,
@@ -89,6 +88,7 @@ def refuse_what_does_not_fit(
     The version that readers see is in `memory` already, and stays until the new one is complete.
 
     Args:
+        primary: whose memory it is, and what share of the rows it gets.
         staged: rows of the version that are there.
         row_bytes: what one takes, or None where it was not weighed.
 
@@ -100,8 +100,10 @@ def refuse_what_does_not_fit(
         return
     needed, what = 0, "the rows so far"
     if expected is not None and row_bytes is not None and staged < expected.rows:
-        needed = int((expected.rows - staged) * row_bytes)
+        needed = int((expected.rows - staged) * row_bytes * primary.share)
         what = expected.of_bytes(row_bytes)
+        if primary.share < 1:
+            what = f"{primary.share:.0%} of {what}, to be written to {primary.address},"
     if needed > room:
         raise NoRoomError(
             dataset, what, needed=needed, used=memory.used, limit=memory.limit, margin=margin

@@ -17,6 +17,7 @@ from typing import Any
 
 import redis
 
+from nexus_redis_provider.core.clusters import Primary, primaries_of
 from nexus_redis_provider.core.endpoint import translated_errors
 from nexus_redis_provider.core.errors import NoRoomError, PublishError
 from nexus_redis_provider.core.gold.manifests import Mode
@@ -198,24 +199,30 @@ class Pace:
         self._look_at, self._bytes = time.monotonic() + _LOOK_SECONDS, 0
 
     def _held_by(self) -> str | None:
+        found = [(primary, self._info(primary)) for primary in primaries_of(self._client)]
+        self._look_bytes = _LOOK_BYTES
+        for primary, info in found:
+            if (behind := _behind(info)) is not None:
+                return behind
+            memory = Memory.of(info)
+            try:
+                self._refuse_what_does_not_fit(primary, memory)
+            except NoRoomError:
+                if not memory.is_freeing:
+                    raise
+                return "removed keys are still being freed"
+        return None
+
+    def _info(self, primary: Primary) -> Any:
         began = time.monotonic()
-        with translated_errors(self._client):
-            info: Any = self._client.info("replication", "memory")
+        with translated_errors(primary.client):
+            info = primary.client.info("replication", "memory")
         if (seconds := time.monotonic() - began) > _SLOW:
             # So long has anybody to wait for an answer now.
             time.sleep(self._window.note(seconds))
-        behind, memory = _behind(info), Memory.of(info)
-        if behind is not None:
-            return behind
-        try:
-            self._refuse_what_does_not_fit(memory)
-        except NoRoomError:
-            if not memory.is_freeing:
-                raise
-            return "removed keys are still being freed"
-        return None
+        return info
 
-    def _refuse_what_does_not_fit(self, memory: Memory) -> None:
+    def _refuse_what_does_not_fit(self, primary: Primary, memory: Memory) -> None:
         margin = self._limits.memory_margin
         if margin is None or memory.limit is None:
             return
@@ -226,9 +233,9 @@ class Pace:
                 self._expected = expectation(self._client, self._spec)
         staged = self._staged() if self._row_bytes is not None else 0
         # The less is free the more often, since others write, too.
-        self._look_bytes = min(_LOOK_BYTES, max(0, memory.room(margin) or 0) // 16)
+        self._look_bytes = min(self._look_bytes, max(0, memory.room(margin) or 0) // 16)
         refuse_what_does_not_fit(
-            *(self._spec.dataset, memory, margin),
+            *(self._spec.dataset, primary, memory, margin),
             expected=self._expected,
             staged=staged,
             row_bytes=self._row_bytes,

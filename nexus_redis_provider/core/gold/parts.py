@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import redis
 
+from nexus_redis_provider.core.clusters import is_spread
 from nexus_redis_provider.core.endpoint import translated_errors
 from nexus_redis_provider.core.errors import ConfigurationError, GoldError, NotPublishedError
 from nexus_redis_provider.core.exchanges import execute_all
@@ -20,11 +21,10 @@ from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.pages import decode_page
 from nexus_redis_provider.core.gold.sweeping import staged_attempts
 from nexus_redis_provider.core.gold.talks import talk
-from nexus_redis_provider.core.gold.versions import Command, PackedVersion, Talk, Version
+from nexus_redis_provider.core.gold.versions import PackedVersion, Talk, Version
 from nexus_redis_provider.core.keys import GoldKeys
 
-_ROWS = 1000
-_COMMANDS = 10
+_ROWS = 10_000
 _BUCKETS = 250
 _Row = tuple[bytes, bytes]
 _T = TypeVar("_T")
@@ -114,17 +114,17 @@ def read_part(
 
     Cost: a round trip for each list, one more for each page.
     """
-    version = Version.of(keys, manifest)
+    version = Version.of(keys, manifest, is_spread=is_spread(client))
     for place in part.places:
         if isinstance(place, Page):
-            yield from _on_page(client, keys, manifest, place)
+            yield from _on_page(client, keys, version, place)
         elif isinstance(version, PackedVersion):
             some = range(place.start, place.stop)
             chains = _said(client, manifest, version.layers(place.share, some))
             if any(not layer for chain in chains for layer in chain):
                 raise _gone(manifest)
             yield [row for chain in chains for row in merged(chain).items()]
-    for names in _dealt(part.names, -(-len(part.names) // (_ROWS * _COMMANDS))):
+    for names in _dealt(part.names, -(-len(part.names) // _ROWS)):
         encoded = [name.encode() for name in names]
         values = _said(client, manifest, version.find(encoded))
         yield [
@@ -136,24 +136,23 @@ def read_part(
 
 
 def _on_page(
-    client: redis.Redis, keys: GoldKeys, manifest: Manifest, page: Page
+    client: redis.Redis, keys: GoldKeys, version: Version, page: Page
 ) -> Iterator[list[_Row]]:
+    manifest = version.manifest
     with translated_errors(client):
         found: Any = client.get(keys.page(manifest.version, page.attempt, page.number))
     if found is None:
         raise _gone(manifest)
-    names, prefix = decode_page(found), keys.row_prefix(manifest.version).encode()
-    for start in range(0, len(names), _ROWS * _COMMANDS):
-        some = names[start : start + _ROWS * _COMMANDS]
-        # Several commands in one round trip, since a long one makes other clients wait.
-        commands: list[Command] = [
-            ("MGET", *(prefix + name for name in some[at : at + _ROWS]))
-            for at in range(0, len(some), _ROWS)
+    names = decode_page(found)
+    for start in range(0, len(names), _ROWS):
+        some = names[start : start + _ROWS]
+        values = _said(client, manifest, version.find(some))
+        rows = [
+            (name, value) for name, value in zip(some, values, strict=True) if value is not None
         ]
-        values = [value for values in execute_all(client, commands) for value in values]
-        if None in values:
+        if len(rows) < len(some):
             raise _gone(manifest)
-        yield list(zip(some, values, strict=True))
+        yield rows
 
 
 def _dealt(things: Sequence[_T], count: int) -> Iterator[Sequence[_T]]:

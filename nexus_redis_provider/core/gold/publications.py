@@ -18,7 +18,6 @@ import redis
 from nexus_redis_provider.core.durations import to_ms
 from nexus_redis_provider.core.endpoint import Endpoint, translated_errors
 from nexus_redis_provider.core.errors import (
-    ConfigurationError,
     NexusRedisError,
     PublishError,
     StaleFenceError,
@@ -28,6 +27,12 @@ from nexus_redis_provider.core.errors import (
 from nexus_redis_provider.core.gold.bases import base_of, bucket_rows, live_packed, share_count
 from nexus_redis_provider.core.gold.buckets import ROWS, Share
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
+from nexus_redis_provider.core.gold.servers import (
+    ServerState,
+    refuse_losses,
+    refuse_topology,
+    server_states,
+)
 from nexus_redis_provider.core.gold.specs import Report, Spec
 from nexus_redis_provider.core.gold.sweeping import (
     page_keys,
@@ -54,7 +59,7 @@ class Publication:
     version: str
     created_ms: int
     expires_ms: int | None
-    server: tuple[str, int]
+    servers: tuple[ServerState, ...]
     claim: Claim | None = None
     shares: int = 1
     bucket_rows: int = ROWS
@@ -70,19 +75,16 @@ class Publication:
                 more if many rows are expected, and of a delta as many as its base has.
 
         Raises:
+            ConfigurationError: a Cluster cannot do that.
             StaleFenceError: a newer fencing token has published, or `fence` is missing although
                 earlier publishes had one.
             UnreachableError, AccessDeniedError: nothing was written.
         """
-        if endpoint.is_cluster:
-            raise ConfigurationError(
-                f"Gold dataset {spec.dataset!r} cannot be published to a Redis Cluster yet, as "
-                f"{endpoint} is one. Publish to a single server, or one that Sentinels watch."
-            )
+        refuse_topology(endpoint, spec)
         keys = spec.keys
         with endpoint.client() as client:
             sweep(client, keys)  # First, since it may have to make room.
-            server = server_state(client)
+            servers = server_states(client)
             found, *rest = run(
                 client,
                 Call(
@@ -110,7 +112,7 @@ class Publication:
                 version=rest[0].decode(),
                 created_ms=now_ms,
                 expires_ms=expires_ms,
-                server=server,
+                servers=servers,
                 base=base,
                 shares=len(base.shares) if base else share_count(live, spec, shares),
                 bucket_rows=bucket_rows(client) if spec.layout is Layout.PACKED else ROWS,
@@ -136,7 +138,7 @@ class Publication:
         if manifest.rows < self.spec.min_rows:
             raise TooFewRowsError(self.spec.dataset, manifest.rows, self.spec.min_rows)
         with self.endpoint.client() as client:
-            self._verify_server(client)
+            refuse_losses(self.spec.dataset, self.servers, server_states(client))
             published_ms = None
             while published_ms is None:
                 self._drop_unreported_attempts(client, reports)
@@ -223,22 +225,6 @@ class Publication:
             Share(report.attempt.partition(".")[2], report.buckets, report.is_mapped)
             for report in in_order
         )
-
-    def _verify_server(self, client: redis.Redis) -> None:
-        run_id, evicted = server_state(client)
-        if run_id != self.server[0]:
-            raise PublishError(
-                f"Gold dataset {self.spec.dataset!r}: the server restarted or failed over during "
-                "the load, so staged rows may be lost. Publish again.",
-                self.spec.dataset,
-            )
-        if evicted != self.server[1]:
-            raise PublishError(
-                f"Gold dataset {self.spec.dataset!r}: the server evicted "
-                f"{evicted - self.server[1]} key(s) during the load. Raise maxmemory, keep fewer "
-                "versions, or use a server with maxmemory-policy noeviction.",
-                self.spec.dataset,
-            )
 
     def _drop_unreported_attempts(self, client: redis.Redis, reports: Sequence[Report]) -> None:
         """Remove what failed and losing attempts have written beyond the reported ones."""
@@ -362,13 +348,6 @@ def staging_gone(dataset: str, version: str) -> SupersededError:
         "its publisher showed no sign of life for longer than the staging lease. Publish again.",
         dataset,
     )
-
-
-def server_state(client: redis.Redis) -> tuple[str, int]:
-    """The server's run id, and the keys that it has evicted: by both a loss of rows is noticed."""
-    with translated_errors(client):
-        server, stats = client.info("server"), client.info("stats")
-    return server["run_id"], stats["evicted_keys"]
 
 
 def _argument(value: int | None) -> str:

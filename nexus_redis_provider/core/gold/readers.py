@@ -1,7 +1,8 @@
 """Reading a dataset: always all of one version, in one round trip.
 
 A read asks for the live version and for rows of the version it knows in one pipeline. Where the
-two differ, a flip came in between, and it asks again: never stale, never mixed.
+two differ, a flip came in between, and it asks again: never stale, never mixed. Nodes of a Cluster
+answer in no order, so there it asks once more which version is live before a row counts as missing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import redis
 import redis.asyncio
 
+from nexus_redis_provider.core.clusters import is_spread
 from nexus_redis_provider.core.durations import Duration, to_ms
 from nexus_redis_provider.core.errors import GoldError, NotPublishedError
 from nexus_redis_provider.core.gold.manifests import Manifest
@@ -39,7 +41,8 @@ def live_manifest(dataset: str, *, namespace: str = DEFAULT_NAMESPACE) -> Call[M
 class _Reader:
     """What the sync and the async reader share."""
 
-    def __init__(self, dataset: str, namespace: str, max_staleness: Duration) -> None:
+    def __init__(self, client: Any, dataset: str, namespace: str, max_staleness: Duration) -> None:
+        self._is_spread = is_spread(client)
         self.dataset = dataset
         self._namespace = namespace
         self._known: Version | None = None
@@ -57,7 +60,8 @@ class _Reader:
         if manifest is None:
             self._known = None
             raise NotPublishedError(self.dataset)
-        self._known = Version.of(GoldKeys(self.dataset, self._namespace), manifest)
+        keys = GoldKeys(self.dataset, self._namespace)
+        self._known = Version.of(keys, manifest, is_spread=self._is_spread)
         return self._known
 
 
@@ -86,7 +90,7 @@ class GoldDataset(_Reader):
             max_staleness: seconds for which a version that was live may be read without asking
                 again; still never mixed, and rows that are missing are asked about at once.
         """
-        super().__init__(dataset, namespace, max_staleness)
+        super().__init__(client, dataset, namespace, max_staleness)
         self._client = client
 
     def manifest(self) -> Manifest:
@@ -186,7 +190,7 @@ class AsyncGoldDataset(_Reader):
         max_staleness: Duration = 0,
     ) -> None:
         """Read through an asyncio client; options as of `GoldDataset`."""
-        super().__init__(dataset, namespace, max_staleness)
+        super().__init__(client, dataset, namespace, max_staleness)
         self._client = client
 
     async def manifest(self) -> Manifest:

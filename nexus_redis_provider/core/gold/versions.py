@@ -10,6 +10,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from operator import itemgetter
 from typing import Any, TypeVar
 
@@ -27,6 +28,7 @@ T = TypeVar("T")
 Row = dict[str, Any]
 Command = tuple[Any, ...]
 _PAGE_ROWS = 1000
+_MGET_KEYS = 1000
 _BUCKETS = 50
 
 
@@ -54,14 +56,19 @@ class Version(ABC):
     """What a reader knows of one version: immutable, hence good for as long as it is live."""
 
     @staticmethod
-    def of(keys: GoldKeys, manifest: Manifest) -> Version:
-        """The version of a manifest, by its layout."""
-        kinds = {Layout.JSON: RowVersion, Layout.PACKED: PackedVersion}
-        return kinds[manifest.layout](keys, manifest)
+    def of(keys: GoldKeys, manifest: Manifest, *, is_spread: bool = False) -> Version:
+        """The version of a manifest, by its layout.
 
-    def __init__(self, keys: GoldKeys, manifest: Manifest) -> None:
+        Args:
+            is_spread: whether its keys are on several nodes of a Cluster, which answer in no order.
+        """
+        kinds = {Layout.JSON: RowVersion, Layout.PACKED: PackedVersion}
+        return kinds[manifest.layout](keys, manifest, is_spread=is_spread)
+
+    def __init__(self, keys: GoldKeys, manifest: Manifest, *, is_spread: bool) -> None:
         """Use `of`."""
         self.manifest = manifest
+        self._is_spread = is_spread
         self._keys = keys
         self._template = KeyTemplate.parse(manifest.key)
 
@@ -69,7 +76,7 @@ class Version(ABC):
         """Rows in the order of the keys, None for each missing one; None if it is not live."""
         names = [self._template.render(key).encode() for key in keys]
         try:
-            commands, collect = yield from self._find(names)
+            commands, collect = yield from self._find(names, alone=self._is_spread)
         except NotPublishedError:
             (live,) = yield [self._ask_live()]
             if self.is_live(live):
@@ -77,12 +84,17 @@ class Version(ABC):
             return None
         # Last: what was live after the rows were read was live, and complete, before.
         *replies, live = yield [*commands, self._ask_live()]
-        return self._rows(names, collect(replies)) if self.is_live(live) else None
+        values = collect(replies)
+        if self._is_spread and None in values and self.is_live(live):
+            # Another node may have answered before this one removed a row.
+            (live,) = yield [self._ask_live()]
+        return self._rows(names, values) if self.is_live(live) else None
 
     def get_unchecked(self, keys: Sequence[Key]) -> Talk[list[Row | None] | None]:
         """As `get`, of a version that was live a moment ago; None if a row is missing."""
         names = [self._template.render(key).encode() for key in keys]
-        values = yield from self.find(names)
+        commands, collect = yield from self._find(names, alone=True)
+        values = collect((yield commands))
         return None if None in values else self._rows(names, values)
 
     def is_live(self, reply: bytes | None) -> bool:
@@ -98,7 +110,7 @@ class Version(ABC):
 
     def find(self, names: Sequence[bytes]) -> Talk[Sequence[bytes | None]]:
         """Values in the order of rendered keys, whether the version is live or not."""
-        commands, collect = yield from self._find(names)
+        commands, collect = yield from self._find(names, alone=False)
         return collect((yield commands))
 
     @abstractmethod
@@ -110,8 +122,13 @@ class Version(ABC):
         """The Python values of a row that was found."""
 
     @abstractmethod
-    def _find(self, names: Sequence[bytes]) -> Talk[tuple[list[Command], Collect]]:
-        """What to send for the rows with some keys, and how to find their values in the replies."""
+    def _find(self, names: Sequence[bytes], *, alone: bool) -> Talk[tuple[list[Command], Collect]]:
+        """What to send for the rows with some keys, and how to find their values in the replies.
+
+        Args:
+            alone: whether a value that is found must be right although nobody asks afterwards
+                whether the version is still there; then None is what is missing, or not sure.
+        """
 
     def gone(self) -> NotPublishedError:
         """The error of who notices that rows are missing."""
@@ -121,9 +138,9 @@ class Version(ABC):
 class RowVersion(Version):
     """A key for each row; index pages list them."""
 
-    def __init__(self, keys: GoldKeys, manifest: Manifest) -> None:
+    def __init__(self, keys: GoldKeys, manifest: Manifest, *, is_spread: bool) -> None:
         """Use `Version.of`."""
-        super().__init__(keys, manifest)
+        super().__init__(keys, manifest, is_spread=is_spread)
         upsert = manifest.mode is Mode.UPSERT
         self._prefix = b"" if upsert else keys.row_prefix(manifest.version).encode()
         self._decode = rows_decoder(manifest.columns)
@@ -149,13 +166,22 @@ class RowVersion(Version):
             names = decode_page(page)
             for start in range(0, len(names), _PAGE_ROWS):
                 chunk = names[start : start + _PAGE_ROWS]
-                (values,) = yield [("MGET", *(self._prefix + name for name in chunk))]
-                rows = list(zip(chunk, values, strict=True))
+                commands, collect = self._lookups(chunk)
+                rows = list(zip(chunk, collect((yield commands)), strict=True))
                 yield Found(rows, sum(_checksum(*row) for row in rows))
 
-    def _find(self, names: Sequence[bytes]) -> Talk[tuple[list[Command], Collect]]:
+    def _find(self, names: Sequence[bytes], *, alone: bool) -> Talk[tuple[list[Command], Collect]]:
         yield from ()
-        return [("MGET", *(self._prefix + name for name in names))], lambda replies: replies[0]
+        return self._lookups(names)
+
+    def _lookups(self, names: Sequence[bytes]) -> tuple[list[Command], Collect]:
+        keys = [self._prefix + name for name in names]
+        if self._is_spread:
+            # An MGET has keys of one slot.
+            return [("GET", key) for key in keys], list
+        # A long one makes other clients wait.
+        pieces = [keys[start : start + _MGET_KEYS] for start in range(0, len(keys), _MGET_KEYS)]
+        return [("MGET", *piece) for piece in pieces], lambda replies: list(chain(*replies))
 
     def _page_keys(self, attempts: Mapping[bytes, bytes]) -> list[str]:
         return [
@@ -169,9 +195,9 @@ class RowVersion(Version):
 class PackedVersion(Version):
     """Rows in buckets (see `buckets`)."""
 
-    def __init__(self, keys: GoldKeys, manifest: Manifest) -> None:
+    def __init__(self, keys: GoldKeys, manifest: Manifest, *, is_spread: bool) -> None:
         """Use `Version.of`."""
-        super().__init__(keys, manifest)
+        super().__init__(keys, manifest, is_spread=is_spread)
         if manifest.packing > PACKING:
             raise GoldError(
                 f"Gold dataset {manifest.dataset!r}, version {manifest.version!r}: its rows are in "
@@ -223,7 +249,7 @@ class PackedVersion(Version):
         layers = iter(replies)
         return [[_hash(next(layers)) for _ in chains[bucket]] for bucket in some]
 
-    def _find(self, names: Sequence[bytes]) -> Talk[tuple[list[Command], Collect]]:
+    def _find(self, names: Sequence[bytes], *, alone: bool) -> Talk[tuple[list[Command], Collect]]:
         commands: list[Command] = []
         lengths: list[int] = []
         shares = len(self._shares)
@@ -233,13 +259,22 @@ class PackedVersion(Version):
             buckets = self._shares[number].buckets
             bucket = bucket_of(key_hash, shares, buckets) if buckets else 0
             chains = self._known.get(number) or (yield from self._chains(number))
-            chain = chains[bucket] if buckets else ()
-            commands += [("HGET", self._keys.bucket(one, number, bucket), name) for one in chain]
-            lengths.append(len(chain))
+            sources = chains[bucket] if buckets else ()
+            layers = [self._keys.bucket(source, number, bucket) for source in sources]
+            commands += [("HGET", layer, name) for layer in layers]
+            if alone:
+                # An overlay that was removed says nothing of a key, as one that has not changed it.
+                commands += [("EXISTS", layer) for layer in layers[:-1]]
+            lengths.append(len(layers))
 
         def collect(replies: list[Any]) -> list[bytes | None]:
-            layers = iter(replies)
-            return [_newest([next(layers) for _ in range(length)]) for length in lengths]
+            left = iter(replies)
+            values = []
+            for length in lengths:
+                value = _newest([next(left) for _ in range(length)])
+                are_there = [next(left) for _ in range(length - 1)] if alone else []
+                values.append(value if all(are_there) else None)
+            return values
 
         return commands, collect
 
