@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -21,16 +21,10 @@ from nexus_redis_provider.core.gold.attempts import Attempt
 from nexus_redis_provider.core.gold.manifests import Mode
 from nexus_redis_provider.core.gold.pages import encode_page
 from nexus_redis_provider.core.gold.publications import Publication, staging_gone
+from nexus_redis_provider.core.gold.row_commands import Commands, JsonRows, RowBatch
 from nexus_redis_provider.core.gold.specs import Report
 from nexus_redis_provider.core.gold.sweeping import page_keys, staged_attempts, unlink
-from nexus_redis_provider.core.gold.wire import (
-    NULL,
-    OK,
-    QUEUED,
-    command,
-    set_commands,
-    slices,
-)
+from nexus_redis_provider.core.gold.wire import OK, QUEUED, command, slices
 from nexus_redis_provider.core.scripts import script
 
 _MAX_ROWS = 10_000
@@ -42,21 +36,19 @@ _Check = tuple[str, bytes, Callable[[bytes | None], None]]
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    keys: pa.StringArray
-    values: pa.StringArray
+    """Rows under way.
 
-    def take(self, positions: Sequence[int]) -> _Sent:
-        chosen = pa.array(positions, pa.int32())
-        return _Sent(self.keys.take(chosen), self.values.take(chosen))
+    Attributes:
+        batch: the rows.
+        commands: that write them.
+        page: number of the index page that has their keys, and perhaps others.
+        listed: the keys on that page.
+    """
 
-    def without(self, positions: Collection[int]) -> _Sent:
-        if not positions:
-            return self
-        left = [place for place in range(len(self.keys)) if place not in positions]
-        return self.take(left)
-
-    def names(self) -> list[bytes]:
-        return [key.encode() for key in self.keys.to_pylist()]
+    batch: RowBatch
+    commands: Commands
+    page: int
+    listed: pa.StringArray
 
 
 class PartitionWriter(Attempt):
@@ -73,12 +65,11 @@ class PartitionWriter(Attempt):
         self._pages = 0
         self._under_way: deque[_Sent] = deque()
         # Rows that this attempt made and that a sweep begun meanwhile may have missed.
-        self._unsure: list[_Sent] = []
-        self._conflicts: list[_Sent] = []
+        self._unsure: list[RowBatch] = []
+        self._conflicts: list[RowBatch] = []
         upsert = self._spec.mode is Mode.UPSERT
         self._prefix = "" if upsert else self._keys.row_prefix(publication.version)
-        expires_ms = publication.expires_ms
-        self._expiry = () if expires_ms is None else ("PXAT", expires_ms)
+        self._format = JsonRows(self._prefix, publication.expires_ms)
 
     def write(self, keys: pa.StringArray, values: pa.StringArray, checksum: int) -> None:
         """Write a batch.
@@ -101,7 +92,7 @@ class PartitionWriter(Attempt):
         with self._connected():
             while start < len(keys):
                 step = self._pace.rows
-                put(_Sent(_compact(keys, start, step), _compact(values, start, step)))
+                put(RowBatch(_compact(keys, start, step), _compact(values, start, step)))
                 start += step
         self._bytes += _size(keys) + _size(values) + len(self._prefix.encode()) * len(keys)
         self._checksum += checksum
@@ -134,52 +125,64 @@ class PartitionWriter(Attempt):
             self._settle()
             self.check_staged()
 
-    def _stage(self, batch: _Sent) -> None:
-        name = self._keys.page(self._publication.version, self._attempt, self._pages)
-        page = command(
-            *("EVALSHA", script("stage_page").sha, 3, self._keys.staging),
-            *(self._keys.attempts(self._publication.version), name),
-            *(self._publication.version, self._attempt, self._pages + 1),
-            *(encode_page(batch.keys), to_ms(self._spec.staging_lease, "staging_lease")),
-            *(len(batch.keys), self._publication.expires_ms or ""),
-        )
-        # NX finds a repeated key at no cost, and keeps late zombies from changing a row.
-        rows = set_commands(self._prefix, batch.keys, batch.values, ("NX", *self._expiry))
-        with self._paced(len(batch.keys), len(rows)):
-            # No health check: it would read a reply that is not its own.
-            self._connection.send_packed_command([page, *slices(rows)], check_health=False)
+    def _stage(self, batch: RowBatch) -> None:
+        sent = _Sent(batch, self._format.add(batch), self._pages, batch.keys)
+        with self._paced(len(batch), len(sent.commands.stream)):
             self._pages += 1
-            self._under_way.append(batch)
+            self._send(sent, announced=len(batch))
             self._settle(leave=self._pace.under_way)
         if self._pace.wants_sample:
-            self._pace.weigh(
-                len(batch.keys), [self._prefix + key for key in batch.keys.to_pylist()], [name]
-            )
+            names = [self._prefix + key for key in batch.keys.to_pylist()]
+            self._pace.weigh(len(batch), names, [self._page_name(sent.page)])
+
+    def _send(self, sent: _Sent, *, announced: int) -> None:
+        """Send an index page, and rows that are on it; so many are not announced yet."""
+        page = command(
+            *("EVALSHA", script("stage_page").sha, 3, self._keys.staging),
+            *(self._keys.attempts(self._publication.version), self._page_name(sent.page)),
+            *(self._publication.version, self._attempt, self._pages),
+            *(encode_page(sent.listed), to_ms(self._spec.staging_lease, "staging_lease")),
+            *(announced, self._publication.expires_ms or ""),
+        )
+        # No health check: it would read a reply that is not its own.
+        self._connection.send_packed_command(
+            [page, *slices(sent.commands.stream)], check_health=False
+        )
+        self._under_way.append(sent)
+
+    def _page_name(self, number: int) -> str:
+        return self._keys.page(self._publication.version, self._attempt, number)
 
     def _settle(self, leave: int = 0) -> None:
         """Read replies until so many batches are under way."""
         while len(self._under_way) > leave:
-            batch = self._under_way.popleft()
-            staged, unusual = self._read_replies(batch)
-            if staged != b":1" or any(line != NULL[:-2] for _, line in unusual):
+            sent = self._under_way.popleft()
+            commands, batch = sent.commands, sent.batch
+            staged = self._replies.line()
+            unusual = self._replies.unexpected(commands.count, commands.done)
+            unwritten = {row for at, _ in unusual for row in commands.rows_of(at, batch)}
+            if staged == b":1":
+                # No sweep had begun when the batch before was complete; one will find that.
+                self._unsure.clear()
+            self._unsure.append(batch.without(unwritten))
+            if staged != b":1" or any(line != commands.kept for _, line in unusual):
                 self._withdraw()
                 self._refuse_errors([(0, staged)] if staged.startswith(b"-") else unusual)
                 raise staging_gone(self._spec.dataset, self._publication.version)
-            if unusual:
-                self._conflicts.append(batch.take([position for position, _ in unusual]))
-            self._rows += len(batch.keys)
+            self._rows += len(batch) - len(unwritten)
+            if unwritten:
+                self._set_aside(sent, batch.take(sorted(unwritten)))
 
-    def _read_replies(self, batch: _Sent) -> tuple[bytes, list[tuple[int, bytes]]]:
-        """The replies to the page of a batch, and to those of its rows that were not new."""
-        staged = self._replies.line()
-        unusual = self._replies.unexpected(len(batch.keys), OK)
-        if staged == b":1":
-            # No sweep had begun when the batch before was complete; one will find that.
-            self._unsure.clear()
-        self._unsure.append(batch.without({position for position, _ in unusual}))
-        return staged, unusual
+    def _set_aside(self, sent: _Sent, unwritten: RowBatch) -> None:
+        """Rows of which some were there: tell which, by writing each of the others alone."""
+        if sent.commands.rows > 1:
+            alone = self._format.add(unwritten, one_by_one=True)
+            self._send(_Sent(unwritten, alone, sent.page, sent.listed), announced=0)
+        else:
+            self._conflicts.append(unwritten)
+            self._rows += len(unwritten)
 
-    def _upsert(self, batch: _Sent) -> None:
+    def _upsert(self, batch: RowBatch) -> None:
         """Write a batch unless a newer fencing token has come, or a later run of a micro-batch."""
         checks: list[_Check] = [
             (self._keys.fence, command("GET", self._keys.fence), self._check_fence)
@@ -187,10 +190,10 @@ class PartitionWriter(Attempt):
         if claim := self._publication.claim:
             held = command("HGET", self._keys.head, claim.field)
             checks.append((self._keys.head, held, self._check_claim))
-        with self._paced(len(batch.keys), batch.keys.nbytes + batch.values.nbytes):
+        with self._paced(len(batch), batch.keys.nbytes + batch.values.nbytes):
             self._write_watched(batch, checks)
-        self._count(len(batch.keys))
-        self._rows += len(batch.keys)
+        self._count(len(batch))
+        self._rows += len(batch)
 
     def _count(self, rows: int) -> None:
         """Tell who watches how many rows were upserted; of others, `stage_page` tells."""
@@ -201,13 +204,13 @@ class PartitionWriter(Attempt):
             pipeline.expire(name, _DAY)
             pipeline.execute()
 
-    def _write_watched(self, batch: _Sent, checks: Sequence[_Check]) -> None:
+    def _write_watched(self, batch: RowBatch, checks: Sequence[_Check]) -> None:
         """Write a batch, over rows that are there, where the replies to questions permit it.
 
         WATCH makes it one step.
         """
         keys, questions, permit = zip(*checks, strict=True)
-        rows = set_commands(self._prefix, batch.keys, batch.values, self._expiry)
+        commands = self._format.replace(batch)
         written = False
         while not written:
             self._connection.send_packed_command(
@@ -217,14 +220,14 @@ class PartitionWriter(Attempt):
             for check, reply in [(check, self._replies.bulk()) for check in permit]:
                 check(reply)
             self._connection.send_packed_command(
-                [command("MULTI"), *slices(rows), command("EXEC")], check_health=False
+                [command("MULTI"), *slices(commands.stream), command("EXEC")], check_health=False
             )
             self._refuse_errors(self._replies.unexpected(1, OK))
-            refused = self._replies.unexpected(len(batch.keys), QUEUED)
+            refused = self._replies.unexpected(commands.count, QUEUED)
             header = self._replies.line()
             self._refuse_errors(refused or [(0, header)])
             written = header != b"*-1"
-        self._refuse_errors(self._replies.unexpected(len(batch.keys), OK))
+        self._refuse_errors(self._replies.unexpected(commands.count, commands.done))
 
     def _check_fence(self, stored: bytes | None) -> None:
         fence = self._spec.fence
