@@ -19,7 +19,12 @@ from nexus_redis_provider.core.gold.pages import decode_page, encode_page, page_
 from nexus_redis_provider.core.gold.rows import encode_rows
 from nexus_redis_provider.core.gold.schemas import Column, row_decoder
 from nexus_redis_provider.core.gold.templates import KeyTemplate
-from nexus_redis_provider.core.gold.wire import command, set_commands, unlink_commands
+from nexus_redis_provider.core.gold.wire import (
+    command,
+    multi_set_commands,
+    set_commands,
+    unlink_commands,
+)
 
 # The first use of a library takes longer than hypothesis allows an example.
 patient = settings(deadline=None)
@@ -62,6 +67,22 @@ def test_set_commands_are_those_of_redis_py(rows, prefix, options, start):
     values = pa.array([value for _, value in rows], pa.string()).slice(start)
     expected = b"".join(packed("SET", prefix + key, value, *options) for key, value in rows[start:])
     assert bytes(set_commands(prefix, keys, values, options)) == expected
+
+
+@patient
+@given(
+    st.lists(st.tuples(st.text(), st.text()), min_size=1, max_size=20),
+    st.text(max_size=5),
+    st.integers(1, 7),
+)
+def test_msetnx_commands_are_those_of_redis_py(rows, prefix, per_command):
+    keys, values = (pa.array(column, pa.string()) for column in zip(*rows, strict=True))
+    words = [word for key, value in rows for word in (prefix + key, value)]
+    expected = b"".join(
+        packed("MSETNX", *words[start : start + 2 * per_command])
+        for start in range(0, len(words), 2 * per_command)
+    )
+    assert bytes(multi_set_commands("MSETNX", prefix, keys, values, per_command)) == expected
 
 
 @patient
