@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from math import ceil
 
 import pyarrow as pa
 import pytest
@@ -20,6 +21,7 @@ from nexus_redis_provider.core.gold.memory import Expectation, Memory, refuse_wh
 from nexus_redis_provider.core.gold.pacing import Pace, Window
 from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.gold.readers import GoldDataset
+from nexus_redis_provider.core.gold.row_commands import ROWS_AT_ONCE
 from nexus_redis_provider.core.gold.writers import PartitionWriter
 from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.embedded import EmbeddedServer
@@ -164,11 +166,11 @@ def test_no_more_attempts_write_at_once_than_may(endpoint, client, namespace):
         for command in monitor.listen():
             if f"{namespace}:end" in command["command"]:
                 break
-            if command["command"].startswith(f"SET {row}"):
+            if command["command"].startswith(f"MSETNX {row}"):
                 who.append(command["client_port"])
     over.set()
     onlooker.join()
-    assert len(who) == 4000
+    assert len(who) == 4 * ceil(1000 / ROWS_AT_ONCE)
     assert max(seen) == 1
     # Rows of an attempt stand together: nobody wrote between its first and its last.
     assert sum(a != b for a, b in pairwise(who)) == 3
