@@ -19,7 +19,8 @@ from nexus_redis_provider.core.gold.columns import key_template
 from nexus_redis_provider.core.gold.limits import Limits
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.publications import Publication
-from nexus_redis_provider.core.gold.rows import encode_rows, is_writable
+from nexus_redis_provider.core.gold.row_commands import row_encoder
+from nexus_redis_provider.core.gold.rows import is_writable
 from nexus_redis_provider.core.gold.specs import Report, Spec
 from nexus_redis_provider.spark.options import Options
 from nexus_redis_provider.spark.reading import (
@@ -207,4 +208,5 @@ class _Writer(DataSourceArrowWriter):
         self._publication.abort()
 
     def _encode(self, batch: pa.RecordBatch) -> Batch:
-        return encode_rows(batch, self._publication.spec.columns, self._publication.spec.key)
+        spec = self._publication.spec
+        return row_encoder(spec.layout)(batch, spec.columns, spec.key)

@@ -42,6 +42,7 @@ from nexus_redis_provider.core.gold.specs import Report, Spec
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE
 from nexus_redis_provider.core.scripts import run
 from nexus_redis_provider.spark.failures import SPARK_ERRORS, reason
+from nexus_redis_provider.spark.hashes import prepared_hashes
 from nexus_redis_provider.spark.packed import dealt, packed
 from nexus_redis_provider.spark.rows import prepared
 from nexus_redis_provider.spark.schemas import checked_columns
@@ -51,6 +52,8 @@ log = logging.getLogger(__name__)
 OnProgress = Callable[[Progress], None]
 """Called about once a second."""
 
+# The columns are the arguments of `PartitionWriter.write`.
+_PREPARED = {Layout.JSON: prepared, Layout.HASH: prepared_hashes}
 # The size of a text is an int.
 _MAX_BYTES = 2**31 - 1
 _REPORT_SCHEMA = (
@@ -92,7 +95,7 @@ def publish(
         endpoint: an `Endpoint`, a Redis URL, or None for the environment's `NEXUS_REDIS_URL`. It
             travels to the executors, hence no literal password: see `Secret`.
         mode: `snapshot` (a new version) or `upsert` (rows replaced in place).
-        layout: `json`, a JSON string per row.
+        layout: `json`, a JSON string per row; `hash`, a hash per row; `packed`, some rows a hash.
         ttl: seconds until the rows vanish, all at once; None keeps them.
         keep: previous versions that stay readable.
         min_rows: fewer rows than these are refused, so that an empty source empties no cache.
@@ -139,7 +142,7 @@ def publish(
     )
     where = Endpoint.of(endpoint)
     pickle.dumps(where)  # A literal password is refused here, not in the middle of the job.
-    rows = prepared(df, template) if spec.layout is Layout.JSON else None
+    rows = _PREPARED[spec.layout](df, template) if spec.layout in _PREPARED else None
     if rows is not None and spec.mode is Mode.UPSERT:
         rows = rows.persist()
     try:
@@ -177,7 +180,9 @@ def _write_partition(
     publication: Publication, batches: Iterator[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
     """Runs in a Spark task: writes one partition, yields its report as a batch of one row."""
-    parts = ((keys, values, pc.sum(crc).as_py() or 0) for keys, values, crc in batches)
+    parts = (
+        (keys, values, pc.sum(crc).as_py() or 0, *fields) for keys, values, crc, *fields in batches
+    )
     yield _report_batch(write_partition(publication, parts))
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from math import ceil, prod
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from pyspark.sql.types import StructType
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import NotPublishedError, SchemaError
 from nexus_redis_provider.core.gold.arrays import array_of
+from nexus_redis_provider.core.gold.hashes import field_decoder
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest
 from nexus_redis_provider.core.gold.parts import (
     Part,
@@ -37,14 +39,14 @@ from nexus_redis_provider.core.gold.readers import live_manifest
 from nexus_redis_provider.core.gold.rows import is_writable
 from nexus_redis_provider.core.gold.schemas import ColumnType
 from nexus_redis_provider.core.gold.templates import KeyTemplate
-from nexus_redis_provider.core.gold.versions import Version
+from nexus_redis_provider.core.gold.versions import Stored, Version
 from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.core.scripts import run
 
 if TYPE_CHECKING:
     from pyspark.sql.datasource import Filter
 
-_Row = tuple[bytes, bytes]
+_Row = tuple[bytes, Stored]
 _BatchDecoder = Callable[[Sequence[_Row]], Iterator[pa.RecordBatch]]
 _ROWS_PER_PARTITION = 100_000
 _MAX_KEYS = 10_000
@@ -142,9 +144,10 @@ class GoldReader(DataSourceReader):
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         assert isinstance(partition, _Partition)  # noqa: S101 - for mypy; Spark hands back ours
-        decode = _batch_decoder(Version.of(self._keys, self._manifest), self._schema)
+        manifest = _narrowed(self._manifest, self._schema)
+        decode = _batch_decoder(Version.of(self._keys, manifest), self._schema)
         with self._endpoint.client() as client:
-            for rows in read_part(client, self._keys, self._manifest, partition.part):
+            for rows in read_part(client, self._keys, manifest, partition.part):
                 if rows:
                     yield from decode(rows)
 
@@ -206,10 +209,22 @@ def _is_a(value: object, kind: type) -> bool:
     return isinstance(value, kind) and not isinstance(value, odd)
 
 
+def _narrowed(manifest: Manifest, schema: StructType) -> Manifest:
+    """The manifest of what is read; of a hash, the fields that are asked for are sent alone."""
+    if manifest.layout is not Layout.HASH:
+        return manifest
+    wanted = {*schema.names, *KeyTemplate.parse(manifest.key).columns}
+    columns = tuple(column for column in manifest.columns if column.name in wanted)
+    return replace(manifest, columns=columns)
+
+
 def _batch_decoder(version: Version, schema: StructType) -> _BatchDecoder:
     """A function from rows to Arrow batches of the columns of a schema."""
     wanted = to_arrow_schema(schema, timezone="UTC")
     types = {column.name: column.type for column in version.manifest.columns}
+
+    if version.manifest.layout is Layout.HASH:
+        return _fields_decoder(version.manifest, wanted)
 
     def by_values(rows: Sequence[_Row]) -> pa.RecordBatch:
         values = [version.row(*row) for row in rows]
@@ -247,6 +262,36 @@ def _batch_decoder(version: Version, schema: StructType) -> _BatchDecoder:
                 yield from either(rows[half:])
 
     return either
+
+
+def _fields_decoder(manifest: Manifest, wanted: pa.Schema) -> _BatchDecoder:
+    """The same of rows that are hashes: by columns, each by itself."""
+    places = {column.name: place for place, column in enumerate(manifest.columns)}
+
+    def decode(rows: Sequence[_Row]) -> Iterator[pa.RecordBatch]:
+        arrays = []
+        for field in wanted:
+            place = places[field.name]
+            values = [fields[place] for _, fields in rows]
+            arrays.append(_field_array(values, manifest.columns[place].type, field.type))
+        yield pa.RecordBatch.from_arrays(arrays, schema=wanted)
+
+    return decode
+
+
+def _field_array(
+    fields: Sequence[bytes | None], type_: ColumnType, arrow_type: pa.DataType
+) -> pa.Array:
+    array = pa.array(fields, pa.binary())
+    if pa.types.is_binary(arrow_type):
+        return array
+    if not pa.types.is_nested(arrow_type):
+        # A year with five digits, or a type for which Arrow does not know the way, is for Python.
+        with suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            return pc.cast(pc.cast(array, pa.string()), arrow_type)
+    decode = field_decoder(type_)
+    values = [None if field is None else decode(field) for field in fields]
+    return array_of(values, type_, arrow_type)
 
 
 def _batch(columns: Sequence[pa.ChunkedArray], schema: pa.Schema) -> pa.RecordBatch:

@@ -19,7 +19,7 @@ from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import PublishError
 from nexus_redis_provider.core.gold.batches import Plan, begin_batch
 from nexus_redis_provider.core.gold.publications import Publication
-from nexus_redis_provider.core.gold.rows import encode_rows
+from nexus_redis_provider.core.gold.row_commands import row_encoder
 from nexus_redis_provider.core.gold.specs import Report, Spec
 from nexus_redis_provider.spark.tasks import Batch, write_partition
 
@@ -79,7 +79,7 @@ class StreamWriter(DataSourceStreamArrowWriter):
         return begin_batch(self._endpoint, self._spec, self._plan, query, int(number))
 
     def _encode(self, batch: pa.RecordBatch) -> Batch:
-        return encode_rows(batch, self._spec.columns, self._spec.key)
+        return row_encoder(self._spec.layout)(batch, self._spec.columns, self._spec.key)
 
 
 def _publication(messages: Sequence[WriterCommitMessage | None]) -> Publication | None:

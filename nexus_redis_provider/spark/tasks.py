@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import pyarrow as pa
 from pyspark import TaskContext
 
 from nexus_redis_provider.core.errors import PublishError
@@ -14,8 +13,8 @@ from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.gold.specs import Report
 from nexus_redis_provider.core.gold.writers import PartitionWriter
 
-Batch = tuple[pa.StringArray, pa.StringArray, int]
-"""Keys, values, and the sum of their CRC-32."""
+Batch = tuple[Any, ...]
+"""Arguments of `PartitionWriter.write`: keys, values, the sum of their CRC-32, and so on."""
 
 
 def write_partition(

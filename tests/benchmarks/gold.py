@@ -108,7 +108,7 @@ def with_redis_cli(path: Path, server: EmbeddedServer) -> None:
         connection = client.connection_pool.get_connection()
         while chunk := file.read(1 << 20):
             connection.send_packed_command([chunk], check_health=False)
-        assert not ReplyStream(connection).unexpected(ROWS, OK)
+        assert not ReplyStream(connection).differing(OK * ROWS)
 
 
 def into_nothing(df: DataFrame, _: str) -> None:

@@ -18,7 +18,8 @@ from nexus_redis_provider.core.credentials import Secret, SecretSource
 from nexus_redis_provider.core.endpoint import Endpoint, Node
 from nexus_redis_provider.core.gold.bucket_writers import BucketWriter
 from nexus_redis_provider.core.gold.deltas import DeltaWriter
-from nexus_redis_provider.core.gold.manifests import Manifest, Mode
+from nexus_redis_provider.core.gold.hashes import encode_hashes
+from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.packing import pack
 from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.gold.schemas import Column
@@ -60,10 +61,19 @@ def write(
     attempt: str = "a",
 ) -> Report:
     """One attempt at one partition, of one batch."""
-    literal = publication.spec.key.literals[0]
+    made = hashes if publication.spec.layout is Layout.HASH else batch
     with PartitionWriter(publication, partition, attempt) as writer:
-        writer.write(*batch(rows, literal))
+        writer.write(*made(rows, publication.spec.key.literals[0]))
         return writer.finish()
+
+
+def hashes(
+    rows: Mapping[str, int | None] | Iterable[tuple[str, int | None]], prefix: str = ""
+) -> tuple[Any, ...]:
+    """As `batch`, with the arguments of each row and the number of its fields."""
+    pairs = list(rows.items() if isinstance(rows, Mapping) else rows)
+    columns = {"id": [key for key, _ in pairs], "n": pa.array([n for _, n in pairs], pa.int64())}
+    return encode_hashes(pa.record_batch(columns), COLUMNS, KeyTemplate.parse(f"{prefix}{{id}}"))
 
 
 def publish(endpoint: Endpoint, rows: Mapping[str, int], spec: Spec) -> Manifest:

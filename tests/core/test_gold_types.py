@@ -1,8 +1,9 @@
-"""Every type that Arrow holds, at any depth, becomes JSON and comes back exactly."""
+"""Every type that Arrow holds, at any depth, becomes JSON, or fields, and comes back exactly."""
 
 from __future__ import annotations
 
 import struct
+import zlib
 from datetime import UTC, date, datetime
 from decimal import Context, Decimal
 
@@ -18,6 +19,13 @@ from nexus_redis_provider.core.gold.calendars import (
     microseconds_of,
     timestamp_of,
 )
+from nexus_redis_provider.core.gold.hashes import (
+    arguments,
+    encode_hashes,
+    field_heads,
+    fields_decoder,
+)
+from nexus_redis_provider.core.gold.manifests import Layout
 from nexus_redis_provider.core.gold.rows import encode_rows, is_writable
 from nexus_redis_provider.core.gold.schemas import (
     Column,
@@ -89,11 +97,53 @@ def frames(draw):
     return found, columns, draw(st.integers(0, 2))
 
 
+def through_json(batch, columns):
+    """The values of each row, by way of its JSON."""
+    _, texts, _ = encode_rows(batch, columns, KeyTemplate.parse("{id}"))
+    decode = row_decoder(columns)
+    return [tuple(decode(text.encode()).values()) for text in texts.to_pylist()]
+
+
+def through_fields(batch, columns):
+    """The same by way of its fields, as a server has them."""
+    keys, rows, checksum, counts = encode_hashes(batch, columns, KeyTemplate.parse("{id}"))
+    decode, heads, found, sums = fields_decoder(columns), field_heads(columns), [], 0
+    listed = (column.to_pylist() for column in (keys, rows, counts))
+    for key, row, count in zip(*listed, strict=True):
+        words = words_of(row)
+        stored = dict(zip(words[::2], words[1::2], strict=True))
+        assert len(stored) == count
+        fields = [stored.get(column.name.encode()) for column in columns]
+        assert arguments(heads, fields) == row
+        sums += zlib.crc32(key.encode() + b"\0" + row)
+        found.append(tuple(decode(fields).values()))
+    assert checksum == sums
+    return found
+
+
+def words_of(row):
+    """Arguments of a command, as a server takes them apart."""
+    words = []
+    while row:
+        size, _, rest = row[1:].partition(b"\r\n")
+        words.append(rest[: int(size)])
+        assert (row[:1], rest[int(size) : int(size) + 2]) == (b"$", b"\r\n")
+        row = rest[int(size) + 2 :]
+    return words
+
+
+THROUGH = {Layout.JSON: through_json, Layout.HASH: through_fields}
+
+
+@pytest.mark.parametrize("layout", THROUGH)
 @settings(deadline=None, max_examples=150)
-@given(frames())
-@example(([map_("string", map_("date", array("void")))], [[{"\0": {date(1, 1, 1): [None]}}]], 0))
-@example(([struct_({})], [[None, {}]], 1))
-def test_rows_come_back_exactly(case):
+@given(case=frames())
+@example(
+    case=([map_("string", map_("date", array("void")))], [[{"\0": {date(1, 1, 1): [None]}}]], 0)
+)
+@example(case=([struct_({})], [[None, {}]], 1))
+@example(case=(["string", "binary"], [['"', "", None], [b'"\r\n', b"", None]], 0))
+def test_rows_come_back_exactly(layout, case):
     found, values_, start = case
     columns = [Column(f"{n}", type_) for n, type_ in enumerate(found)]
     count = max(map(len, values_), default=0)
@@ -105,9 +155,7 @@ def test_rows_come_back_exactly(case):
     # Slices share the memory of the rest.
     batch = batch.slice(start)
     columns = [Column("id", "string"), *columns]
-    _, texts, _ = encode_rows(batch, columns, KeyTemplate.parse("{id}"))
-    decode = row_decoder(columns)
-    rows = [tuple(decode(text.encode()).values())[1:] for text in texts.to_pylist()]
+    rows = [row[1:] for row in THROUGH[layout](batch, columns)]
     expected = list(zip(*(many[start:] for many in values_), strict=True))
     assert [[*map(exactly, row)] for row in rows] == (
         [[*map(exactly, row)] for row in expected] or [[]] * len(rows)

@@ -214,10 +214,10 @@ class BucketWriter(Attempt):
         while len(self._under_way) > leave:
             rows, due = self._under_way.popleft()
             staged = self._replies.line()
-            wrong = self._replies.missing(due)
+            wrong = self._replies.differing(due)
             if staged != b":1" or wrong:
                 self._withdraw()
-                lines = [staged, *(line for line, _ in wrong)]
+                lines = [staged, *(line for _, line in wrong)]
                 self._refuse_errors([(0, line) for line in lines if line.startswith(b"-")])
                 raise staging_gone(self._spec.dataset, self._publication.version)
             self._rows += rows

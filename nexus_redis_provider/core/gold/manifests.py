@@ -40,6 +40,8 @@ class Layout(_Choice):
 
     JSON = "json"
     """A string per row: a JSON object of all columns."""
+    HASH = "hash"
+    """A hash per row: a field for each column that is not null (see `hashes`)."""
     PACKED = "packed"
     """Some dozens of rows in a hash, by key, in binary (see `packing` and `buckets`)."""
 

@@ -21,12 +21,12 @@ from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.pages import decode_page
 from nexus_redis_provider.core.gold.sweeping import staged_attempts
 from nexus_redis_provider.core.gold.talks import talk
-from nexus_redis_provider.core.gold.versions import PackedVersion, Talk, Version
+from nexus_redis_provider.core.gold.versions import PackedVersion, Stored, Talk, Version
 from nexus_redis_provider.core.keys import GoldKeys
 
 _ROWS = 10_000
 _BUCKETS = 250
-_Row = tuple[bytes, bytes]
+_Row = tuple[bytes, Stored]
 _T = TypeVar("_T")
 
 

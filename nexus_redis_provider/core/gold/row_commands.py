@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nexus_redis_provider.core.gold.wire import OK, multi_set_commands, set_commands
+from nexus_redis_provider.core.gold.hashes import encode_hashes
+from nexus_redis_provider.core.gold.manifests import Layout
+from nexus_redis_provider.core.gold.rows import encode_rows
+from nexus_redis_provider.core.gold.wire import (
+    NULL,
+    OK,
+    hash_commands,
+    multi_set_commands,
+    set_commands,
+)
 
 ROWS_AT_ONCE = 32
 """Rows that one command writes: a few more or less make no difference to the server."""
@@ -16,10 +27,16 @@ ROWS_AT_ONCE = 32
 
 @dataclass(frozen=True, slots=True)
 class RowBatch:
-    """Rows of a dataset; `keys` and `values` are string arrays without nulls."""
+    """Rows of a dataset.
+
+    Attributes:
+        keys, values: string or binary arrays without nulls.
+        fields: of rows that are hashes, how many each has.
+    """
 
     keys: pa.StringArray
-    values: pa.StringArray
+    values: pa.StringArray | pa.BinaryArray
+    fields: pa.Int32Array | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -27,7 +44,8 @@ class RowBatch:
     def take(self, positions: Sequence[int]) -> RowBatch:
         """Some of the rows."""
         chosen = pa.array(positions, pa.int32())
-        return RowBatch(self.keys.take(chosen), self.values.take(chosen))
+        columns = (self.keys, self.values, self.fields)
+        return RowBatch(*(column if column is None else column.take(chosen) for column in columns))
 
     def without(self, positions: Collection[int]) -> RowBatch:
         """All but some of the rows."""
@@ -48,32 +66,51 @@ class Commands:
         stream: their bytes.
         rows: how many rows each writes; the last one what is left.
         count: how many commands they are.
-        done: the line with which each replies when it has written.
-        kept: that with which it replies when it has not, since a key was there.
+        due: their replies, if all is as it should be.
+        kept: the reply to a command that has not written, since a key was there.
+        steps: how many commands write the same rows, one after the other.
     """
 
     stream: memoryview
     rows: int
     count: int
-    done: bytes
+    due: bytes
     kept: bytes | None = None
+    steps: int = 1
 
     def rows_of(self, command: int, batch: RowBatch) -> range:
         """Positions of the rows that a command writes."""
-        return range(command * self.rows, min((command + 1) * self.rows, len(batch)))
+        first = command // self.steps * self.rows
+        return range(first, min(first + self.rows, len(batch)))
 
 
-@dataclass(frozen=True, slots=True)
-class JsonRows:
-    """How rows are written as strings.
+class RowFormat(ABC):
+    """How rows stand in Redis that have a key each.
 
     Attributes:
-        prefix: stands before each key.
-        expires_ms: when they expire, ms since 1970, or None.
+        adds_only: whether `add` leaves alone what is there; else a batch needs a WATCH.
     """
 
-    prefix: str
-    expires_ms: int | None
+    adds_only: bool
+
+    def __init__(self, prefix: str, expires_ms: int | None) -> None:
+        """Say what stands before each key, and when rows expire, ms since 1970, or None."""
+        self._prefix = prefix
+        self._expires_ms = expires_ms
+
+    @abstractmethod
+    def add(self, batch: RowBatch, *, one_by_one: bool = False) -> Commands:
+        """Commands that write rows whose keys are not there, and tell of those that are."""
+
+    @abstractmethod
+    def replace(self, batch: RowBatch) -> Commands:
+        """Commands that write rows, whatever is there."""
+
+
+class JsonRows(RowFormat):
+    """Strings."""
+
+    adds_only = True
 
     def add(self, batch: RowBatch, *, one_by_one: bool = False) -> Commands:
         """Commands that write rows whose keys are not there.
@@ -81,23 +118,66 @@ class JsonRows:
         That finds a repeated key, and keeps late zombies from changing a row. One command for
         several rows writes all of them, or none; it takes no notice of a key that it has twice.
         """
-        if one_by_one or self.expires_ms is not None or _repeats_a_key(batch):
-            stream = set_commands(self.prefix, batch.keys, batch.values, ("NX", *self._expiry))
-            return Commands(stream, 1, len(batch), OK, b"$-1")
-        stream = multi_set_commands("MSETNX", self.prefix, batch.keys, batch.values, ROWS_AT_ONCE)
-        return Commands(stream, ROWS_AT_ONCE, -(-len(batch) // ROWS_AT_ONCE), b":1\r\n", b":0")
+        if one_by_one or self._expires_ms is not None or _repeats_a_key(batch):
+            return self._alone(batch, ("NX", *self._expiry))
+        return self._together("MSETNX", batch, b":1\r\n")
 
     def replace(self, batch: RowBatch) -> Commands:
-        """Commands that write rows, whatever is there."""
-        if self.expires_ms is not None:
-            stream = set_commands(self.prefix, batch.keys, batch.values, self._expiry)
-            return Commands(stream, 1, len(batch), OK)
-        stream = multi_set_commands("MSET", self.prefix, batch.keys, batch.values, ROWS_AT_ONCE)
-        return Commands(stream, ROWS_AT_ONCE, -(-len(batch) // ROWS_AT_ONCE), OK)
+        if self._expires_ms is not None:
+            return self._alone(batch, self._expiry)
+        return self._together("MSET", batch, OK)
+
+    def _alone(self, batch: RowBatch, options: Sequence[str | int]) -> Commands:
+        stream = set_commands(self._prefix, batch.keys, batch.values, options)
+        return Commands(stream, 1, len(batch), OK * len(batch), NULL[:-2])
+
+    def _together(self, verb: str, batch: RowBatch, done: bytes) -> Commands:
+        stream = multi_set_commands(verb, self._prefix, batch.keys, batch.values, ROWS_AT_ONCE)
+        count = -(-len(batch) // ROWS_AT_ONCE)
+        return Commands(stream, ROWS_AT_ONCE, count, done * count, b":0")
 
     @property
     def _expiry(self) -> tuple[str | int, ...]:
-        return () if self.expires_ms is None else ("PXAT", self.expires_ms)
+        return () if self._expires_ms is None else ("PXAT", self._expires_ms)
+
+
+class HashRows(RowFormat):
+    """Hashes, a field for each column that is not null."""
+
+    adds_only = False
+
+    def add(self, batch: RowBatch, *, one_by_one: bool = False) -> Commands:
+        """Commands that write rows; each replies how many of its fields were not there."""
+        return self._commands(batch, anew=False)
+
+    def replace(self, batch: RowBatch) -> Commands:
+        """Commands that write rows; no field stays of what was there."""
+        return self._commands(batch, anew=True)
+
+    def _commands(self, batch: RowBatch, *, anew: bool) -> Commands:
+        assert batch.fields is not None  # noqa: S101 - for mypy; see `row_format`
+        stream = hash_commands(
+            self._prefix,
+            *(batch.keys, batch.values, batch.fields),
+            expires_ms=self._expires_ms,
+            anew=anew,
+        )
+        expires = self._expires_ms is not None
+        before, after = b":1\r\n" * anew, b":1\r\n" * expires
+        due = b"".join(b"%b:%d\r\n%b" % (before, n, after) for n in batch.fields.to_pylist())
+        steps = 1 + anew + expires
+        return Commands(stream, 1, steps * len(batch), due, steps=steps)
+
+
+def row_format(layout: Layout, prefix: str, expires_ms: int | None) -> RowFormat:
+    """How rows of a layout are written that have a key each; of hashes, batches have `fields`."""
+    kinds = {Layout.JSON: JsonRows, Layout.HASH: HashRows}
+    return kinds[layout](prefix, expires_ms)
+
+
+def row_encoder(layout: Layout) -> Callable[..., tuple[Any, ...]]:
+    """What makes the arguments of `PartitionWriter.write` of an Arrow batch, as `encode_rows`."""
+    return {Layout.JSON: encode_rows, Layout.HASH: encode_hashes}[layout]
 
 
 def _repeats_a_key(batch: RowBatch) -> bool:

@@ -55,8 +55,7 @@ def encode_rows(
         columns: their names and types.
         template: of the key.
     """
-    arrays = dict(zip((column.name for column in columns), batch.columns, strict=True))
-    keys = _keys(arrays, columns, template)
+    keys = row_keys(batch, columns, template)
     fields = [(column.name, column.type) for column in columns]
     values = _object(batch.columns, fields, len(batch))
     # There is no vectorised CRC-32; this maps a C function over the rows.
@@ -67,13 +66,19 @@ def encode_rows(
 
 def json_texts(array: pa.Array, type_: ColumnType) -> pa.StringArray:
     """The JSON of each value, `null` for a null."""
-    tokens = _scalar(array, type_) if isinstance(type_, str) else _nested(array, type_)
-    return pc.fill_null(tokens, "null")
+    return pc.fill_null(json_tokens(array, type_), "null")
 
 
-def _keys(
-    arrays: Mapping[str, pa.Array], columns: Sequence[Column], template: KeyTemplate
+def json_tokens(array: pa.Array, type_: ColumnType) -> pa.StringArray:
+    """The JSON of each value, null where it is null."""
+    return _scalar(array, type_) if isinstance(type_, str) else _nested(array, type_)
+
+
+def row_keys(
+    batch: pa.RecordBatch, columns: Sequence[Column], template: KeyTemplate
 ) -> pa.StringArray:
+    """The key of each row, null where a part is null; arguments as of `encode_rows`."""
+    arrays = dict(zip((column.name for column in columns), batch.columns, strict=True))
     types = {column.name: column.type for column in columns}
     literals = template.literals
     parts: list[object] = [literals[0]]

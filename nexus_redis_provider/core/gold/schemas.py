@@ -50,7 +50,7 @@ Decoder = Callable[[Any], Any]
 
 _AS_PARSED = ("boolean", "byte", "short", "integer", "long", "string", "void")
 KEY_TYPES = frozenset({"string", "byte", "short", "integer", "long", "boolean", "date"})
-_TEXT_TYPES = ("string", "char(", "varchar(")
+TEXT_TYPES = ("string", "char(", "varchar(")
 _YEAR_MONTH = ("interval year", "interval month")
 _INTERVAL_PART = re.compile(r"(-?[0-9.]+) ([a-z]+)")
 _DAY_TIME = ("interval day", "interval hour", "interval minute", "interval second")
@@ -82,7 +82,7 @@ class Unsupported:
 def has_text_keys(type_: ColumnType) -> bool:
     """Whether values of a `map` type are JSON objects, for their keys are text."""
     key = type_["keyType"] if isinstance(type_, Mapping) else None
-    return isinstance(key, str) and key.startswith(_TEXT_TYPES)
+    return isinstance(key, str) and key.startswith(TEXT_TYPES)
 
 
 def unsupported_part(type_: ColumnType, path: str = "") -> Unsupported | None:
@@ -253,7 +253,7 @@ _SCALARS: dict[str, Decoder] = {
     "void": lambda _: None,
 }
 _FAMILIES: dict[str, Decoder] = {
-    **dict.fromkeys(_TEXT_TYPES, str),
+    **dict.fromkeys(TEXT_TYPES, str),
     "decimal(": Decimal,
     "time(": time.fromisoformat,
     **dict.fromkeys(("geometry(", "geography("), _spatial),

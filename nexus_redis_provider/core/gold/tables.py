@@ -42,6 +42,7 @@ from nexus_redis_provider.core.gold.limits import Limits
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.packing import is_packed_natively, pack, packed_columns
 from nexus_redis_provider.core.gold.publications import Publication
+from nexus_redis_provider.core.gold.row_commands import row_encoder
 from nexus_redis_provider.core.gold.rows import encode_rows, json_texts
 from nexus_redis_provider.core.gold.schemas import Column, ColumnType
 from nexus_redis_provider.core.gold.specs import Report, Spec
@@ -50,7 +51,7 @@ from nexus_redis_provider.core.gold.writers import PartitionWriter
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE
 
 Table: TypeAlias = pa.Table | pa.RecordBatchReader | Iterable[pa.RecordBatch]
-_Encoded = tuple[pa.StringArray, pa.Array, Any]
+_Encoded = tuple[Any, ...]
 """What the writer of a layout writes."""
 _BATCH = 10_000
 
@@ -130,10 +131,10 @@ def publish_table(
     )
     if plain.num_rows < min_rows:
         raise TooFewRowsError(dataset, plain.num_rows, min_rows)
-    encode = _packed if spec.layout is Layout.PACKED else encode_rows
+    encode = _packed if spec.layout is Layout.PACKED else row_encoder(spec.layout)
     batches = [encode(batch, columns, template) for batch in plain.to_batches(_BATCH)]
-    _refuse_bad_keys([keys for keys, _, _ in batches], spec)
-    for keys, values, _ in batches:
+    _refuse_bad_keys([keys for keys, *_ in batches], spec)
+    for keys, values, *_ in batches:
         spec.limits.check_values(dataset, keys, values)
     return _published(Endpoint.of(endpoint), spec, batches)
 

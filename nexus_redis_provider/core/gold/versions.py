@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from nexus_redis_provider.core.errors import ConfigurationError, GoldError, NotPublishedError
 from nexus_redis_provider.core.gold.buckets import bucket_of, canonical, digest, share_of
 from nexus_redis_provider.core.gold.chains import GONE, BucketMap, merged
+from nexus_redis_provider.core.gold.hashes import Fields, arguments, field_heads, fields_decoder
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.packing import PACKING, packed_columns, unpacker
 from nexus_redis_provider.core.gold.pages import decode_page
@@ -27,6 +28,8 @@ from nexus_redis_provider.core.keys import GoldKeys
 T = TypeVar("T")
 Row = dict[str, Any]
 Command = tuple[Any, ...]
+Stored = Any
+"""The value of a row as it stands in Redis: bytes, or of a hash its `Fields`."""
 _PAGE_ROWS = 1000
 _MGET_KEYS = 1000
 _BUCKETS = 50
@@ -41,11 +44,11 @@ class Found:
         checksum: what they contribute to that of the manifest.
     """
 
-    rows: Sequence[tuple[bytes, bytes | None]]
+    rows: Sequence[tuple[bytes, Stored | None]]
     checksum: int
 
 
-Collect = Callable[[list[Any]], Sequence[bytes | None]]
+Collect = Callable[[list[Any]], Sequence[Stored | None]]
 Talk = Generator[list[Command], list[Any], T]
 """Yields commands, is sent their replies, and returns what it found out."""
 Walk = Generator[list[Command] | Found, Any, None]
@@ -62,7 +65,11 @@ class Version(ABC):
         Args:
             is_spread: whether its keys are on several nodes of a Cluster, which answer in no order.
         """
-        kinds = {Layout.JSON: RowVersion, Layout.PACKED: PackedVersion}
+        kinds: dict[Layout, type[Version]] = {
+            Layout.JSON: RowVersion,
+            Layout.HASH: HashVersion,
+            Layout.PACKED: PackedVersion,
+        }
         return kinds[manifest.layout](keys, manifest, is_spread=is_spread)
 
     def __init__(self, keys: GoldKeys, manifest: Manifest, *, is_spread: bool) -> None:
@@ -104,11 +111,11 @@ class Version(ABC):
     def _ask_live(self) -> Command:
         return "HGET", self._keys.head, "live"
 
-    def _rows(self, names: Sequence[bytes], values: Sequence[bytes | None]) -> list[Row | None]:
+    def _rows(self, names: Sequence[bytes], values: Sequence[Stored | None]) -> list[Row | None]:
         pairs = zip(names, values, strict=True)
         return [None if value is None else self.row(name, value) for name, value in pairs]
 
-    def find(self, names: Sequence[bytes]) -> Talk[Sequence[bytes | None]]:
+    def find(self, names: Sequence[bytes]) -> Talk[Sequence[Stored | None]]:
         """Values in the order of rendered keys, whether the version is live or not."""
         commands, collect = yield from self._find(names, alone=False)
         return collect((yield commands))
@@ -118,7 +125,7 @@ class Version(ABC):
         """All rows. Raises NotPublishedError when it notices that the version was removed."""
 
     @abstractmethod
-    def row(self, name: bytes, value: bytes) -> Row:
+    def row(self, name: bytes, value: Stored) -> Row:
         """The Python values of a row that was found."""
 
     @abstractmethod
@@ -136,7 +143,7 @@ class Version(ABC):
 
 
 class RowVersion(Version):
-    """A key for each row; index pages list them."""
+    """A key for each row; index pages list them. Rows are JSON."""
 
     def __init__(self, keys: GoldKeys, manifest: Manifest, *, is_spread: bool) -> None:
         """Use `Version.of`."""
@@ -145,10 +152,10 @@ class RowVersion(Version):
         self._prefix = b"" if upsert else keys.row_prefix(manifest.version).encode()
         self._decode = rows_decoder(manifest.columns)
 
-    def row(self, name: bytes, value: bytes) -> Row:
+    def row(self, name: bytes, value: Stored) -> Row:
         return self._decode([value])[0]
 
-    def _rows(self, names: Sequence[bytes], values: Sequence[bytes | None]) -> list[Row | None]:
+    def _rows(self, names: Sequence[bytes], values: Sequence[Stored | None]) -> list[Row | None]:
         rows = iter(self._decode([value for value in values if value is not None]))
         return [None if value is None else next(rows) for value in values]
 
@@ -168,7 +175,7 @@ class RowVersion(Version):
                 chunk = names[start : start + _PAGE_ROWS]
                 commands, collect = self._lookups(chunk)
                 rows = list(zip(chunk, collect((yield commands)), strict=True))
-                yield Found(rows, sum(_checksum(*row) for row in rows))
+                yield Found(rows, sum(self._checksum(*row) for row in rows))
 
     def _find(self, names: Sequence[bytes], *, alone: bool) -> Talk[tuple[list[Command], Collect]]:
         yield from ()
@@ -183,6 +190,9 @@ class RowVersion(Version):
         pieces = [keys[start : start + _MGET_KEYS] for start in range(0, len(keys), _MGET_KEYS)]
         return [("MGET", *piece) for piece in pieces], lambda replies: list(chain(*replies))
 
+    def _checksum(self, name: bytes, value: Stored | None) -> int:
+        return 0 if value is None else zlib.crc32(b"%b\0%b" % (name, value))
+
     def _page_keys(self, attempts: Mapping[bytes, bytes]) -> list[str]:
         return [
             self._keys.page(self.manifest.version, name.decode(), number)
@@ -190,6 +200,32 @@ class RowVersion(Version):
             if name != b"rows"
             for number in range(int(count))
         ]
+
+
+class HashVersion(RowVersion):
+    """Likewise, rows being hashes (see `hashes`)."""
+
+    def __init__(self, keys: GoldKeys, manifest: Manifest, *, is_spread: bool) -> None:
+        """Use `Version.of`."""
+        super().__init__(keys, manifest, is_spread=is_spread)
+        self._heads = field_heads(manifest.columns)
+        self._names = [column.name.encode() for column in manifest.columns]
+        self._values = fields_decoder(manifest.columns)
+
+    def row(self, name: bytes, value: Stored) -> Row:
+        return self._values(value)
+
+    def _rows(self, names: Sequence[bytes], values: Sequence[Stored | None]) -> list[Row | None]:
+        return [None if value is None else self._values(value) for value in values]
+
+    def _lookups(self, names: Sequence[bytes]) -> tuple[list[Command], Collect]:
+        commands: list[Command] = [("HMGET", self._prefix + name, *self._names) for name in names]
+        # Each row has the fields of its key.
+        return commands, lambda rows: [row if row.count(None) < len(row) else None for row in rows]
+
+    def _checksum(self, name: bytes, value: Stored | None) -> int:
+        fields: Fields | None = value
+        return super()._checksum(name, fields and arguments(self._heads, fields))
 
 
 class PackedVersion(Version):
@@ -216,7 +252,7 @@ class PackedVersion(Version):
         places |= {column.name: len(in_key) + place for place, column in enumerate(packed)}
         self._ordered = _getter([places[name] for name in self._names])
 
-    def row(self, name: bytes, value: bytes) -> Row:
+    def row(self, name: bytes, value: Stored) -> Row:
         values = self._ordered([*self._key_values(name.decode()), *self._unpack(value)])
         return dict(zip(self._names, values, strict=True))
 
@@ -303,10 +339,6 @@ def _hash(reply: Any) -> dict[bytes, bytes]:
 def _newest(layers: Sequence[bytes | None]) -> bytes | None:
     value = next((layer for layer in layers if layer is not None), None)
     return None if value == GONE else value
-
-
-def _checksum(name: bytes, value: bytes | None) -> int:
-    return 0 if value is None else zlib.crc32(b"%b\0%b" % (name, value))
 
 
 def _getter(places: Sequence[int]) -> Callable[[list[Any]], Sequence[Any]]:

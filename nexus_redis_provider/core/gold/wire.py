@@ -92,6 +92,43 @@ def multi_set_commands(
     return _stream(frames, 0, len(frames))
 
 
+def hash_commands(
+    prefix: str,
+    keys: pa.StringArray,
+    values: pa.BinaryArray,
+    fields: pa.Int32Array,
+    *,
+    expires_ms: int | None,
+    anew: bool,
+) -> memoryview:
+    """`HSET prefix+key value` for every row, as one byte stream.
+
+    Args:
+        prefix: stands before every key.
+        keys: strings without nulls.
+        values: fields and values, as arguments of a command.
+        fields: how many they are.
+        expires_ms: a `PEXPIREAT` follows each, if not None.
+        anew: an `UNLINK` precedes each.
+    """
+    names = pc.binary_join_element_wise(
+        "$",
+        pc.cast(pc.add(pc.binary_length(keys), len(prefix.encode())), pa.string()),
+        f"\r\n{prefix}",
+        keys,
+        "\r\n",
+        "",
+    )
+    names = pc.cast(names, pa.binary())
+    words = pc.cast(pc.cast(pc.add(pc.multiply(fields, 2), 2), pa.string()), pa.binary())
+    parts = [b"*2\r\n$6\r\nUNLINK\r\n", names] if anew else []
+    parts += [b"*", words, b"\r\n$4\r\nHSET\r\n", names, values]
+    if expires_ms is not None:
+        when = b"%d" % expires_ms
+        parts += [b"*3\r\n$9\r\nPEXPIREAT\r\n", names, b"$%d\r\n%b\r\n" % (len(when), when)]
+    return joined(pc.binary_join_element_wise(*parts, b""))
+
+
 def bucket_commands(
     names: pa.StringArray, sizes: pa.Int64Array, rows: pa.BinaryArray, firsts: pa.Int64Array
 ) -> tuple[memoryview, list[memoryview]]:
@@ -213,27 +250,15 @@ class ReplyStream:
         header = self.line()
         return None if header == NULL[:-2] else self.line()
 
-    def missing(self, expected: bytes) -> list[tuple[bytes, bytes]]:
-        """Read as many one-line replies as `expected` has; those that differ, and their due."""
-        while len(self._buffer) < len(expected) and b"-" not in self._buffer:
+    def differing(self, due: bytes) -> list[tuple[int, bytes]]:
+        """Read as many one-line replies as `due` has; position and line of each that differs."""
+        while len(self._buffer) < len(due) and b"-" not in self._buffer:
             self._receive()
-        if self._buffer[: len(expected)] == expected:
-            del self._buffer[: len(expected)]
+        if self._buffer[: len(due)] == due:
+            del self._buffer[: len(due)]
             return []
-        lines = [(self.line(), due) for due in expected.split(b"\r\n")[:-1]]
-        return [(line, due) for line, due in lines if line != due]
-
-    def unexpected(self, count: int, expected: bytes) -> list[tuple[int, bytes]]:
-        """Read `count` one-line replies; position and line of each that is not `expected`."""
-        size = count * len(expected)
-        while len(self._buffer) < size and b"-" not in self._buffer:
-            self._receive()
-        if self._buffer[:size] == expected * count:
-            del self._buffer[:size]
-            return []
-        lines = ((position, self.line()) for position in range(count))
-        usual = expected[:-2]
-        return [(position, line) for position, line in lines if line != usual]
+        lines = [(self.line(), usual) for usual in due.split(b"\r\n")[:-1]]
+        return [(at, line) for at, (line, usual) in enumerate(lines) if line != usual]
 
     def _receive(self) -> None:
         # redis-py has no public way to read raw replies. Once disconnected, there is no socket.

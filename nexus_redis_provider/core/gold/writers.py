@@ -21,7 +21,7 @@ from nexus_redis_provider.core.gold.attempts import Attempt
 from nexus_redis_provider.core.gold.manifests import Mode
 from nexus_redis_provider.core.gold.pages import encode_page
 from nexus_redis_provider.core.gold.publications import Publication, staging_gone
-from nexus_redis_provider.core.gold.row_commands import Commands, JsonRows, RowBatch
+from nexus_redis_provider.core.gold.row_commands import Commands, RowBatch, row_format
 from nexus_redis_provider.core.gold.specs import Report
 from nexus_redis_provider.core.gold.sweeping import page_keys, staged_attempts, unlink
 from nexus_redis_provider.core.gold.wire import OK, QUEUED, command, slices
@@ -69,14 +69,21 @@ class PartitionWriter(Attempt):
         self._conflicts: list[RowBatch] = []
         upsert = self._spec.mode is Mode.UPSERT
         self._prefix = "" if upsert else self._keys.row_prefix(publication.version)
-        self._format = JsonRows(self._prefix, publication.expires_ms)
+        self._format = row_format(self._spec.layout, self._prefix, publication.expires_ms)
 
-    def write(self, keys: pa.StringArray, values: pa.StringArray, checksum: int) -> None:
+    def write(
+        self,
+        keys: pa.StringArray,
+        values: pa.StringArray | pa.BinaryArray,
+        checksum: int,
+        fields: pa.Int32Array | None = None,
+    ) -> None:
         """Write a batch.
 
         Args:
-            keys, values: UTF-8 string arrays of equal length; a null key is refused.
+            keys, values: arrays of equal length; keys are UTF-8, and a null is refused.
             checksum: sum of the CRC-32 of every `key NUL value` of the batch.
+            fields: of rows that are hashes, how many each has.
 
         Raises:
             PublishError: the data, or the publish, is refused.
@@ -85,14 +92,16 @@ class PartitionWriter(Attempt):
         if keys.null_count:
             raise NullKeyError(self._spec.dataset, self._spec.key.columns, keys.null_count)
         # Spark may be told to send large strings.
-        keys, values = pc.cast(keys, pa.string()), pc.cast(values, pa.string())
+        keys = pc.cast(keys, pa.string())
+        values = pc.cast(values, pa.string() if fields is None else pa.binary())
         self._spec.limits.check_values(self._spec.dataset, keys, values)
         put = self._upsert if self._spec.mode is Mode.UPSERT else self._stage
         start = 0
         with self._connected():
             while start < len(keys):
                 step = self._pace.rows
-                put(RowBatch(_compact(keys, start, step), _compact(values, start, step)))
+                columns = (_compact(keys, start, step), _compact(values, start, step))
+                put(RowBatch(*columns, fields if fields is None else fields.slice(start, step)))
                 start += step
         self._bytes += _size(keys) + _size(values) + len(self._prefix.encode()) * len(keys)
         self._checksum += checksum
@@ -126,14 +135,36 @@ class PartitionWriter(Attempt):
             self.check_staged()
 
     def _stage(self, batch: RowBatch) -> None:
+        add = self._stage_added if self._format.adds_only else self._stage_watched
+        page = self._page_name(self._pages)
+        add(batch)
+        if self._pace.wants_sample:
+            names = [self._prefix + key for key in batch.keys.to_pylist()]
+            self._pace.weigh(len(batch), names, [page])
+
+    def _stage_watched(self, batch: RowBatch) -> None:
+        """Write rows over what may be there, unless the version was published meanwhile."""
+        with self._paced(len(batch), batch.keys.nbytes + batch.values.nbytes):
+            self._pages += 1
+            nothing = Commands(memoryview(b""), 1, 0, b"")
+            self._send(
+                _Sent(batch.take([]), nothing, self._pages - 1, batch.keys), announced=len(batch)
+            )
+            self._settle()
+            self._unsure.append(batch)
+            commands = self._format.add(batch)
+            unusual = self._write_watched(commands, [self._lease_check])
+        there = {row for at, _ in unusual for row in commands.rows_of(at, batch)}
+        if there:
+            self._conflicts.append(batch.take(sorted(there)))
+        self._rows += len(batch)
+
+    def _stage_added(self, batch: RowBatch) -> None:
         sent = _Sent(batch, self._format.add(batch), self._pages, batch.keys)
         with self._paced(len(batch), len(sent.commands.stream)):
             self._pages += 1
             self._send(sent, announced=len(batch))
             self._settle(leave=self._pace.under_way)
-        if self._pace.wants_sample:
-            names = [self._prefix + key for key in batch.keys.to_pylist()]
-            self._pace.weigh(len(batch), names, [self._page_name(sent.page)])
 
     def _send(self, sent: _Sent, *, announced: int) -> None:
         """Send an index page, and rows that are on it; so many are not announced yet."""
@@ -159,7 +190,7 @@ class PartitionWriter(Attempt):
             sent = self._under_way.popleft()
             commands, batch = sent.commands, sent.batch
             staged = self._replies.line()
-            unusual = self._replies.unexpected(commands.count, commands.done)
+            unusual = self._replies.differing(commands.due)
             unwritten = {row for at, _ in unusual for row in commands.rows_of(at, batch)}
             if staged == b":1":
                 # No sweep had begun when the batch before was complete; one will find that.
@@ -191,7 +222,7 @@ class PartitionWriter(Attempt):
             held = command("HGET", self._keys.head, claim.field)
             checks.append((self._keys.head, held, self._check_claim))
         with self._paced(len(batch), batch.keys.nbytes + batch.values.nbytes):
-            self._write_watched(batch, checks)
+            self._write_watched(self._format.replace(batch), checks)
         self._count(len(batch))
         self._rows += len(batch)
 
@@ -204,30 +235,33 @@ class PartitionWriter(Attempt):
             pipeline.expire(name, _DAY)
             pipeline.execute()
 
-    def _write_watched(self, batch: RowBatch, checks: Sequence[_Check]) -> None:
-        """Write a batch, over rows that are there, where the replies to questions permit it.
+    def _write_watched(
+        self, commands: Commands, checks: Sequence[_Check]
+    ) -> list[tuple[int, bytes]]:
+        """Write rows, over some that are there, where the replies to questions permit it.
 
-        WATCH makes it one step.
+        WATCH makes it one step. Returns position and line of each reply that was not due.
         """
         keys, questions, permit = zip(*checks, strict=True)
-        commands = self._format.replace(batch)
         written = False
         while not written:
             self._connection.send_packed_command(
                 [command("WATCH", *keys), *questions], check_health=False
             )
-            self._refuse_errors(self._replies.unexpected(1, OK))
+            self._refuse_errors(self._replies.differing(OK))
             for check, reply in [(check, self._replies.bulk()) for check in permit]:
                 check(reply)
             self._connection.send_packed_command(
                 [command("MULTI"), *slices(commands.stream), command("EXEC")], check_health=False
             )
-            self._refuse_errors(self._replies.unexpected(1, OK))
-            refused = self._replies.unexpected(commands.count, QUEUED)
+            self._refuse_errors(self._replies.differing(OK))
+            refused = self._replies.differing(QUEUED * commands.count)
             header = self._replies.line()
             self._refuse_errors(refused or [(0, header)])
             written = header != b"*-1"
-        self._refuse_errors(self._replies.unexpected(commands.count, commands.done))
+        unusual = self._replies.differing(commands.due)
+        self._refuse_errors(unusual)
+        return unusual
 
     def _check_fence(self, stored: bytes | None) -> None:
         fence = self._spec.fence
@@ -238,6 +272,12 @@ class PartitionWriter(Attempt):
         claim = self._publication.claim
         if claim is None or held != claim.text.encode():
             raise staging_gone(self._spec.dataset, self._publication.version)
+
+    @property
+    def _lease_check(self) -> _Check:
+        # Every publish touches the head, so that no row of a published version is changed.
+        lease = command("ZSCORE", self._keys.staging, self._publication.version)
+        return self._keys.head, lease, self._check_lease
 
     def _check_lease(self, deadline: bytes | None) -> None:
         if deadline in (None, b"0"):
@@ -259,10 +299,8 @@ class PartitionWriter(Attempt):
         repeated = [name for name in found if name not in ours or times[name] > 1]
         if repeated:
             raise DuplicateKeyError(self._spec.dataset, repeated[0].decode(), len(repeated))
-        lease = command("ZSCORE", self._keys.staging, self._publication.version)
         for batch in self._conflicts:
-            # Every publish touches the head, so that no row of a published version is changed.
-            self._write_watched(batch, [(self._keys.head, lease, self._check_lease)])
+            self._write_watched(self._format.replace(batch), [self._lease_check])
             self._unsure.append(batch)
 
     def _pages_of_others(self, *, siblings: bool) -> Iterator[list[bytes]]:
