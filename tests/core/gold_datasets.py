@@ -61,9 +61,9 @@ def write(
     attempt: str = "a",
 ) -> Report:
     """One attempt at one partition, of one batch."""
-    made = hashes if publication.spec.layout is Layout.HASH else batch
+    rows_of = {Layout.JSON: batch, Layout.HASH: hashes}[publication.spec.layout]
     with PartitionWriter(publication, partition, attempt) as writer:
-        writer.write(*made(rows, publication.spec.key.literals[0]))
+        writer.write(*rows_of(rows, publication.spec.key.literals[0]))
         return writer.finish()
 
 
