@@ -8,13 +8,28 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from nexus_redis_provider.core.endpoint import Endpoint, Node
+from nexus_redis_provider.core.gold.manifests import Layout, Mode
+from nexus_redis_provider.core.gold.readers import GoldDataset
+from nexus_redis_provider.core.gold.specs import Spec
 from nexus_redis_provider.embedded import EmbeddedServer, find_server, find_wheel_server
 from tests.conftest import need_server
+from tests.core.gold_datasets import spec
 from tests.core.lock_calls import Perform, performing
 
 SERVERS = {"path": find_server, "wheel": find_wheel_server}
+
+
+@pytest.fixture
+def delta(namespace: str) -> Spec:
+    return spec(namespace, layout=Layout.PACKED, mode=Mode.DELTA)
+
+
+@pytest.fixture
+def dataset(client: redis.Redis, namespace: str) -> GoldDataset:
+    return GoldDataset(client, "sales", namespace=namespace)
 
 
 @pytest.fixture(scope="session", params=SERVERS)

@@ -36,16 +36,6 @@ def permanent() -> list[str]:
     return [*PERMANENT, PERMANENT_ROWS, "*:gold:{*"]
 
 
-@pytest.fixture
-def delta(namespace: str) -> Any:
-    return spec(namespace, layout=Layout.PACKED, mode=Mode.DELTA)
-
-
-@pytest.fixture
-def dataset(client: redis.Redis, namespace: str) -> GoldDataset:
-    return GoldDataset(client, "sales", namespace=namespace)
-
-
 def seen(dataset: GoldDataset) -> Rows:
     dataset.verify()
     return {row["id"]: row["n"] for row in dataset.scan()}

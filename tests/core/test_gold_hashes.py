@@ -15,7 +15,7 @@ from nexus_redis_provider.core.errors import (
 )
 from nexus_redis_provider.core.gold.manifests import Layout, Mode
 from nexus_redis_provider.core.gold.publications import Publication
-from nexus_redis_provider.core.gold.readers import AsyncGoldDataset, GoldDataset
+from nexus_redis_provider.core.gold.readers import AsyncGoldDataset
 from nexus_redis_provider.core.gold.tables import publish_table
 from nexus_redis_provider.core.gold.writers import PartitionWriter
 from tests.conftest import PERMANENT
@@ -32,13 +32,8 @@ def publication(endpoint, namespace):
     return Publication.begin(endpoint, spec(namespace, layout=Layout.HASH))
 
 
-@pytest.fixture
-def rows(client, namespace):
-    return GoldDataset(client, "sales", namespace=namespace)
-
-
-def content(rows):
-    return {row["id"]: row["n"] for row in rows.scan()}
+def content(dataset):
+    return {row["id"]: row["n"] for row in dataset.scan()}
 
 
 def test_any_client_reads_a_field(endpoint, client, namespace):
@@ -72,25 +67,25 @@ def test_any_client_reads_a_field(endpoint, client, namespace):
     }
 
 
-async def test_readers_give_the_rows(publication, client, namespace, rows, endpoint):
+async def test_readers_give_the_rows(publication, client, namespace, dataset, endpoint):
     published = publication.commit([write(publication, {"a": 1, "b": None})])
-    assert rows.get_many(["b", "c", "a"]) == [{"id": "b", "n": None}, None, {"id": "a", "n": 1}]
-    assert content(rows) == {"a": 1, "b": None}
-    assert rows.verify() == published
+    assert dataset.get_many(["b", "c", "a"]) == [{"id": "b", "n": None}, None, {"id": "a", "n": 1}]
+    assert content(dataset) == {"a": 1, "b": None}
+    assert dataset.verify() == published
     async with endpoint.async_client() as aclient:
         other = AsyncGoldDataset(aclient, "sales", namespace=namespace)
         assert await other.get("a") == {"id": "a", "n": 1}
 
 
 @pytest.mark.parametrize("field", ["n", "other"])
-def test_verify_notices_a_changed_field(publication, client, rows, namespace, field):
+def test_verify_notices_a_changed_field(publication, client, dataset, namespace, field):
     version = publication.commit([write(publication, {"a": 1})]).version
     client.hset(f"{namespace}:gold:sales:{version}:a", field, 2)
     if field == "n":
         with pytest.raises(GoldError, match="checksum"):
-            rows.verify()
+            dataset.verify()
     else:  # Which no reader of ours asks for.
-        assert rows.verify().rows == 1
+        assert dataset.verify().rows == 1
 
 
 def test_keys_that_are_repeated_are_refused(publication):
@@ -103,12 +98,12 @@ def test_keys_that_are_repeated_are_refused(publication):
         write(publication, {"a": 1}, partition=1)
 
 
-def test_no_field_of_a_losing_attempt_stays(publication, rows):
+def test_no_field_of_a_losing_attempt_stays(publication, dataset):
     write(publication, {"a": 1, "b": 1, "c": 1}, attempt="dead")
     publication.commit([write(publication, {"a": None, "b": 2}, attempt="second")])
-    assert content(rows) == {"a": None, "b": 2}
-    assert rows.verify().rows == 2
-    assert rows.get("c") is None
+    assert content(dataset) == {"a": None, "b": 2}
+    assert dataset.verify().rows == 2
+    assert dataset.get("c") is None
 
 
 def test_an_attempt_that_ends_after_the_publish_changes_nothing(publication, client, namespace):

@@ -11,12 +11,12 @@ import redis
 
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import GoldError, NotPublishedError
-from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
+from nexus_redis_provider.core.gold.manifests import Manifest, Mode
 from nexus_redis_provider.core.gold.parts import plan_parts, read_part
 from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.keys import GoldKeys
 from tests.conftest import PERMANENT
-from tests.core.gold_datasets import PERMANENT_ROWS, keyspace, numbers, publish_packed, spec
+from tests.core.gold_datasets import PERMANENT_ROWS, keyspace, numbers, publish_packed
 
 _LISTPACK = "hash-max-listpack-entries"
 
@@ -24,16 +24,6 @@ _LISTPACK = "hash-max-listpack-entries"
 @pytest.fixture
 def permanent() -> list[str]:
     return [*PERMANENT, PERMANENT_ROWS, "*:gold:{*"]
-
-
-@pytest.fixture
-def delta(namespace: str) -> Any:
-    return spec(namespace, layout=Layout.PACKED, mode=Mode.DELTA)
-
-
-@pytest.fixture
-def dataset(client: redis.Redis, namespace: str) -> GoldDataset:
-    return GoldDataset(client, "sales", namespace=namespace)
 
 
 @pytest.fixture
