@@ -95,13 +95,13 @@ def encode_hashes(
     import pyarrow.compute as pc
 
     from nexus_redis_provider.core.gold.rows import row_keys
+    from nexus_redis_provider.core.gold.wire import sized
 
     keys = row_keys(batch, columns, template)
     parts, present = [], pa.array([0] * len(batch), pa.int32())
     for array, column, head in zip(batch.columns, columns, field_heads(columns), strict=True):
         texts = _texts(array, column.type)
-        lengths = pc.cast(pc.cast(pc.binary_length(texts), pa.string()), pa.binary())
-        field = pc.binary_join_element_wise(head + b"$", lengths, b"\r\n", texts, b"\r\n", b"")
+        field = pc.binary_join_element_wise(head, sized(texts), texts, b"\r\n", b"")
         parts.append(pc.fill_null(field, b""))
         present = pc.add(present, pc.cast(texts.is_valid(), pa.int32()))
     rows = pc.binary_join_element_wise(*parts, b"")

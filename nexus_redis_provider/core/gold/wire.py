@@ -42,21 +42,9 @@ def set_commands(
         options: further words of each command, such as `NX` or `PXAT`, 1795435200000.
     """
     words = [str(word) for word in options]
-    tail = "\r\n" + "".join(f"${len(word)}\r\n{word}\r\n" for word in words)
-    prefix_bytes = len(prefix.encode())
-    frames = pc.binary_join_element_wise(
-        f"*{3 + len(words)}\r\n$3\r\nSET\r\n$",
-        pc.cast(pc.add(pc.binary_length(keys), prefix_bytes), pa.string()),
-        f"\r\n{prefix}",
-        keys,
-        "\r\n$",
-        pc.cast(pc.binary_length(values), pa.string()),
-        "\r\n",
-        values,
-        tail,
-        "",
-    )
-    return _stream(frames, 0, len(frames))
+    tail = "".join(f"${len(word)}\r\n{word}\r\n" for word in words)
+    head = f"*{3 + len(words)}\r\n$3\r\nSET\r\n"
+    return joined(_rows(head, prefix, keys, values, tail))
 
 
 def multi_set_commands(
@@ -76,20 +64,7 @@ def multi_set_commands(
     for start in range(0, len(keys), rows):
         words = 1 + 2 * min(rows, len(keys) - start)
         heads[start] = f"*{words}\r\n${len(verb)}\r\n{verb}\r\n"
-    frames = pc.binary_join_element_wise(
-        pa.array(heads, pa.string()),
-        "$",
-        pc.cast(pc.add(pc.binary_length(keys), len(prefix.encode())), pa.string()),
-        f"\r\n{prefix}",
-        keys,
-        "\r\n$",
-        pc.cast(pc.binary_length(values), pa.string()),
-        "\r\n",
-        values,
-        "\r\n",
-        "",
-    )
-    return _stream(frames, 0, len(frames))
+    return joined(_rows(pa.array(heads, pa.string()), prefix, keys, values))
 
 
 def hash_commands(
@@ -111,16 +86,8 @@ def hash_commands(
         expires_ms: a `PEXPIREAT` follows each, if not None.
         anew: an `UNLINK` precedes each.
     """
-    names = pc.binary_join_element_wise(
-        "$",
-        pc.cast(pc.add(pc.binary_length(keys), len(prefix.encode())), pa.string()),
-        f"\r\n{prefix}",
-        keys,
-        "\r\n",
-        "",
-    )
-    names = pc.cast(names, pa.binary())
-    words = pc.cast(pc.cast(pc.add(pc.multiply(fields, 2), 2), pa.string()), pa.binary())
+    names = pc.cast(_names(prefix, keys), pa.binary())
+    words = _decimal(pc.add(pc.multiply(fields, 2), 2))
     parts = [b"*2\r\n$6\r\nUNLINK\r\n", names] if anew else []
     parts += [b"*", words, b"\r\n$4\r\nHSET\r\n", names, values]
     if expires_ms is not None:
@@ -177,34 +144,61 @@ def expiry_commands(names: pa.StringArray, at_ms: int) -> memoryview:
         f"\r\n${len(when)}\r\n{when}\r\n",
         "",
     )
-    return _stream(frames, 0, len(frames))
+    return joined(frames)
 
 
 def row_frames(keys: pa.BinaryArray, values: pa.BinaryArray) -> pa.BinaryArray:
     """Keys and values as two arguments of a command each."""
     return pc.binary_join_element_wise(
-        _sized(keys), keys, b"\r\n", _sized(values), values, b"\r\n", b""
+        sized(keys), keys, b"\r\n", sized(values), values, b"\r\n", b""
     )
 
 
-def _sized(data: pa.BinaryArray) -> pa.BinaryArray:
-    """What stands before each argument in RESP."""
-    lengths = pc.cast(pc.cast(pc.binary_length(data), pa.string()), pa.binary())
-    return pc.binary_join_element_wise(b"$", lengths, b"\r\n", b"")
+def sized(data: pa.BinaryArray) -> pa.BinaryArray:
+    """What stands before each argument in RESP, null where it is."""
+    return pc.binary_join_element_wise(b"$", _decimal(pc.binary_length(data)), b"\r\n", b"")
+
+
+def _decimal(numbers: pa.Array) -> pa.BinaryArray:
+    return pc.cast(pc.cast(numbers, pa.string()), pa.binary())
+
+
+def _names(prefix: str, keys: pa.StringArray) -> pa.StringArray:
+    """`prefix+key` as an argument of a command each."""
+    return pc.binary_join_element_wise(*_name(prefix, keys), "\r\n", "")
+
+
+def _rows(
+    head: str | pa.StringArray,
+    prefix: str,
+    keys: pa.StringArray,
+    values: pa.StringArray,
+    tail: str = "",
+) -> pa.StringArray:
+    """`prefix+key` and value as two arguments each, with what stands before and after."""
+    return pc.binary_join_element_wise(
+        head,
+        *_name(prefix, keys),
+        "\r\n$",
+        pc.cast(pc.binary_length(values), pa.string()),
+        "\r\n",
+        values,
+        f"\r\n{tail}",
+        "",
+    )
+
+
+def _name(prefix: str, keys: pa.StringArray) -> tuple[object, ...]:
+    """The parts of an argument `prefix+key`, but for its end."""
+    lengths = pc.add(pc.binary_length(keys), len(prefix.encode()))
+    return "$", pc.cast(lengths, pa.string()), f"\r\n{prefix}", keys
 
 
 def unlink_commands(
     prefix: str, keys: pa.StringArray, per_command: int
 ) -> list[bytes | memoryview]:
     """`UNLINK prefix+key ...`: the head and the keys of each command in turn."""
-    frames = pc.binary_join_element_wise(
-        "$",
-        pc.cast(pc.add(pc.binary_length(keys), len(prefix.encode())), pa.string()),
-        f"\r\n{prefix}",
-        keys,
-        "\r\n",
-        "",
-    )
+    frames = _names(prefix, keys)
     parts: list[bytes | memoryview] = []
     for start in range(0, len(keys), per_command):
         end = min(start + per_command, len(keys))
