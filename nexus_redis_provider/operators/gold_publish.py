@@ -10,7 +10,7 @@ from airflow.sdk import BaseOperator
 
 from nexus_redis_provider.assets.gold import gold_asset
 from nexus_redis_provider.core.errors import ConfigurationError
-from nexus_redis_provider.core.gold.limits import MAX_VALUE_BYTES, MEMORY_MARGIN, Limits
+from nexus_redis_provider.core.gold.limits import LIMITS, MAX_VALUE_BYTES, MEMORY_MARGIN, Limits
 from nexus_redis_provider.core.gold.manifests import Layout, Mode
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE
 from nexus_redis_provider.hooks.databases import query
@@ -27,13 +27,6 @@ if TYPE_CHECKING:
 _CHUNK = 10_000
 _MAX_ROWS = 1_000_000
 _NAMED_BY = ("dataset", "redis_conn_id", "namespace")
-_LIMITS: Mapping[str, type[int | float]] = {
-    "max_rows_per_second": int,
-    "max_writers": int,
-    "max_value_bytes": int,
-    "expected_rows": int,
-    "memory_margin": float,
-}
 # An XCom that is not there, as a template renders it.
 _NOTHING = (None, "", "None")
 
@@ -70,7 +63,7 @@ class GoldPublishOperator(BaseOperator):
         *("dataset", "key", "redis_conn_id", "namespace"),
         *("sql", "parameters", "conn_id", "rows"),
         *("mode", "layout", "types", "ttl", "keep", "min_rows", "fence", "lineage"),
-        *_LIMITS,
+        *LIMITS,
     )
     template_ext: Sequence[str] = (".sql",)
     template_fields_renderers = {"sql": "sql"}  # noqa: RUF012 - as in every operator of Airflow
@@ -265,7 +258,7 @@ class GoldPublishOperator(BaseOperator):
         return Limits(
             **{
                 name: None if getattr(self, name) is None else self._number(name, kind)
-                for name, kind in _LIMITS.items()
+                for name, kind in LIMITS.items()
             }
         )
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -16,7 +16,7 @@ from pyspark.sql.types import StructType
 
 from nexus_redis_provider.core.errors import ConfigurationError, SchemaError
 from nexus_redis_provider.core.gold.columns import key_template
-from nexus_redis_provider.core.gold.limits import Limits
+from nexus_redis_provider.core.gold.limits import LIMITS, Limits
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.gold.row_commands import row_encoder
@@ -37,8 +37,7 @@ from nexus_redis_provider.spark.tasks import Batch, write_partition
 if TYPE_CHECKING:
     from pyspark.sql.datasource import DataSourceReader, DataSourceStreamWriter, DataSourceWriter
 
-_LIMITS = frozenset(field.name for field in fields(Limits))
-_WRITE = frozenset({"key", "layout", "ttl", "keep", "fence", "staging_lease"}) | _LIMITS
+_WRITE = frozenset({"key", "layout", "ttl", "keep", "fence", "staging_lease", *LIMITS})
 # Spark hands over its own as well.
 _STREAM = _WRITE | {"checkpointlocation", "queryname"}
 _READ = frozenset({"version", "partitions"})
@@ -177,10 +176,11 @@ def _spec(schema: StructType, options: Options, mode: Mode = Mode.SNAPSHOT) -> S
 
 def _limits(options: Options) -> Limits:
     default = Limits()
-    names = ("max_rows_per_second", "max_writers", "max_value_bytes", "expected_rows")
     return Limits(
-        **{name: options.number(name, int, getattr(default, name)) for name in names},
-        memory_margin=options.number("memory_margin", float, default.memory_margin),
+        **{
+            name: options.number(name, kind, getattr(default, name))
+            for name, kind in LIMITS.items()
+        }
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,14 @@ if TYPE_CHECKING:
 
 MAX_VALUE_BYTES = 1_000_000
 MEMORY_MARGIN = 0.05
+LIMITS: Mapping[str, type[int | float]] = {
+    "max_rows_per_second": int,
+    "max_writers": int,
+    "max_value_bytes": int,
+    "expected_rows": int,
+    "memory_margin": float,
+}
+"""The bounds by name, and what kind of number each is, for who has them as text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +44,7 @@ class Limits:
     memory_margin: float | None = MEMORY_MARGIN
 
     def __post_init__(self) -> None:
-        for name in ("max_rows_per_second", "max_writers", "max_value_bytes", "expected_rows"):
+        for name in (name for name, kind in LIMITS.items() if kind is int):
             value: Any = getattr(self, name)
             if value is not None and not (type(value) is int and value >= 1):
                 raise ConfigurationError(f"{name} is a positive whole number, not {value!r}.")
