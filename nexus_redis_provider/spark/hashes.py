@@ -15,7 +15,7 @@ from pyspark.sql import types as T  # noqa: N812 - likewise
 from nexus_redis_provider.core.gold.hashes import field_heads
 from nexus_redis_provider.core.gold.schemas import Column
 from nexus_redis_provider.core.gold.templates import KeyTemplate
-from nexus_redis_provider.spark.rows import json_ready, json_text, key_column
+from nexus_redis_provider.spark.rows import json_ready, json_text, keyed
 
 # Their JSON, without quotes, is what Spark makes of them as text.
 _AS_TEXT = (
@@ -31,11 +31,8 @@ _AS_TEXT = (
 
 def prepared_hashes(df: DataFrame, template: KeyTemplate) -> DataFrame:
     """Columns `key`, `value` (the arguments), `checksum` (CRC-32 of `key NUL value`), `fields`."""
-    # Renamed by position, since Spark may hold `n` and `N`, or `a.b` and `a`.`b`, to be the same.
-    places = [f"c{number}" for number in range(len(df.columns))]
-    named = dict(zip(df.columns, places, strict=True))
-    numbered = df.toDF(*places)
-    key = key_column(template, named, dict(df.dtypes))
+    numbered, named, key = keyed(df, template)
+    places = list(named.values())
     # Apart from what uses them twice, so that they are made once.
     texts = numbered.select(
         key.alias("key"),

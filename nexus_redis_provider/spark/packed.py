@@ -15,18 +15,14 @@ from pyspark.sql.types import DataType
 from nexus_redis_provider.core.gold.packing import is_packed_natively, pack, packed_columns
 from nexus_redis_provider.core.gold.schemas import Column
 from nexus_redis_provider.core.gold.templates import KeyTemplate
-from nexus_redis_provider.spark.rows import json_text, key_column
+from nexus_redis_provider.spark.rows import json_text, keyed
 
 
 def dealt(
     df: DataFrame, columns: tuple[Column, ...], template: KeyTemplate, shares: int
 ) -> DataFrame:
     """Columns `hash` (CRC-32 of the key), `key`, and those to be packed, a partition a share."""
-    # Renamed by position, since Spark may hold `n` and `N`, or `a.b` and `a`.`b`, to be the same.
-    places = [f"c{number}" for number in range(len(df.columns))]
-    named = dict(zip(df.columns, places, strict=True))
-    numbered = df.toDF(*places)
-    key = key_column(template, named, dict(df.dtypes))
+    numbered, named, key = keyed(df, template)
     types = {field.name: field.dataType for field in df.schema.fields}
     packed = [
         _packable(F.col(named[column.name]), column, types[column.name]).alias(named[column.name])

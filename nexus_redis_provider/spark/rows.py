@@ -39,20 +39,25 @@ _PARTS = {
 
 def prepared(df: DataFrame, template: KeyTemplate) -> DataFrame:
     """Columns `key`, `value` and `checksum` (CRC-32 of `key NUL value`), made in the JVM."""
-    # Renamed by position, since Spark may hold `n` and `N`, or `a.b` and `a`.`b`, to be the same.
-    places = [f"c{number}" for number in range(len(df.columns))]
-    numbered = df.toDF(*places)
-    named = dict(zip(df.columns, places, strict=True))
-    key = key_column(template, named, dict(df.dtypes))
-    fields = zip(places, df.schema.fields, strict=True)
+    numbered, places, key = keyed(df, template)
     row = F.struct(
-        *(json_ready(F.col(place), one.dataType).alias(one.name) for place, one in fields)
+        *(
+            json_ready(F.col(places[one.name]), one.dataType).alias(one.name)
+            for one in df.schema.fields
+        )
     )
     pairs = numbered.select(key.alias("key"), F.to_json(row, JSON_OPTIONS).alias("value"))
     return pairs.select("key", "value", F.crc32(F.concat("key", F.lit("\0"), "value")))
 
 
-def key_column(
+def keyed(df: DataFrame, template: KeyTemplate) -> tuple[DataFrame, dict[str, str], SparkColumn]:
+    """The frame with its columns renamed, the new names by column name, and the rows' keys."""
+    # By position, since Spark may hold `n` and `N`, or `a.b` and `a`.`b`, to be the same.
+    places = {name: f"c{number}" for number, name in enumerate(df.columns)}
+    return df.toDF(*places.values()), places, _key_column(template, places, dict(df.dtypes))
+
+
+def _key_column(
     template: KeyTemplate, places: Mapping[str, str], types: Mapping[str, str]
 ) -> SparkColumn:
     """The rows' keys, null where a part is null; `places` and `types` are by column name."""
