@@ -100,8 +100,7 @@ class Version(ABC):
     def get_unchecked(self, keys: Sequence[Key]) -> Talk[list[Row | None] | None]:
         """As `get`, of a version that was live a moment ago; None if a row is missing."""
         names = [self._template.render(key).encode() for key in keys]
-        commands, collect = yield from self._find(names, alone=True)
-        values = collect((yield commands))
+        values = yield from self.find(names, alone=True)
         return None if None in values else self._rows(names, values)
 
     def is_live(self, reply: bytes | None) -> bool:
@@ -115,9 +114,14 @@ class Version(ABC):
         pairs = zip(names, values, strict=True)
         return [None if value is None else self.row(name, value) for name, value in pairs]
 
-    def find(self, names: Sequence[bytes]) -> Talk[Sequence[Stored | None]]:
-        """Values in the order of rendered keys, whether the version is live or not."""
-        commands, collect = yield from self._find(names, alone=False)
+    def find(self, names: Sequence[bytes], *, alone: bool = False) -> Talk[Sequence[Stored | None]]:
+        """Values in the order of rendered keys, whether the version is live or not.
+
+        Args:
+            names: the keys.
+            alone: see `_find`.
+        """
+        commands, collect = yield from self._find(names, alone=alone)
         return collect((yield commands))
 
     @abstractmethod
