@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -180,8 +180,21 @@ def _enter_and_tell(pipe: Any, endpoint: Endpoint, namespace: str, lease: float)
         pipe.recv()
 
 
+@pytest.fixture
+def started() -> Iterator[list[Any]]:
+    """Processes that end with the test, also stopped ones: at its end, pytest waits for all."""
+    started: list[Any] = []
+    yield started
+    for process in started:
+        process.kill()
+
+
 def test_who_is_paused_as_its_turn_comes_asks_again(
-    endpoint: Endpoint, namespace: str, client: redis.Redis, wait_until: Any
+    endpoint: Endpoint,
+    namespace: str,
+    client: redis.Redis,
+    wait_until: Any,
+    started: list[Any],
 ) -> None:
     """The server lets it in meanwhile; when it goes on, its lease is over and another one's in."""
     context = multiprocessing.get_context("spawn")
@@ -189,7 +202,10 @@ def test_who_is_paused_as_its_turn_comes_asks_again(
     paused = context.Process(target=_enter_and_tell, args=(theirs, endpoint, namespace, 0.5))
     with Lock(endpoint, "a", namespace=namespace) as first:
         paused.start()
+        started.append(paused)
         wait_until(lambda: run(client, inspect("a", namespace=namespace)).length == 1)
+        # It is in line before it blocks, and is let in only where it does.
+        wait_until(lambda: client.info("clients")["blocked_clients"] == 1)
         os.kill(paused.pid, signal.SIGSTOP)
     let_in = run(client, who_holds("a", namespace=namespace))
     assert let_in.token > first.token
@@ -205,7 +221,11 @@ def test_who_is_paused_as_its_turn_comes_asks_again(
 
 
 def test_who_vanishes_as_its_turn_comes_holds_for_a_while_only(
-    endpoint: Endpoint, namespace: str, client: redis.Redis, wait_until: Any
+    endpoint: Endpoint,
+    namespace: str,
+    client: redis.Redis,
+    wait_until: Any,
+    started: list[Any],
 ) -> None:
     """However long the lease is that it wanted; who comes back has all of it."""
     context = multiprocessing.get_context("spawn")
@@ -213,7 +233,10 @@ def test_who_vanishes_as_its_turn_comes_holds_for_a_while_only(
     waiter = context.Process(target=_enter_and_tell, args=(theirs, endpoint, namespace, 3600))
     with Lock(endpoint, "a", namespace=namespace):
         waiter.start()
+        started.append(waiter)
         wait_until(lambda: run(client, inspect("a", namespace=namespace)).length == 1)
+        # It is in line before it blocks, and is let in only where it does.
+        wait_until(lambda: client.info("clients")["blocked_clients"] == 1)
         os.kill(waiter.pid, signal.SIGSTOP)
     assert run(client, who_holds("a", namespace=namespace)).expires_in <= 12
     os.kill(waiter.pid, signal.SIGCONT)
