@@ -173,7 +173,7 @@ def measure() -> None:
             "redis-cli --pipe, ready-made file": lambda: with_redis_cli(file, server),
             "Spark into nothing": lambda: into_nothing(df, server.url),
         }
-        print(conditions(client))
+        print(conditions(client, "redis", "pyspark", "pyarrow"))
         speeds = rounds(ways, server)
     spark.stop()
     medians = {name: statistics.median(found) for name, found in speeds.items()}

@@ -19,7 +19,7 @@ WAITERS = int(os.environ.get("WAITERS", "1000"))
 def main() -> None:
     with EmbeddedServer() as server:
         with server.endpoint.client() as client:
-            print(conditions(client))
+            print(conditions(client, "redis", "hiredis", "python-redis-lock", "pottery"))
         uncontended.measure(server, ROUNDS)
         contended.one_waiter(server, hand_offs=2 * ROUNDS)
         contended.many_waiters(server, max(1, WAITERS // 10), seconds=6)

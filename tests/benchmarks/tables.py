@@ -9,8 +9,6 @@ from importlib import metadata
 
 import redis
 
-PACKAGES = ("redis", "hiredis", "python-redis-lock", "pottery")
-
 
 def heading(title: str) -> None:
     print(f"\n### {title}\n", flush=True)
@@ -29,14 +27,14 @@ def table(header: str, rows: Iterable[Sequence[str]]) -> None:
     print(flush=True)
 
 
-def conditions(client: redis.Redis) -> str:
-    """Versions of all that takes part, and the machine's cores."""
+def conditions(client: redis.Redis, *packages: str) -> str:
+    """Versions of the server, Python and the packages, and the machine's cores."""
     server = client.info("server")
     name = "Valkey" if "valkey_version" in server else "Redis"
     version = server.get("valkey_version", server["redis_version"])
-    packages = ", ".join(f"{package} {metadata.version(package)}" for package in PACKAGES)
-    python = platform.python_version()
-    return f"{name} {version}, Python {python}, {packages}; {os.cpu_count()} cores."
+    versions = [f"{package} {metadata.version(package)}" for package in packages]
+    python = f"Python {platform.python_version()}"
+    return f"{', '.join([f'{name} {version}', python, *versions])}; {os.cpu_count()} cores."
 
 
 def percentile(values: Sequence[float], share: float) -> float:
