@@ -61,10 +61,17 @@ def write(
     attempt: str = "a",
 ) -> Report:
     """One attempt at one partition, of one batch."""
-    rows_of = {Layout.JSON: batch, Layout.HASH: hashes}[publication.spec.layout]
     with PartitionWriter(publication, partition, attempt) as writer:
-        writer.write(*rows_of(rows, publication.spec.key.literals[0]))
+        writer.write(*arguments(publication, rows))
         return writer.finish()
+
+
+def arguments(
+    publication: Publication, rows: Mapping[str, int] | Iterable[tuple[str, int]]
+) -> tuple[Any, ...]:
+    """Of `PartitionWriter.write`, for rows id -> n."""
+    rows_of = {Layout.JSON: batch, Layout.HASH: hashes}[publication.spec.layout]
+    return rows_of(rows, publication.spec.key.literals[0])
 
 
 def hashes(

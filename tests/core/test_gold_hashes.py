@@ -13,13 +13,24 @@ from nexus_redis_provider.core.errors import (
     StaleFenceError,
     SupersededError,
 )
+from nexus_redis_provider.core.gold.hashes import encode_hashes
 from nexus_redis_provider.core.gold.manifests import Layout, Mode
 from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.gold.readers import AsyncGoldDataset
+from nexus_redis_provider.core.gold.schemas import Column
 from nexus_redis_provider.core.gold.tables import publish_table
+from nexus_redis_provider.core.gold.templates import KeyTemplate
 from nexus_redis_provider.core.gold.writers import PartitionWriter
 from tests.conftest import PERMANENT
-from tests.core.gold_datasets import PERMANENT_ROWS, hashes, keyspace, spec, write
+from tests.core.gold_datasets import (
+    COLUMNS,
+    PERMANENT_ROWS,
+    dataset_keys,
+    hashes,
+    keyspace,
+    spec,
+    write,
+)
 
 
 @pytest.fixture
@@ -88,14 +99,31 @@ def test_verify_notices_a_changed_field(publication, client, dataset, namespace,
         assert dataset.verify().rows == 1
 
 
-def test_keys_that_are_repeated_are_refused(publication):
+def wide(rows):
+    """Rows of so many fields that the reply which tells their number has two digits."""
+    keys = [key for key, _ in rows]
+    numbers = pa.array([number for _, number in rows], pa.int64())
+    columns = {"id": keys} | {f"n{n}": numbers for n in range(10)}
+    schema = [COLUMNS[0], *(Column(name, "long") for name in list(columns)[1:])]
+    return encode_hashes(pa.record_batch(columns), schema, KeyTemplate.parse("{id}"))
+
+
+def test_a_second_attempt_at_wide_rows_does_not_wait(publication, client, namespace):
+    rows = [(f"k{n}", n) for n in range(100)]
+    for attempt in ("dead", "second"):
+        with PartitionWriter(publication, 0, attempt) as writer:
+            writer.write(*wide(rows))
+            report = writer.finish()
+    manifest = publication.commit([report])
+    assert client.hlen(f"{namespace}:gold:sales:{manifest.version}:k99") == 11
+
+
+def test_a_wide_row_that_is_repeated_in_a_batch_is_refused(publication):
     with PartitionWriter(publication, 0, "a") as writer:
-        writer.write(*hashes({"a": 1, "b": 1}))
-        writer.write(*hashes({"b": 2}))
-        with pytest.raises(DuplicateKeyError, match="'b'"):
+        writer.write(*wide([("a", 1), ("b", 1), ("a", None), ("b", 2), ("c", 1)]))
+        with pytest.raises(DuplicateKeyError) as caught:
             writer.finish()
-    with pytest.raises(DuplicateKeyError, match="'a'"):
-        write(publication, {"a": 1}, partition=1)
+    assert (caught.value.key, caught.value.rows) == ("a", 2)
 
 
 def test_no_field_of_a_losing_attempt_stays(publication, dataset):
@@ -106,16 +134,42 @@ def test_no_field_of_a_losing_attempt_stays(publication, dataset):
     assert dataset.get("c") is None
 
 
-def test_an_attempt_that_ends_after_the_publish_changes_nothing(publication, client, namespace):
-    slow = PartitionWriter(publication, 0, "slow").__enter__()
-    slow.write(*hashes({"a": 1}))
-    publication.commit([write(publication, {"a": 2, "b": 2}, attempt="fast")])
-    expected = keyspace(client, namespace)
-    with pytest.raises(SupersededError, match="gone"):
-        slow.write(*hashes({"b": 1, "c": 1}))
-    slow.refused(SupersededError("late", "sales"))
-    slow.__exit__(None, None, None)
-    assert keyspace(client, namespace) == expected
+def before_writing(writer, act):
+    """Act once, when the writer has looked for its keys and is about to write."""
+    execute = writer._transactions.execute
+
+    def act_and_execute(commands):
+        writer._transactions.execute = execute
+        act()
+        return execute(commands)
+
+    writer._transactions.execute = act_and_execute
+
+
+def test_a_key_that_another_partition_writes_at_once_is_refused(publication):
+    with PartitionWriter(publication, 0, "a") as writer:
+        before_writing(writer, lambda: write(publication, {"b": 2}, partition=1))
+        writer.write(*hashes({"a": 1, "b": 1}))
+        with pytest.raises(DuplicateKeyError, match="'b'"):
+            writer.finish()
+
+
+def test_a_publish_that_begins_meanwhile_costs_no_row(publication, endpoint, namespace, dataset):
+    with PartitionWriter(publication, 0, "a") as writer:
+        other = spec(namespace, layout=Layout.HASH)
+        before_writing(writer, lambda: Publication.begin(endpoint, other).abort())
+        writer.write(*hashes({"a": 1}))
+        published = publication.commit([writer.finish()])
+    assert dataset.verify() == published
+
+
+def test_a_batch_that_comes_after_the_sweep_is_not_left_behind(publication, client, namespace):
+    with PartitionWriter(publication, 0, "a") as writer:
+        before_writing(writer, publication.abort)
+        writer.write(*hashes({"a": 1, "b": 1}))
+        with pytest.raises(SupersededError, match="gone"):
+            writer.finish()
+    assert keyspace(client, namespace) == dataset_keys(namespace, "head")
 
 
 def test_rows_expire(endpoint, client, namespace):

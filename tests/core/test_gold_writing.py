@@ -24,6 +24,7 @@ from nexus_redis_provider.core.errors import (
 )
 from nexus_redis_provider.core.gold import writers
 from nexus_redis_provider.core.gold.limits import Limits
+from nexus_redis_provider.core.gold.manifests import Layout
 from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.gold.writers import PartitionWriter
@@ -33,7 +34,7 @@ from tests.conftest import PERMANENT
 from tests.core.gold_datasets import (
     PERMANENT_ROWS,
     CuttingProxy,
-    batch,
+    arguments,
     dataset_keys,
     keyspace,
     numbers,
@@ -53,17 +54,23 @@ def permanent():
 def small_pages(monkeypatch):
     """A hundred rows do for what ten thousand would show."""
     monkeypatch.setattr(writers, "_MAX_ROWS", 100)
+    monkeypatch.setattr(writers, "_WATCHED_ROWS", 100)
+
+
+@pytest.fixture(params=[Layout.JSON, Layout.HASH])
+def layout(request):
+    return request.param
 
 
 @pytest.fixture
-def publication(endpoint, namespace):
-    return Publication.begin(endpoint, spec(namespace))
+def publication(endpoint, namespace, layout):
+    return Publication.begin(endpoint, spec(namespace, layout=layout))
 
 
 def begun(publication, rows, partition=0, attempt="first"):
     """An attempt that has written these rows, whose process goes on."""
     writer = PartitionWriter(publication, partition, attempt).__enter__()
-    writer.write(*batch(rows))
+    writer.write(*arguments(publication, rows))
     writer._settle()
     return writer
 
@@ -77,7 +84,7 @@ def write_on(writer, rows, per_batch=100):
     """The rest of an attempt."""
     rows = list(rows.items())
     for start in range(0, len(rows), per_batch):
-        writer.write(*batch(rows[start : start + per_batch]))
+        writer.write(*arguments(writer._publication, rows[start : start + per_batch]))
     return writer.finish()
 
 
@@ -102,8 +109,8 @@ def test_a_key_repeated_in_a_partition_is_refused(publication, gap):
 
 def test_a_key_repeated_in_batches_of_a_partition_is_refused(publication):
     with PartitionWriter(publication, 0, "a") as writer:
-        writer.write(*batch({"a": 1, "b": 1}))
-        writer.write(*batch({"c": 1, "b": 1, "a": 1}))
+        writer.write(*arguments(publication, {"a": 1, "b": 1}))
+        writer.write(*arguments(publication, {"c": 1, "b": 1, "a": 1}))
         with pytest.raises(DuplicateKeyError) as caught:
             writer.finish()
     assert (caught.value.key in "ab", caught.value.rows) == (True, 2)
@@ -116,9 +123,9 @@ def test_a_key_repeated_in_another_partition_is_refused(publication):
 
 
 def test_a_null_key_is_refused(publication):
-    keys, values, checksum = batch({"a": 1, "b": 1})
+    keys, *rest = arguments(publication, {"a": 1, "b": 1})
     with PartitionWriter(publication, 0, "a") as writer, pytest.raises(NullKeyError) as caught:
-        writer.write(keys.take(pa.array([0, None], pa.int32())), values, checksum)
+        writer.write(keys.take(pa.array([0, None], pa.int32())), *rest)
     assert (caught.value.rows, caught.value.columns) == (1, ("id",))
 
 
@@ -165,10 +172,10 @@ def test_a_second_attempt_does_not_hide_keys_of_another_partition(publication):
 
 def test_a_key_repeated_while_a_rival_announces_it_is_refused(publication):
     with PartitionWriter(publication, 0, "first") as writer:
-        writer.write(*batch({"a": 1}))
+        writer.write(*arguments(publication, {"a": 1}))
         writer._settle()
         dead(publication, {"a": 1}, attempt="rival")
-        writer.write(*batch({"a": 2}))
+        writer.write(*arguments(publication, {"a": 2}))
         with pytest.raises(DuplicateKeyError):
             writer.finish()
 
@@ -182,7 +189,7 @@ def test_of_two_attempts_at_once_one_is_published(publication, client, namespace
     def attempt(number: int) -> None:
         with PartitionWriter(publication, 0, f"rival{number}") as writer:
             for half in halves:
-                writer.write(*batch(half))
+                writer.write(*arguments(publication, half))
             reports[number] = writer.finish()
 
     threads = [threading.Thread(target=attempt, args=(number,)) for number in range(2)]
@@ -196,13 +203,12 @@ def test_of_two_attempts_at_once_one_is_published(publication, client, namespace
 
 
 def test_a_rival_that_is_slower_changes_nothing_after_the_publish(publication, client, namespace):
-    slow = begun(publication, {"a": 1})
     other = write(publication, {"x": 2}, partition=1)
+    slow = begun(publication, {"a": 1, "x": 1})
     manifest = publication.commit([write(publication, {"a": 2, "b": 2}, attempt="fast"), other])
     expected = keyspace(client, namespace)
-    slow.write(*batch({"b": 1, "c": 1, "x": 1}))
     with pytest.raises(SupersededError, match="gone"):
-        slow.finish()
+        write_on(slow, {"b": 1, "c": 1, "x": 1})
     slow.refused(SupersededError("late", "sales"))
     assert keyspace(client, namespace) == expected
     rows = {"a": 2, "b": 2, "x": 2}
@@ -215,6 +221,13 @@ def test_a_rival_that_ends_after_the_publish_overwrites_nothing(publication, cli
     manifest = publication.commit([fast])
     with pytest.raises(SupersededError):
         slow.finish()
+    check_exact(client, namespace, manifest, {"a": 2}, ["0.fast:0"])
+
+
+def test_a_rival_that_dies_leaves_no_value_of_its_own(publication, client, namespace):
+    fast = write(publication, {"a": 2}, attempt="fast")
+    dead(publication, {"a": 1}, attempt="slow")
+    manifest = publication.commit([fast])
     check_exact(client, namespace, manifest, {"a": 2}, ["0.fast:0"])
 
 
@@ -241,7 +254,7 @@ def test_a_writer_of_an_aborted_version_stops_and_leaves_nothing(
     publication, client, namespace, wait
 ):
     with PartitionWriter(publication, 0, "a") as writer:
-        writer.write(*batch(numbers(0, 200)))
+        writer.write(*arguments(publication, numbers(0, 200)))
         if wait:
             writer._settle()
         publication.abort()
@@ -250,6 +263,7 @@ def test_a_writer_of_an_aborted_version_stops_and_leaves_nothing(
     assert keyspace(client, namespace) == dataset_keys(namespace, "head")
 
 
+@pytest.mark.parametrize("layout", [Layout.JSON])
 def test_the_last_batch_of_an_aborted_version_is_not_left_behind(publication, client, namespace):
     """The sweep reads the index page of a batch before the server reads its rows."""
     with PartitionWriter(publication, 0, "a") as writer:
@@ -264,7 +278,7 @@ def test_the_last_batch_of_an_aborted_version_is_not_left_behind(publication, cl
             writer._replies._buffer[:0] = b":1\r\n"
 
         writer._connection.send_packed_command = send_page_then_rows
-        writer.write(*batch({"a": 1, "b": 1}))
+        writer.write(*arguments(publication, {"a": 1, "b": 1}))
         writer._connection.send_packed_command = send
         assert sent == [b":1"]
         with pytest.raises(SupersededError, match="gone"):
@@ -288,11 +302,11 @@ def cutting(endpoint) -> Iterator[CuttingProxy]:
 
 def test_a_null_key_leaves_nothing_of_the_batch_before_it(publication, client, namespace):
     """Rows under way when the attempt gives up come after the sweep of another process."""
-    keys, values, checksum = batch({"z": 1})
+    keys, *rest = arguments(publication, {"z": 1})
     with PartitionWriter(publication, 0, "a") as writer:
-        writer.write(*batch(numbers(0, 100)))
+        writer.write(*arguments(publication, numbers(0, 100)))
         with pytest.raises(NullKeyError) as caught:
-            writer.write(keys.take(pa.array([None], pa.int32())), values, checksum)
+            writer.write(keys.take(pa.array([None], pa.int32())), *rest)
         writer.refused(caught.value)
         publication.abort()
     assert keyspace(client, namespace) == dataset_keys(namespace, "head")
@@ -300,9 +314,8 @@ def test_a_null_key_leaves_nothing_of_the_batch_before_it(publication, client, n
 
 @pytest.mark.parametrize("count", [3_000, 40_000, 80_000])
 def test_a_connection_that_breaks_is_told_and_the_next_attempt_publishes(
-    cutting, endpoint, client, namespace, count
+    cutting, publication, client, namespace, count
 ):
-    publication = Publication.begin(endpoint, spec(namespace))
     rows = numbers(0, 1_000, 1)
     cutting.cut_after(count)
     with pytest.raises(UnreachableError, match="cannot be reached"):
@@ -328,10 +341,10 @@ UNCHECKED = Limits(memory_margin=None)
 BIG = {f"k{n}-{'x' * 500}": n for n in range(20_000)}
 
 
-def test_a_full_server_refuses_the_rows_and_keeps_the_old_version(server):
+def test_a_full_server_refuses_the_rows_and_keeps_the_old_version(server, layout):
     with own_server(server, *FULL, "--maxmemory-policy", "noeviction") as own:
         manifest = publish(own.endpoint, {"a": 1}, spec("full"))
-        publication = Publication.begin(own.endpoint, spec("full", limits=UNCHECKED))
+        publication = Publication.begin(own.endpoint, spec("full", layout=layout, limits=UNCHECKED))
         with PartitionWriter(publication, 0, "a") as writer:
             with pytest.raises(WriteError, match="OOM") as caught:
                 write_on(writer, BIG)
@@ -361,7 +374,7 @@ def test_a_server_that_restarts_loses_the_load_and_says_so(server):
         publication = Publication.begin(own.endpoint, spec("restart"))
         report = write(publication, {"a": 1})
         with PartitionWriter(publication, 1, "a") as writer:
-            writer.write(*batch({"b": 1}))
+            writer.write(*arguments(publication, {"b": 1}))
             own.stop()
             own.start()
             with pytest.raises(UnreachableError):
@@ -377,7 +390,7 @@ def test_a_script_cache_that_is_flushed_leaves_no_row_behind(server):
     with own_server(server) as own, own.endpoint.client() as client:
         publication = Publication.begin(own.endpoint, spec("flushed"))
         with PartitionWriter(publication, 0, "a") as writer:
-            writer.write(*batch({"a": 1}))
+            writer.write(*arguments(publication, {"a": 1}))
             client.script_flush()
             with pytest.raises(WriteError, match="NOSCRIPT") as caught:
                 write_on(writer, {"b": 1})
@@ -391,7 +404,7 @@ def test_a_silent_server_costs_no_more_than_its_timeouts(server):
         patience = replace(own.endpoint, read_timeout=0.3, connect_timeout=0.3, retries=1)
         publication = Publication.begin(patience, spec("silent"))
         with PartitionWriter(publication, 0, "a") as writer:
-            writer.write(*batch({"a": 1}))
+            writer.write(*arguments(publication, {"a": 1}))
             os.kill(own.pid, signal.SIGSTOP)
             try:
                 for act in (
@@ -413,7 +426,7 @@ def test_a_lease_lives_as_long_as_its_writers_write(endpoint, client, namespace)
     staging = GoldKeys("sales", namespace).staging
     begun_at = client.zscore(staging, publication.version)
     with PartitionWriter(publication, 0, "a") as writer:
-        writer.write(*batch({"a": 1}))
+        writer.write(*arguments(publication, {"a": 1}))
         writer._settle()
         paged_at = client.zscore(staging, publication.version)
         writer.finish()

@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Self
+from typing import NoReturn, Self
 
 import redis
 
@@ -20,7 +20,7 @@ from nexus_redis_provider.core.errors import (
 from nexus_redis_provider.core.gold.pacing import Pace
 from nexus_redis_provider.core.gold.publications import Publication, staging_gone
 from nexus_redis_provider.core.gold.specs import Report
-from nexus_redis_provider.core.gold.wire import ReplyStream
+from nexus_redis_provider.core.gold.wire import Replies, ReplyStream
 from nexus_redis_provider.core.scripts import run, script
 
 
@@ -90,8 +90,7 @@ class Attempt(ABC):
             SupersededError: it was ended; nothing of this attempt is left.
         """
         if run(self._client, self._publication.renewal()) < 0:
-            self._withdraw()
-            raise staging_gone(self._spec.dataset, self._publication.version)
+            self._give_up()
 
     def refused(self, error: PublishError) -> Report:
         """The report of an attempt that gave up; ends the staging area, so that others stop too."""
@@ -124,7 +123,13 @@ class Attempt(ABC):
         except (OSError, redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
             raise UnreachableError(address_of(self._client), error) from error
 
-    def _refuse_errors(self, replies: list[tuple[int, bytes]]) -> None:
+    def _give_up(self, replies: Replies = ()) -> NoReturn:
+        """Raise why no more can be written: an error among replies, or the version is given up."""
+        self._withdraw()
+        self._refuse_errors(replies)
+        raise staging_gone(self._spec.dataset, self._publication.version)
+
+    def _refuse_errors(self, replies: Replies) -> None:
         errors = [line for _, line in replies if line.startswith(b"-")]
         if errors:
             raise WriteError(self._spec.dataset, errors[0][1:].decode(), len(errors))

@@ -16,7 +16,7 @@ from nexus_redis_provider.core.errors import DuplicateKeyError, NullKeyError, Pu
 from nexus_redis_provider.core.gold.attempts import Attempt
 from nexus_redis_provider.core.gold.buckets import Arranged, arrange, digest
 from nexus_redis_provider.core.gold.chains import BucketMap
-from nexus_redis_provider.core.gold.publications import Publication, staging_gone
+from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.gold.specs import Report
 from nexus_redis_provider.core.gold.sweeping import remove_attempt
 from nexus_redis_provider.core.gold.wire import (
@@ -184,8 +184,7 @@ class BucketWriter(Attempt):
                 "EVALSHA", script(self.script).sha, *self._registration(rows)
             )
         if not staged:
-            self._withdraw()
-            raise staging_gone(self._spec.dataset, self._publication.version)
+            self._give_up()
 
     def _count_all(self, arranged: Arranged) -> None:
         """Count rows that are there, sent or not."""
@@ -216,10 +215,7 @@ class BucketWriter(Attempt):
             staged = self._replies.line()
             wrong = self._replies.differing(due)
             if staged != b":1" or wrong:
-                self._withdraw()
-                lines = [staged, *(line for _, line in wrong)]
-                self._refuse_errors([(0, line) for line in lines if line.startswith(b"-")])
-                raise staging_gone(self._spec.dataset, self._publication.version)
+                self._give_up([(0, staged), *wrong])
             self._rows += rows
 
     def _most_rows(self) -> int:

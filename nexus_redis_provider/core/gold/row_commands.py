@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +17,9 @@ from nexus_redis_provider.core.gold.rows import encode_rows
 from nexus_redis_provider.core.gold.wire import (
     NULL,
     OK,
+    Replies,
     hash_commands,
+    key_commands,
     multi_set_commands,
     set_commands,
 )
@@ -51,7 +54,8 @@ class RowBatch:
         """All but some of the rows."""
         if not positions:
             return self
-        return self.take([place for place in range(len(self)) if place not in positions])
+        gone = set(positions)
+        return self.take([place for place in range(len(self)) if place not in gone])
 
     def names(self) -> list[bytes]:
         """The keys, without prefix."""
@@ -78,17 +82,18 @@ class Commands:
     kept: bytes | None = None
     steps: int = 1
 
-    def rows_of(self, command: int, batch: RowBatch) -> range:
-        """Positions of the rows that a command writes."""
-        first = command // self.steps * self.rows
-        return range(first, min(first + self.rows, len(batch)))
+    def rows_of(self, replies: Replies, batch: RowBatch) -> list[int]:
+        """Positions of the rows to whose commands these are the replies, in order."""
+        firsts = sorted({place // self.steps * self.rows for place, _ in replies})
+        ranges = [range(first, min(first + self.rows, len(batch))) for first in firsts]
+        return list(chain.from_iterable(ranges))
 
 
 class RowFormat(ABC):
     """How rows stand in Redis that have a key each.
 
     Attributes:
-        adds_only: whether `add` leaves alone what is there; else a batch needs a WATCH.
+        adds_only: whether `add` leaves alone what is there; else who adds has to look before.
     """
 
     adds_only: bool
@@ -101,6 +106,12 @@ class RowFormat(ABC):
     @abstractmethod
     def add(self, batch: RowBatch, *, one_by_one: bool = False) -> Commands:
         """Commands that write rows whose keys are not there, and tell of those that are."""
+
+    def look(self, batch: RowBatch, at_once: int) -> Commands:
+        """Commands that tell of so many keys each whether none of them is there."""
+        stream = memoryview(key_commands("EXISTS", self._prefix, batch.keys, at_once))
+        count = -(-len(batch) // at_once)
+        return Commands(stream, at_once, count, b":0\r\n" * count)
 
     @abstractmethod
     def replace(self, batch: RowBatch) -> Commands:
@@ -147,7 +158,10 @@ class HashRows(RowFormat):
     adds_only = False
 
     def add(self, batch: RowBatch, *, one_by_one: bool = False) -> Commands:
-        """Commands that write rows; each replies how many of its fields were not there."""
+        """Commands that write rows; each replies how many of its fields were not there.
+
+        So that tells of keys that are repeated, but has written over the row that was there.
+        """
         return self._commands(batch, anew=False)
 
     def replace(self, batch: RowBatch) -> Commands:

@@ -7,7 +7,7 @@ looked at.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -20,6 +20,8 @@ OK = b"+OK\r\n"
 NULL = b"$-1\r\n"
 QUEUED = b"+QUEUED\r\n"
 _PIECE = 1 << 20
+Replies = Sequence[tuple[int, bytes]]
+"""Position and line of each reply that is not as it should be."""
 
 
 def command(*arguments: bytes | str | int) -> bytes:
@@ -194,16 +196,15 @@ def _name(prefix: str, keys: pa.StringArray) -> tuple[object, ...]:
     return "$", pc.cast(lengths, pa.string()), f"\r\n{prefix}", keys
 
 
-def unlink_commands(
-    prefix: str, keys: pa.StringArray, per_command: int
-) -> list[bytes | memoryview]:
-    """`UNLINK prefix+key ...`: the head and the keys of each command in turn."""
+def key_commands(verb: str, prefix: str, keys: pa.StringArray, per_command: int) -> bytes:
+    """`verb prefix+key ...` of so many keys at a time, the last of what is left."""
     frames = _names(prefix, keys)
     parts: list[bytes | memoryview] = []
     for start in range(0, len(keys), per_command):
         end = min(start + per_command, len(keys))
-        parts += [b"*%d\r\n$6\r\nUNLINK\r\n" % (1 + end - start), _stream(frames, start, end)]
-    return parts
+        head = f"*{1 + end - start}\r\n${len(verb)}\r\n{verb}\r\n".encode()
+        parts += [head, _stream(frames, start, end)]
+    return b"".join(parts)
 
 
 def joined(frames: pa.BinaryArray) -> memoryview:
@@ -244,9 +245,11 @@ class ReplyStream:
         header = self.line()
         return None if header == NULL[:-2] else self.line()
 
-    def differing(self, due: bytes) -> list[tuple[int, bytes]]:
-        """Read as many one-line replies as `due` has; position and line of each that differs."""
-        while len(self._buffer) < len(due) and b"-" not in self._buffer:
+    def differing(self, due: bytes) -> Replies:
+        """Read as many one-line replies as `due` has; those that differ."""
+        count = due.count(b"\r\n")
+        # Lines that differ may be shorter: then there are as many before there are as many bytes.
+        while len(self._buffer) < len(due) and self._buffer.count(b"\r\n") < count:
             self._receive()
         if self._buffer[: len(due)] == due:
             del self._buffer[: len(due)]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
+from typing import Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,17 +22,16 @@ from nexus_redis_provider.core.gold.attempts import Attempt
 from nexus_redis_provider.core.gold.manifests import Mode
 from nexus_redis_provider.core.gold.pages import encode_page
 from nexus_redis_provider.core.gold.publications import Publication, staging_gone
-from nexus_redis_provider.core.gold.row_commands import Commands, RowBatch, row_format
+from nexus_redis_provider.core.gold.row_commands import ROWS_AT_ONCE, Commands, RowBatch, row_format
 from nexus_redis_provider.core.gold.specs import Report
 from nexus_redis_provider.core.gold.sweeping import page_keys, staged_attempts, unlink
-from nexus_redis_provider.core.gold.wire import OK, QUEUED, command, slices
+from nexus_redis_provider.core.gold.transactions import Condition, Transactions
+from nexus_redis_provider.core.gold.wire import command, slices
 from nexus_redis_provider.core.scripts import script
 
 _MAX_ROWS = 10_000
-_UPSERT_ROWS = 2_000
+_WATCHED_ROWS = 2_000  # A transaction keeps all others waiting.
 _DAY = 86400
-_Check = tuple[str, bytes, Callable[[bytes | None], None]]
-"""A key to watch, a command about it, and what raises where its reply permits no write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,11 @@ class PartitionWriter(Attempt):
         upsert = self._spec.mode is Mode.UPSERT
         self._prefix = "" if upsert else self._keys.row_prefix(publication.version)
         self._format = row_format(self._spec.layout, self._prefix, publication.expires_ms)
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self._transactions = Transactions(self._connection, self._replies, self._refuse_errors)
+        return self
 
     def write(
         self,
@@ -127,7 +132,8 @@ class PartitionWriter(Attempt):
         )
 
     def _most_rows(self) -> int:
-        return _UPSERT_ROWS if self._spec.mode is Mode.UPSERT else _MAX_ROWS
+        watched = self._spec.mode is Mode.UPSERT or not self._format.adds_only
+        return _WATCHED_ROWS if watched else _MAX_ROWS
 
     def _end(self) -> None:
         if self._under_way:  # The attempt ends early; a sweep may miss these rows.
@@ -143,21 +149,38 @@ class PartitionWriter(Attempt):
             self._pace.weigh(len(batch), names, [page])
 
     def _stage_watched(self, batch: RowBatch) -> None:
-        """Write rows over what may be there, unless the version was published meanwhile."""
+        """Write rows whose keys are not there, unless the version was published meanwhile."""
         with self._paced(len(batch), batch.keys.nbytes + batch.values.nbytes):
             self._pages += 1
-            nothing = Commands(memoryview(b""), 1, 0, b"")
-            self._send(
-                _Sent(batch.take([]), nothing, self._pages - 1, batch.keys), announced=len(batch)
-            )
-            self._settle()
-            self._unsure.append(batch)
-            commands = self._format.add(batch)
-            unusual = self._write_watched(commands, [self._lease_check])
-        there = {row for at, _ in unusual for row in commands.rows_of(at, batch)}
-        if there:
-            self._conflicts.append(batch.take(sorted(there)))
+            page = self._page(self._pages - 1, batch.keys, announced=len(batch))
+            self._connection.send_packed_command([page], check_health=False)
+            if (staged := self._replies.line()) != b":1":
+                self._give_up([(0, staged)])
+            self._unsure.clear()
+            written = None
+            while written is None:
+                self._transactions.watch([self._lease])
+                there = self._existing(batch, ROWS_AT_ONCE)
+                new = batch.without(there)
+                commands = self._format.add(new)
+                written = self._transactions.execute(commands)
+        # Keys that the batch has twice, or that a rival wrote since they were looked for.
+        late = commands.rows_of(written, new)
+        self._unsure.append(new.without(late))
+        found = (batch.take(there), new.take(late))
+        self._conflicts += [conflicts for conflicts in found if len(conflicts)]
         self._rows += len(batch)
+
+    def _existing(self, batch: RowBatch, at_once: int) -> list[int]:
+        """Positions of rows whose keys are there: most often none, which few questions tell."""
+        questions = self._format.look(batch, at_once)
+        self._connection.send_packed_command(slices(questions.stream), check_health=False)
+        unusual = self._replies.differing(questions.due)
+        self._refuse_errors(unusual)
+        rows = questions.rows_of(unusual, batch)
+        if at_once > 1 and rows:
+            return [rows[place] for place in self._existing(batch.take(rows), 1)]
+        return rows
 
     def _stage_added(self, batch: RowBatch) -> None:
         sent = _Sent(batch, self._format.add(batch), self._pages, batch.keys)
@@ -168,18 +191,22 @@ class PartitionWriter(Attempt):
 
     def _send(self, sent: _Sent, *, announced: int) -> None:
         """Send an index page, and rows that are on it; so many are not announced yet."""
-        page = command(
-            *("EVALSHA", script("stage_page").sha, 3, self._keys.staging),
-            *(self._keys.attempts(self._publication.version), self._page_name(sent.page)),
-            *(self._publication.version, self._attempt, self._pages),
-            *(encode_page(sent.listed), to_ms(self._spec.staging_lease, "staging_lease")),
-            *(announced, self._publication.expires_ms or ""),
-        )
+        page = self._page(sent.page, sent.listed, announced=announced)
         # No health check: it would read a reply that is not its own.
         self._connection.send_packed_command(
             [page, *slices(sent.commands.stream)], check_health=False
         )
         self._under_way.append(sent)
+
+    def _page(self, number: int, keys: pa.StringArray, *, announced: int) -> bytes:
+        """The command that registers an index page."""
+        return command(
+            *("EVALSHA", script("stage_page").sha, 3, self._keys.staging),
+            *(self._keys.attempts(self._publication.version), self._page_name(number)),
+            *(self._publication.version, self._attempt, self._pages),
+            *(encode_page(keys), to_ms(self._spec.staging_lease, "staging_lease")),
+            *(announced, self._publication.expires_ms or ""),
+        )
 
     def _page_name(self, number: int) -> str:
         return self._keys.page(self._publication.version, self._attempt, number)
@@ -191,18 +218,16 @@ class PartitionWriter(Attempt):
             commands, batch = sent.commands, sent.batch
             staged = self._replies.line()
             unusual = self._replies.differing(commands.due)
-            unwritten = {row for at, _ in unusual for row in commands.rows_of(at, batch)}
+            unwritten = commands.rows_of(unusual, batch)
             if staged == b":1":
                 # No sweep had begun when the batch before was complete; one will find that.
                 self._unsure.clear()
             self._unsure.append(batch.without(unwritten))
             if staged != b":1" or any(line != commands.kept for _, line in unusual):
-                self._withdraw()
-                self._refuse_errors([(0, staged)] if staged.startswith(b"-") else unusual)
-                raise staging_gone(self._spec.dataset, self._publication.version)
+                self._give_up([(0, staged), *unusual])
             self._rows += len(batch) - len(unwritten)
             if unwritten:
-                self._set_aside(sent, batch.take(sorted(unwritten)))
+                self._set_aside(sent, batch.take(unwritten))
 
     def _set_aside(self, sent: _Sent, unwritten: RowBatch) -> None:
         """Rows of which some were there: tell which, by writing each of the others alone."""
@@ -215,14 +240,13 @@ class PartitionWriter(Attempt):
 
     def _upsert(self, batch: RowBatch) -> None:
         """Write a batch unless a newer fencing token has come, or a later run of a micro-batch."""
-        checks: list[_Check] = [
-            (self._keys.fence, command("GET", self._keys.fence), self._check_fence)
-        ]
+        fence = command("GET", self._keys.fence)
+        conditions = [Condition(self._keys.fence, fence, self._check_fence)]
         if claim := self._publication.claim:
             held = command("HGET", self._keys.head, claim.field)
-            checks.append((self._keys.head, held, self._check_claim))
+            conditions.append(Condition(self._keys.head, held, self._check_claim))
         with self._paced(len(batch), batch.keys.nbytes + batch.values.nbytes):
-            self._write_watched(self._format.replace(batch), checks)
+            self._transactions.perform(self._format.replace(batch), conditions)
         self._count(len(batch))
         self._rows += len(batch)
 
@@ -235,34 +259,6 @@ class PartitionWriter(Attempt):
             pipeline.expire(name, _DAY)
             pipeline.execute()
 
-    def _write_watched(
-        self, commands: Commands, checks: Sequence[_Check]
-    ) -> list[tuple[int, bytes]]:
-        """Write rows, over some that are there, where the replies to questions permit it.
-
-        WATCH makes it one step. Returns position and line of each reply that was not due.
-        """
-        keys, questions, permit = zip(*checks, strict=True)
-        written = False
-        while not written:
-            self._connection.send_packed_command(
-                [command("WATCH", *keys), *questions], check_health=False
-            )
-            self._refuse_errors(self._replies.differing(OK))
-            for check, reply in [(check, self._replies.bulk()) for check in permit]:
-                check(reply)
-            self._connection.send_packed_command(
-                [command("MULTI"), *slices(commands.stream), command("EXEC")], check_health=False
-            )
-            self._refuse_errors(self._replies.differing(OK))
-            refused = self._replies.differing(QUEUED * commands.count)
-            header = self._replies.line()
-            self._refuse_errors(refused or [(0, header)])
-            written = header != b"*-1"
-        unusual = self._replies.differing(commands.due)
-        self._refuse_errors(unusual)
-        return unusual
-
     def _check_fence(self, stored: bytes | None) -> None:
         fence = self._spec.fence
         if stored is not None and (fence is None or fence < int(stored)):
@@ -274,15 +270,14 @@ class PartitionWriter(Attempt):
             raise staging_gone(self._spec.dataset, self._publication.version)
 
     @property
-    def _lease_check(self) -> _Check:
+    def _lease(self) -> Condition:
         # Every publish touches the head, so that no row of a published version is changed.
         lease = command("ZSCORE", self._keys.staging, self._publication.version)
-        return self._keys.head, lease, self._check_lease
+        return Condition(self._keys.head, lease, self._check_lease)
 
     def _check_lease(self, deadline: bytes | None) -> None:
         if deadline in (None, b"0"):
-            self._withdraw()
-            raise staging_gone(self._spec.dataset, self._publication.version)
+            self._give_up()
 
     def _settle_conflicts(self) -> None:
         """Keys that were there already: repeated, or those of another attempt at this partition.
@@ -300,7 +295,7 @@ class PartitionWriter(Attempt):
         if repeated:
             raise DuplicateKeyError(self._spec.dataset, repeated[0].decode(), len(repeated))
         for batch in self._conflicts:
-            self._write_watched(self._format.replace(batch), [self._lease_check])
+            self._transactions.perform(self._format.replace(batch), [self._lease])
             self._unsure.append(batch)
 
     def _pages_of_others(self, *, siblings: bool) -> Iterator[list[bytes]]:
