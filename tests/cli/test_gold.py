@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -14,8 +13,9 @@ import redis
 
 from nexus_redis_provider.cli.gold_documents import row_document
 from nexus_redis_provider.cli.gold_tables import _size, _type
-from nexus_redis_provider.core.gold.manifests import Manifest, Mode
+from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.publications import Publication
+from nexus_redis_provider.core.gold.row_commands import row_encoder
 from nexus_redis_provider.core.gold.schemas import Column
 from nexus_redis_provider.core.gold.templates import KeyTemplate
 from nexus_redis_provider.core.gold.writers import PartitionWriter
@@ -30,7 +30,16 @@ TYPED = (
     Column("price", "decimal(10,2)"),
     Column("tags", {"type": "array", "elementType": "string", "containsNull": True}),
 )
-DAY = '{"string":"a|b","date":"2026-11-23","integer":-5,"boolean":true,"price":1.50,"tags":["x"]}'
+ROW = pa.record_batch(
+    {
+        "string": ["a|b"],
+        "date": [date(2026, 11, 23)],
+        "integer": pa.array([-5], pa.int32()),
+        "boolean": [True],
+        "price": pa.array([Decimal("1.50")], pa.decimal128(10, 2)),
+        "tags": [["x"]],
+    }
+)
 KEY = ("a|b", "2026-11-23", "-5", "true")
 
 
@@ -60,23 +69,30 @@ def begin(endpoint, namespace: str) -> Begin:
     return lambda **options: Publication.begin(endpoint, spec(namespace, **options))
 
 
+LAYOUTS = pytest.mark.parametrize("layout", [Layout.JSON, Layout.HASH])
+
+
 @pytest.fixture
-def typed(endpoint, namespace: str) -> Manifest:
+def layout() -> Layout:
+    return Layout.JSON
+
+
+@pytest.fixture
+def typed(endpoint, namespace: str, layout: Layout) -> Manifest:
     """A dataset whose key is of four types."""
     typed = spec(
         namespace,
         KeyTemplate.of_columns(TYPES).text,
         dataset="typed",
         columns=TYPED,
+        layout=layout,
         lineage={"dag_id": "sales"},
         ttl=3600,
         fence=7,
     )
     publication = Publication.begin(endpoint, typed)
-    name = typed.key.render(("a|b", date(2026, 11, 23), -5, True))
-    checksum = zlib.crc32(f"{name}\0{DAY}".encode())
     with PartitionWriter(publication, 0, "a") as writer:
-        writer.write(pa.array([name]), pa.array([DAY]), checksum)
+        writer.write(*row_encoder(layout)(ROW, TYPED, typed.key))
         return publication.commit([writer.finish()])
 
 
@@ -159,7 +175,8 @@ def test_many_datasets(client: redis.Redis, call: Call, namespace: str) -> None:
     assert [one["dataset"] for one in call("gold", "list", "--json").json] == names
 
 
-def test_show(call: Call, typed: Manifest) -> None:
+@LAYOUTS
+def test_show(call: Call, typed: Manifest, layout: Layout) -> None:
     out = call("gold", "show", "typed").out
     lines = [" ".join(line.split()) for line in out.splitlines()]
     for line in (
@@ -167,7 +184,7 @@ def test_show(call: Call, typed: Manifest) -> None:
         f"live version {typed.version}",
         "key {string}|{date}|{integer}|{boolean}",
         "mode snapshot",
-        "layout json",
+        f"layout {layout}",
         "rows 1",
         f"bytes {typed.bytes}",
         f"checksum {typed.checksum}",
@@ -278,6 +295,7 @@ def test_sweep(call: Call, put: Publish, endpoint, namespace: str, client: redis
     assert not list(client.scan_iter(f"{namespace}*{left[0]}*", count=1000))
 
 
+@LAYOUTS
 def test_get(call: Call, typed: Manifest) -> None:
     ran = call("gold", "get", "typed", *KEY)
     assert (ran.code, ran.err) == (0, "")

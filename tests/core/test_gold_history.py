@@ -22,7 +22,7 @@ from nexus_redis_provider.core.gold.history import (
     rollback_from,
     versions,
 )
-from nexus_redis_provider.core.gold.manifests import Mode
+from nexus_redis_provider.core.gold.manifests import Layout, Mode
 from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.gold.sweeping import sweep
@@ -159,8 +159,9 @@ def test_back_step_by_step(back, published, a):
     assert a() == 1
 
 
-def test_back_to_a_version_and_forth_again(client, namespace, back, published, a):
-    one, _, three = published(3)
+@pytest.mark.parametrize("layout", [Layout.JSON, Layout.HASH])
+def test_back_to_a_version_and_forth_again(client, namespace, back, published, a, layout):  # noqa: PLR0917
+    one, _, three = published(3, layout=layout)
     assert (back(one.version), a()) == (one, 1)
     marks = [one.is_rolled_back for one in versions(client, "sales", namespace=namespace)]
     assert marks == [True, True, False]

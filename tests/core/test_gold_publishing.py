@@ -29,6 +29,7 @@ from nexus_redis_provider.core.scripts import run
 from tests.conftest import PERMANENT
 from tests.core.gold_datasets import (
     PERMANENT_ROWS,
+    arguments,
     batch,
     dataset_keys,
     keyspace,
@@ -196,12 +197,13 @@ def test_abort_after_the_publish_does_nothing(endpoint, client, namespace):
     assert GoldDataset(client, "sales", namespace=namespace).verify() == manifest
 
 
+@pytest.mark.parametrize("layout", [Layout.JSON, Layout.HASH])
 def test_the_next_publish_sweeps_what_a_dead_publisher_left(
-    endpoint, client, namespace, wait_until
+    endpoint, client, namespace, wait_until, layout
 ):
-    dead = Publication.begin(endpoint, spec(namespace, staging_lease=0.2))
+    dead = Publication.begin(endpoint, spec(namespace, layout=layout, staging_lease=0.2))
     with PartitionWriter(dead, 0, "a") as writer:
-        writer.write(*batch(numbers(0, 3000)))
+        writer.write(*arguments(dead, numbers(0, 3000)))
         writer._settle()
     assert len(keyspace(client, namespace)) == 3000 + 5  # head, staging, attempts, two pages
     wait_until(lambda: leases_are_over(client, namespace))

@@ -133,9 +133,11 @@ def test_rows_of_a_task(run_dag: Any, dataset: GoldDataset) -> None:
     [SALES, tuple(SALES), pa.Table.from_pylist(SALES), pa.Table.from_pylist(SALES).to_pandas()],
     ids=["dicts", "tuple", "arrow", "pandas"],
 )
-def test_forms_of_rows(rows: Any, publish: Any, dataset: GoldDataset) -> None:
-    assert publish(rows=rows)["rows"] == 2
+@pytest.mark.parametrize("layout", ["json", "hash"])
+def test_forms_of_rows(rows: Any, layout: str, publish: Any, dataset: GoldDataset) -> None:
+    assert publish(rows=rows, layout=layout)["rows"] == 2
     assert dataset.get("b") == {"id": "b", "n": 2}
+    assert dataset.verify().layout == layout
 
 
 def test_a_query_of_many_rows(source: Any, publish: Any, dataset: GoldDataset) -> None:
