@@ -16,7 +16,7 @@ from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.gold.specs import Spec
 from nexus_redis_provider.embedded import EmbeddedServer, find_server, find_wheel_server
 from tests.conftest import need_server
-from tests.core.gold_datasets import spec
+from tests.core.gold_datasets import CuttingProxy, spec
 from tests.core.lock_calls import Perform, performing
 
 SERVERS = {"path": find_server, "wheel": find_wheel_server}
@@ -84,6 +84,13 @@ class LossyProxy:
 @pytest.fixture
 def proxy(server: EmbeddedServer) -> Iterator[LossyProxy]:
     proxy = LossyProxy(server.endpoint.nodes[0])
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def cutting(endpoint: Endpoint) -> Iterator[CuttingProxy]:
+    proxy = CuttingProxy(endpoint)
     yield proxy
     proxy.close()
 

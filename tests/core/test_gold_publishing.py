@@ -426,6 +426,23 @@ def test_what_cannot_be_swept_after_the_publish_does_not_fail_it(endpoint, clien
     assert len([key for key in keyspace(client, namespace) if ":gold:sales:" in key]) == 2
 
 
+def test_a_line_that_breaks_while_it_sweeps_does_not_fail_the_publish(
+    cutting, endpoint, client, namespace
+):
+    old = publish(endpoint, numbers(0, 1000), spec(namespace, keep=0))
+    publication = Publication.begin(cutting.endpoint, spec(namespace, keep=0))
+    report = write(publication, ONE)
+    cutting.cut_after(20_000)  # Only the removal of rows sends so much.
+    manifest = publication.commit([report])
+    assert cutting.cuts == 1
+    assert GoldDataset(client, "sales", namespace=namespace).verify() == manifest
+    assert keyspace(client, namespace) >= version_keys(namespace, old.version, ())
+    last = publish(endpoint, TWO, spec(namespace, keep=0))
+    assert keyspace(client, namespace) == dataset_keys(
+        namespace, "head", "versions"
+    ) | version_keys(namespace, last.version, TWO)
+
+
 def test_a_clock_that_was_set_back_retires_no_new_version(endpoint, client, namespace):
     first = publish(endpoint, ONE, spec(namespace))
     later = first.published_ms + 3_600_000

@@ -33,7 +33,6 @@ from nexus_redis_provider.embedded import EmbeddedServer
 from tests.conftest import PERMANENT
 from tests.core.gold_datasets import (
     PERMANENT_ROWS,
-    CuttingProxy,
     arguments,
     dataset_keys,
     keyspace,
@@ -291,13 +290,6 @@ def test_an_attempt_that_is_refused_stops_the_others_before_they_read(publicatio
         failing.refused(PublishError("the cause", "sales"))
     with PartitionWriter(publication, 1, "a") as other, pytest.raises(SupersededError):
         other.check_staged()
-
-
-@pytest.fixture
-def cutting(endpoint) -> Iterator[CuttingProxy]:
-    proxy = CuttingProxy(endpoint)
-    yield proxy
-    proxy.close()
 
 
 def test_a_null_key_leaves_nothing_of_the_batch_before_it(publication, client, namespace):

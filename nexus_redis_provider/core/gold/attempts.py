@@ -8,13 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn, Self
 
-import redis
-
-from nexus_redis_provider.core.endpoint import address_of, translated_errors
+from nexus_redis_provider.core.endpoint import translated_errors
 from nexus_redis_provider.core.errors import (
     NexusRedisError,
     PublishError,
-    UnreachableError,
     WriteError,
 )
 from nexus_redis_provider.core.gold.pacing import Pace
@@ -65,7 +62,7 @@ class Attempt(ABC):
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(NexusRedisError), self._connected():
+        with suppress(NexusRedisError), translated_errors(self._client):
             self._end()
             self._pace.close()
         self._connection.disconnect()
@@ -115,13 +112,6 @@ class Attempt(ABC):
         """Where connections that write are limited, have none for as long as others write."""
         if self._spec.limits.max_writers is not None:
             self._connection.disconnect()  # It connects again by itself.
-
-    @contextmanager
-    def _connected(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
-            raise UnreachableError(address_of(self._client), error) from error
 
     def _give_up(self, replies: Replies = ()) -> NoReturn:
         """Raise why no more can be written: an error among replies, or the version is given up."""

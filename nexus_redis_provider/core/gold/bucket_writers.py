@@ -86,7 +86,7 @@ class BucketWriter(Attempt):
             PublishError: the data, or the publish, is refused.
             UnreachableError: the connection broke; nothing more can be written by this attempt.
         """
-        with self._connected():
+        with translated_errors(self._client):
             if self._parts:
                 self._write_all(self._arranged())
         self.check_staged()

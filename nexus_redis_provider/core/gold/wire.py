@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from redis import exceptions
 
 if TYPE_CHECKING:
     import redis
@@ -225,7 +226,10 @@ def slices(stream: memoryview) -> list[memoryview]:
 
 
 class ReplyStream:
-    """The replies on a RESP2 connection, read in bulk from its socket."""
+    """The replies on a RESP2 connection, read in bulk from its socket.
+
+    What it raises when the line breaks, or no reply comes in time, are redis-py's errors.
+    """
 
     def __init__(self, connection: redis.Connection) -> None:
         """Read from a connected connection that has no unread replies."""
@@ -260,7 +264,12 @@ class ReplyStream:
     def _receive(self) -> None:
         # redis-py has no public way to read raw replies. Once disconnected, there is no socket.
         socket = self._connection._sock  # noqa: SLF001
-        chunk = socket and socket.recv(1 << 16)
+        try:
+            chunk = socket and socket.recv(1 << 16)
+        except TimeoutError as error:
+            raise exceptions.TimeoutError("no reply in time") from error
+        except OSError as error:
+            raise exceptions.ConnectionError(str(error)) from error
         if not chunk:
-            raise ConnectionError("the server closed the connection")
+            raise exceptions.ConnectionError("the server closed the connection")
         self._buffer += chunk

@@ -102,7 +102,7 @@ class PartitionWriter(Attempt):
         self._spec.limits.check_values(self._spec.dataset, keys, values)
         put = self._upsert if self._spec.mode is Mode.UPSERT else self._stage
         start = 0
-        with self._connected():
+        with translated_errors(self._client):
             while start < len(keys):
                 step = self._pace.rows
                 columns = (_compact(keys, start, step), _compact(values, start, step))
@@ -117,7 +117,7 @@ class PartitionWriter(Attempt):
         Raises:
             PublishError, UnreachableError: as `write`.
         """
-        with self._connected():
+        with translated_errors(self._client):
             self._settle()
             if self._conflicts:
                 self._settle_conflicts()
