@@ -9,10 +9,14 @@ from typing import Any
 import redis
 import redis.asyncio
 from redis.exceptions import RedisError, ResponseError
+from redis.utils import HIREDIS_AVAILABLE
 
 from nexus_redis_provider.core.clusters import client_of, groups_of, is_spread
 from nexus_redis_provider.core.endpoint import address_of, translated, translated_errors
 from nexus_redis_provider.core.errors import UnreachableError
+
+if HIREDIS_AVAILABLE:
+    import hiredis
 
 
 def exchange(client: redis.Redis, *words: str | bytes | int) -> Any:
@@ -38,13 +42,12 @@ def execute_all(client: redis.Redis, commands: Sequence[Sequence[Any]]) -> list[
     """
     if is_spread(client):
         return _execute_spread(client, commands)
-    packed = list(map(tuple, commands))
     try:
         with own_connection(client) as connection:
 
             def once() -> list[Any]:
-                connection.send_packed_command(connection.pack_commands(packed))
-                return [reply_of(connection) for _ in packed]
+                connection.send_packed_command(_packed(connection, commands))
+                return [reply_of(connection) for _ in commands]
 
             replies = connection.retry.call_with_retry(once, lambda _: connection.disconnect())
             for reply in replies:
@@ -54,6 +57,17 @@ def execute_all(client: redis.Redis, commands: Sequence[Sequence[Any]]) -> list[
         raise translated(address_of(client), error) from error
     found: list[Any] = replies
     return found
+
+
+def _packed(connection: Any, commands: Sequence[Sequence[Any]]) -> list[bytes]:
+    """Commands in RESP. What redis-py does beside what hiredis does takes five times as long."""
+    rows = map(tuple, commands)
+    packed: list[bytes] = (
+        [b"".join(map(hiredis.pack_command, rows))]
+        if HIREDIS_AVAILABLE
+        else connection.pack_commands(rows)
+    )
+    return packed
 
 
 def _execute_spread(client: Any, commands: Sequence[Sequence[Any]]) -> list[Any]:
@@ -77,7 +91,7 @@ def _asked_at_once(client: Any, commands: Sequence[Sequence[Any]]) -> list[Any]:
         asked = []
         for node, places in groups_of(client, list(map(_key, commands))).items():
             one = stack.enter_context(own_connection(client_of(client, node)))
-            one.send_packed_command(one.pack_commands([tuple(commands[at]) for at in places]))
+            one.send_packed_command(_packed(one, [commands[at] for at in places]))
             asked.append((one, places))
         for one, places in asked:
             for place in places:

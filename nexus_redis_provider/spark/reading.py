@@ -27,6 +27,7 @@ from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import NotPublishedError, SchemaError
 from nexus_redis_provider.core.gold.arrays import array_of
 from nexus_redis_provider.core.gold.hashes import field_decoder
+from nexus_redis_provider.core.gold.layouts import version_of
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest
 from nexus_redis_provider.core.gold.parts import (
     Part,
@@ -145,7 +146,7 @@ class GoldReader(DataSourceReader):
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         assert isinstance(partition, _Partition)  # noqa: S101 - for mypy; Spark hands back ours
         manifest = _narrowed(self._manifest, self._schema)
-        decode = _batch_decoder(Version.of(self._keys, manifest), self._schema)
+        decode = _batch_decoder(version_of(self._keys, manifest), self._schema)
         with self._endpoint.client() as client:
             for rows in read_part(client, self._keys, manifest, partition.part):
                 if rows:
@@ -227,7 +228,7 @@ def _batch_decoder(version: Version, schema: StructType) -> _BatchDecoder:
         return _fields_decoder(version.manifest, wanted)
 
     def by_values(rows: Sequence[_Row]) -> pa.RecordBatch:
-        values = [version.row(*row) for row in rows]
+        values = version.rows(*zip(*rows, strict=True))
         arrays = [
             array_of([row[field.name] for row in values], types[field.name], field.type)
             for field in wanted

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from nexus_redis_provider.core import exchanges
 from nexus_redis_provider.core.errors import ConfigurationError, GoldError, NotPublishedError
 from nexus_redis_provider.core.gold import readers, talks
 from nexus_redis_provider.core.gold.history import rollback
@@ -250,7 +251,8 @@ def test_an_overlay_that_was_removed_is_not_one_that_says_nothing(endpoint, clie
 
 @pytest.mark.parametrize("protocol", [2, 3])
 @pytest.mark.parametrize("layout", list(Layout))
-def test_readers_speak_either_protocol(endpoint, namespace, layout, protocol):
+def test_readers_speak_either_protocol(endpoint, namespace, layout, protocol, monkeypatch):
+    monkeypatch.setattr(exchanges, "HIREDIS_AVAILABLE", protocol == 3)
     publish_as = publish_packed if layout is Layout.PACKED else publish
     publish_as(endpoint, numbers(0, 300, 7), spec(namespace, layout=layout))
     with endpoint.client(protocol=protocol) as own:

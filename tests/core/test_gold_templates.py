@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime
+from enum import Enum
 
 import pytest
 from hypothesis import assume, example, given
@@ -44,6 +45,40 @@ def test_different_keys_render_differently(case):
     except ConfigurationError:
         assume(False)
     assert (template.render(one) == template.render(other)) == (one == other)
+
+
+class Colour(str, Enum):  # noqa: UP042 - formatting gives its name, not its text
+    RED = "r|%"
+
+
+PARTS = st.sampled_from(
+    ["", "a", "a|b", "%", "{}", "é:", 1, -7, True, False, date(2013, 1, 2), Colour.RED]
+)
+
+
+@given(st.lists(st.tuples(PARTS, PARTS), max_size=4), st.data())
+def test_many_keys_are_rendered_as_each_alone(keys, data):
+    """In whatever form, and whatever others are with it."""
+    template = KeyTemplate.parse("x{a}|{b}:")
+    forms = (tuple, list, lambda key: dict(zip("ba", reversed(key), strict=True)))
+    mixed = [data.draw(st.sampled_from(forms))(key) for key in keys]
+    assert template.render_all(mixed) == [template.render(key) for key in keys]
+    expected = [f"x{part(a)}|{part(b)}:" for a, b in keys]
+    assert template.render_all(keys) == expected
+    single = [a for a, _ in keys]
+    assert KeyTemplate.parse("{a}").render_all(single) == [part(a, escape=False) for a in single]
+
+
+def part(value, *, escape=True):
+    """What a value is in a key, said in the plainest way."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case str() if escape:
+            return "".join(f"%{ord(c):02X}" if c in "%|" else c for c in value)
+        case Enum():
+            return value.value
+    return str(value)
 
 
 @pytest.mark.parametrize("separator", ["%", "3", "A", "F|", "%|", "0:"])

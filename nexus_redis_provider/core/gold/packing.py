@@ -20,7 +20,8 @@ import json
 import struct
 from collections.abc import Callable, Sequence
 from decimal import Context, Decimal
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 from typing import TYPE_CHECKING, Any
 
 from nexus_redis_provider.core.gold.calendars import date_of, timestamp_of
@@ -48,7 +49,7 @@ _FIXED: dict[str, tuple[str, Callable[[Any], Any] | None]] = {
     "timestamp": ("q", partial(timestamp_of, utc=True)),
     "timestamp_ntz": ("q", partial(timestamp_of, utc=False)),
 }
-Unpacker = Callable[[bytes], list[Any]]
+Unpacker = Callable[[Sequence[bytes]], list[Sequence[Any]]]
 
 
 def packed_columns(columns: Sequence[Column], template: KeyTemplate) -> tuple[Column, ...]:
@@ -79,43 +80,60 @@ def _fixed(type_: ColumnType) -> tuple[str, Callable[[Any], Any] | None] | None:
 
 
 def unpacker(columns: Sequence[Column]) -> Unpacker:
-    """A function from a packed row to its values, in the order of the columns.
+    """A function from packed rows to the values of each column, in the order of the rows.
 
     Args:
         columns: those that were packed.
     """
     nulls_size = _nulls_size(columns)
-    fixed = [(place, kind) for place, one in enumerate(columns) if (kind := _fixed(one.type))]
-    record = struct.Struct("<" + "".join(code for _, (code, _) in fixed))
-    converted = [(place, number, make) for number, (place, (_, make)) in enumerate(fixed)]
+    kinds = [(place, kind) for place, one in enumerate(columns) if (kind := _fixed(one.type))]
+    record = struct.Struct(f"<{nulls_size}s" + "".join(code for _, (code, _) in kinds))
+    makers = [(place, make) for place, (_, make) in kinds]
     variable = [
         (place, _text_decoder(one.type))
         for place, one in enumerate(columns)
         if _fixed(one.type) is None
     ]
-    start, count = nulls_size + record.size, len(columns)
+    count, nothing = len(columns), bytes(nulls_size)
 
-    def unpack(row: bytes) -> list[Any]:
-        nulls = int.from_bytes(row[:nulls_size], "little")
-        numbers = record.unpack_from(row, nulls_size)
-        values: list[Any] = [None] * count
-        for place, number, make in converted:
-            if not nulls >> place & 1:
-                value = numbers[number]
-                values[place] = value if make is None else make(value)
-        at = start
+    def unpack(rows: Sequence[bytes]) -> list[Sequence[Any]]:
+        bits, *fixed = zip(*map(record.unpack_from, rows), strict=True)
+        has_nulls = bits.count(nothing) < len(rows)
+        nulls = [int.from_bytes(one, "little") for one in bits] if has_nulls else [0] * len(rows)
+        some = reduce(or_, nulls) if has_nulls else 0
+        values: list[Sequence[Any]] = [()] * count
+        for (place, make), numbers in zip(makers, fixed, strict=True):
+            found = numbers if make is None else list(map(make, numbers))
+            values[place] = _without(found, nulls, place) if some >> place & 1 else found
+        ends = [record.size] * len(rows) if variable else []
         for place, decode in variable:
-            if not nulls >> place & 1:
-                length = row[at]
-                at += 1
-                if length == _LONG:
-                    length = int.from_bytes(row[at : at + 4], "little")
-                    at += 4
-                values[place] = decode(row[at : at + length])
-                at += length
+            texts = _texts(rows, ends, nulls, place)
+            values[place] = [None if text is None else decode(text) for text in texts]
         return values
 
     return unpack
+
+
+def _without(values: Sequence[Any], nulls: Sequence[int], place: int) -> list[Any]:
+    """The values of a column, but for those that are null."""
+    return [None if bits >> place & 1 else value for value, bits in zip(values, nulls, strict=True)]
+
+
+def _texts(
+    rows: Sequence[bytes], ends: list[int], nulls: Sequence[int], place: int
+) -> list[bytes | None]:
+    """The bytes of a variable column; `ends`, where the one before ends in each row, moves on."""
+    texts: list[bytes | None] = []
+    for number, (row, at, bits) in enumerate(zip(rows, ends, nulls, strict=True)):
+        if bits >> place & 1:
+            texts.append(None)
+            continue
+        length, start = row[at], at + 1
+        if length == _LONG:
+            length, start = int.from_bytes(row[start : start + 4], "little"), start + 4
+        ends[number] = start + length
+        texts.append(row[start : start + length])
+    return texts
 
 
 def _text_decoder(type_: ColumnType) -> Callable[[bytes], Any]:

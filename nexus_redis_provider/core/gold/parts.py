@@ -16,12 +16,14 @@ from nexus_redis_provider.core.clusters import is_spread
 from nexus_redis_provider.core.endpoint import translated_errors
 from nexus_redis_provider.core.errors import ConfigurationError, GoldError, NotPublishedError
 from nexus_redis_provider.core.exchanges import execute_all
+from nexus_redis_provider.core.gold.bucket_versions import PackedVersion
 from nexus_redis_provider.core.gold.chains import merged
+from nexus_redis_provider.core.gold.layouts import version_of
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.pages import decode_page
 from nexus_redis_provider.core.gold.sweeping import staged_attempts
 from nexus_redis_provider.core.gold.talks import talk
-from nexus_redis_provider.core.gold.versions import PackedVersion, Stored, Talk, Version
+from nexus_redis_provider.core.gold.versions import Stored, Talk, Version
 from nexus_redis_provider.core.keys import GoldKeys
 
 _ROWS = 10_000
@@ -114,7 +116,7 @@ def read_part(
 
     Cost: a round trip for each list, one more for each page.
     """
-    version = Version.of(keys, manifest, is_spread=is_spread(client))
+    version = version_of(keys, manifest, is_spread=is_spread(client))
     for place in part.places:
         if isinstance(place, Page):
             yield from _on_page(client, keys, version, place)

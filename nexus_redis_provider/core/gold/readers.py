@@ -18,6 +18,7 @@ import redis.asyncio
 from nexus_redis_provider.core.clusters import is_spread
 from nexus_redis_provider.core.durations import Duration, to_ms
 from nexus_redis_provider.core.errors import GoldError, NotPublishedError
+from nexus_redis_provider.core.gold.layouts import version_of
 from nexus_redis_provider.core.gold.manifests import Manifest
 from nexus_redis_provider.core.gold.talks import atalk, awalk, talk, walk
 from nexus_redis_provider.core.gold.templates import Key
@@ -61,7 +62,7 @@ class _Reader:
             self._known = None
             raise NotPublishedError(self.dataset)
         keys = GoldKeys(self.dataset, self._namespace)
-        self._known = Version.of(keys, manifest, is_spread=self._is_spread)
+        self._known = version_of(keys, manifest, is_spread=self._is_spread)
         return self._known
 
 
@@ -148,10 +149,7 @@ class GoldDataset(_Reader):
         """
         version = self._learn(run(self._client, self._manifest_call()))
         for found in walk(self._client, version.walk()):
-            for name, value in found.rows:
-                if value is None:
-                    raise version.gone()
-                yield version.row(name, value)
+            yield from version.rows_of(found)
 
     def verify(self) -> Manifest:
         """Read every row and compare number and checksum with the manifest.
@@ -224,7 +222,5 @@ class AsyncGoldDataset(_Reader):
         """See `GoldDataset.scan`."""
         version = self._learn(await arun(self._client, self._manifest_call()))
         async for found in awalk(self._client, version.walk()):
-            for name, value in found.rows:
-                if value is None:
-                    raise version.gone()
-                yield version.row(name, value)
+            for row in version.rows_of(found):
+                yield row

@@ -124,7 +124,7 @@ def rows_decoder(columns: Sequence[Column]) -> Callable[[Sequence[bytes]], list[
     """The same for many rows, which costs a third for each."""
     names = [column.name for column in columns]
     decoders = [
-        (column.name, value_decoder(column.type))
+        (column.name, _present_decoder(column.type))
         for column in columns
         if column.type not in _AS_PARSED
     ]
@@ -134,10 +134,10 @@ def rows_decoder(columns: Sequence[Column]) -> Callable[[Sequence[bytes]], list[
 
     def decode(rows: Sequence[bytes]) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads(b"[%b]" % b",".join(rows), **options)
-        for row in found:
-            for name, decoder in decoders:
-                if name in row:
-                    row[name] = decoder(row[name])
+        for name, decoder in decoders:
+            for row in found:
+                if (value := row.get(name)) is not None:
+                    row[name] = decoder(value)
         # An upsert may bring a column that rows written before it do not have.
         return [
             row if list(row) == names else {name: row.get(name) for name in names} for row in found
@@ -148,9 +148,14 @@ def rows_decoder(columns: Sequence[Column]) -> Callable[[Sequence[bytes]], list[
 
 def value_decoder(type_: ColumnType) -> Decoder:
     """A function from a parsed JSON value, its broken numbers Decimals, to the Python value."""
-    inner = _scalar_decoder(type_) if isinstance(type_, str) else _nested_decoder(type_)
-    decode = inner or str  # A type of a later release comes as its text.
+    decode = _present_decoder(type_)
     return lambda value: None if value is None else decode(value)
+
+
+def _present_decoder(type_: ColumnType) -> Decoder:
+    """The same for values that are not null."""
+    inner = _scalar_decoder(type_) if isinstance(type_, str) else _nested_decoder(type_)
+    return inner or str  # A type of a later release comes as its text.
 
 
 def _scalar_decoder(type_: str) -> Decoder | None:
