@@ -213,6 +213,28 @@ def test_rows_live_as_long_as_the_newest_version(
     assert min(ttls) > 0
 
 
+@pytest.mark.parametrize("max_staleness", [0, 600])
+def test_no_value_of_a_base_shows_when_a_shorter_life_is_over(
+    *,
+    endpoint: Endpoint,
+    delta: Any,
+    client: redis.Redis,
+    namespace: str,
+    max_staleness: float,
+) -> None:
+    dataset = GoldDataset(client, "sales", namespace=namespace, max_staleness=max_staleness)
+    publish_packed(endpoint, numbers(0, 600), replace(delta, ttl=1_000))
+    manifest = publish_packed(endpoint, numbers(0, 600) | {"k1": 1}, replace(delta, ttl=100))
+    assert sent_rows(client, manifest, namespace) == 1
+    assert dataset.get("k1") == {"id": "k1", "n": 1}
+    ends = [key for key in keyspace(client, namespace) if 0 < client.pttl(key) <= 100_000]
+    assert GoldKeys("sales", namespace).manifest(manifest.version) in ends
+    client.unlink(*ends)  # As if the time had passed.
+    for read in (lambda: dataset.get("k1"), lambda: dataset.get("k1"), dataset.verify):
+        with pytest.raises(NotPublishedError):
+            read()
+
+
 @pytest.mark.parametrize(
     "after", [{"plumless": 3, "buckeroo": 2}, {"plumless": 1}, {"buckeroo": 2}, {}]
 )

@@ -53,10 +53,6 @@ class _Reader:
     def _manifest_call(self) -> Call[Manifest | None]:
         return live_manifest(self.dataset, namespace=self._namespace)
 
-    def _may_have_expired(self, rows: Sequence[Row | None]) -> bool:
-        known = self._known
-        return known is not None and known.manifest.expires_ms is not None and None in rows
-
     def _learn(self, manifest: Manifest | None) -> Version:
         if manifest is None:
             self._known = None
@@ -135,8 +131,6 @@ class GoldDataset(_Reader):
             rows = talk(self._client, version.get(keys))
             if rows is not None:
                 self._fresh_until = asked_at + self._max_staleness_s
-                if self._may_have_expired(rows):
-                    self.manifest()
                 return rows
             self._known, self._fresh_until = None, 0.0
 
@@ -213,8 +207,6 @@ class AsyncGoldDataset(_Reader):
             rows = await atalk(self._client, version.get(keys))
             if rows is not None:
                 self._fresh_until = asked_at + self._max_staleness_s
-                if self._may_have_expired(rows):
-                    await self.manifest()
                 return rows
             self._known, self._fresh_until = None, 0.0
 

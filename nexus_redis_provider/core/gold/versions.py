@@ -66,17 +66,17 @@ class Version(ABC):
         try:
             commands, collect = yield from self._find(names, alone=self._is_spread)
         except NotPublishedError:
-            (live,) = yield [self._ask_live()]
-            if self.is_live(live):
+            if self._is_live((yield self._questions)):
                 raise
             return None
         # Last: what was live after the rows were read was live, and complete, before.
-        *replies, live = yield [*commands, self._ask_live()]
-        values = collect(replies)
-        if self._is_spread and None in values and self.is_live(live):
+        replies = yield [*commands, *self._questions]
+        values = collect(replies[: len(commands)])
+        is_live = self._is_live(replies[len(commands) :])
+        if is_live and self._is_spread and None in values:
             # Another node may have answered before this one removed a row.
-            (live,) = yield [self._ask_live()]
-        return self._rows(names, values) if self.is_live(live) else None
+            is_live = self._is_live((yield self._questions))
+        return self._rows(names, values) if is_live else None
 
     def get_unchecked(self, keys: Sequence[Key]) -> Talk[list[Row | None] | None]:
         """As `get`, of a version that was live a moment ago; None if a row is missing."""
@@ -84,12 +84,19 @@ class Version(ABC):
         values = yield from self.find(names, alone=True)
         return None if None in values else self._rows(names, values)
 
-    def is_live(self, reply: bytes | None) -> bool:
-        """Whether what the head says is this version."""
-        return reply == self.manifest.version.encode()
+    @property
+    def _questions(self) -> list[Command]:
+        """What to ask about the version; see `_is_live`."""
+        questions: list[Command] = [("HGET", self._keys.head, "live")]
+        if self.manifest.expires_ms is not None:
+            # Buckets that a delta shares with other versions may outlive it.
+            questions.append(("EXISTS", self._keys.manifest(self.manifest.version)))
+        return questions
 
-    def _ask_live(self) -> Command:
-        return "HGET", self._keys.head, "live"
+    def _is_live(self, replies: Sequence[Any]) -> bool:
+        """Whether readers see the version, and it has not expired."""
+        live, *is_there = replies
+        return live == self.manifest.version.encode() and all(is_there)
 
     def _names_of(self, keys: Sequence[Key]) -> list[bytes]:
         return list(map(str.encode, self._template.render_all(keys)))
