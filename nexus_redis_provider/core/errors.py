@@ -112,6 +112,22 @@ class NotReplicatedError(LockError):
         self.confirmed = confirmed
 
 
+class EvictionError(LockError):
+    """The server may evict the lock, so it was not taken: use another one, or change its policy."""
+
+    def __init__(self, name: str, endpoint: str, maxmemory: int, policy: str) -> None:
+        super().__init__(
+            f"Lock {name!r} was not taken: Redis at {endpoint} may evict it when its memory is "
+            f"full (maxmemory {maxmemory:,}, maxmemory-policy {policy}), and two would hold it at "
+            "once then. Keep locks on a server of their own, or set maxmemory-policy noeviction "
+            "there. Where two holders do no harm, allow_eviction=True takes it all the same.",
+            name,
+        )
+        self.endpoint = endpoint
+        self.maxmemory = maxmemory
+        self.policy = policy
+
+
 class GoldError(NexusRedisError):
     """Base of Gold dataset errors."""
 

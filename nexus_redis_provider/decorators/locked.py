@@ -95,6 +95,7 @@ class LockedPythonOperator(LockingOperator, _PythonDecoratedOperator):
             mode=claim.mode,
             permits=claim.permits,
             description=claim.description,
+            allow_eviction=self.allow_eviction,
             namespace=claim.namespace,
         ) as lock:
             context["lock"] = lock  # type: ignore[typeddict-unknown-key]

@@ -86,12 +86,13 @@ class DagLockOperator(LockingOperator, SkipMixin):
         claim_timeout: Duration | str = 120.0,
         poll_interval: Duration = 10.0,
         replicas: int | str = 0,
+        allow_eviction: bool = False,
         deferrable: bool = True,
         namespace: str = DEFAULT_NAMESPACE,
         **kwargs: Any,
     ) -> None:
-        """Describe the lock; the task is a setup task. All but `poll_interval` and `deferrable` may
-        be templates.
+        """Describe the lock; the task is a setup task. All options may be templates but
+        `poll_interval`, `allow_eviction` and `deferrable`.
 
         Args:
             name: what is locked; by default this DAG. The same name in several DAGs is one lock.
@@ -111,6 +112,7 @@ class DagLockOperator(LockingOperator, SkipMixin):
             poll_interval: seconds between two looks while waiting, in case a wake-up is lost, and
                 between two questions whether the holder lives.
             replicas: how many replicas must confirm before the lock counts as taken.
+            allow_eviction: take it on a server that may evict it, too; two runs may hold it then.
             deferrable: wait in the triggerer, holding no worker slot.
             namespace: first part of the lock's keys.
 
@@ -129,6 +131,7 @@ class DagLockOperator(LockingOperator, SkipMixin):
             claim_timeout=claim_timeout,
             poll_interval=poll_interval,
             replicas=replicas,
+            allow_eviction=allow_eviction,
             deferrable=deferrable,
             namespace=namespace,
             **kwargs,

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.exceptions import AirflowFailException
@@ -21,6 +21,7 @@ from nexus_redis_provider.core.errors import (
     UnreachableError,
 )
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE
+from nexus_redis_provider.core.locks.evictions import refuse_eviction
 from nexus_redis_provider.core.locks.protocol import (
     Claim,
     Mode,
@@ -36,6 +37,7 @@ from nexus_redis_provider.core.scripts import run, run_replicated
 from nexus_redis_provider.hooks.dag_runs import is_dag_run_alive
 from nexus_redis_provider.hooks.redis import NexusRedisHook
 from nexus_redis_provider.operators import lock_metrics
+from nexus_redis_provider.operators.options import is_literal, one_of, seconds, whole
 from nexus_redis_provider.triggers.dag_lock import DagLockTrigger
 from nexus_redis_provider.triggers.polling import TRIGGER_GRACE
 
@@ -111,6 +113,7 @@ class LockingOperator(BaseOperator):
         claim_timeout: Duration | str = 120.0,
         poll_interval: Duration = 10.0,
         replicas: int | str = 0,
+        allow_eviction: bool = False,
         deferrable: bool = True,
         namespace: str = DEFAULT_NAMESPACE,
         **kwargs: Any,
@@ -128,6 +131,7 @@ class LockingOperator(BaseOperator):
         self.claim_timeout = claim_timeout
         self.poll_s = to_ms(poll_interval, "poll_interval") / 1000
         self.replicas = replicas
+        self.allow_eviction = allow_eviction
         self.deferrable = deferrable
         self.namespace = namespace
         self.holder_url = ""
@@ -136,23 +140,23 @@ class LockingOperator(BaseOperator):
     def _check_options(self) -> None:
         """Refuse what can be seen to be wrong before templates are rendered."""
         checks: dict[str, Callable[[], object]] = {
-            "on_held": lambda: _one_of("on_held", self.on_held, OnHeld),
-            "on_unreachable": lambda: _one_of("on_unreachable", self.on_unreachable, OnUnreachable),
-            "mode": lambda: _one_of("mode", self.mode, Mode),
-            "permits": lambda: _whole("permits", self.permits, least=1),
-            "replicas": lambda: _whole("replicas", self.replicas, least=0),
-            "lease": lambda: _seconds("lease", self.lease),
-            "claim_timeout": lambda: _seconds("claim_timeout", self.claim_timeout),
+            "on_held": lambda: one_of("on_held", self.on_held, OnHeld),
+            "on_unreachable": lambda: one_of("on_unreachable", self.on_unreachable, OnUnreachable),
+            "mode": lambda: one_of("mode", self.mode, Mode),
+            "permits": lambda: whole("permits", self.permits, least=1),
+            "replicas": lambda: whole("replicas", self.replicas, least=0),
+            "lease": lambda: seconds("lease", self.lease),
+            "claim_timeout": lambda: seconds("claim_timeout", self.claim_timeout),
             "wait_timeout": lambda: (
-                self.wait_timeout is None or _seconds("wait_timeout", self.wait_timeout)
+                self.wait_timeout is None or seconds("wait_timeout", self.wait_timeout)
             ),
         }
         for name, check in checks.items():
-            if _is_literal(getattr(self, name)):
+            if is_literal(getattr(self, name)):
                 check()
         if (
-            _is_literal(self.claim_timeout)
-            and _seconds("claim_timeout", self.claim_timeout) < 3 * self.poll_s
+            is_literal(self.claim_timeout)
+            and seconds("claim_timeout", self.claim_timeout) < 3 * self.poll_s
         ):
             raise ConfigurationError(
                 f"claim_timeout must be at least three times poll_interval, {self.poll_s} s, not "
@@ -174,9 +178,7 @@ class LockingOperator(BaseOperator):
     def first_patience(self) -> Patience:
         """Of a task that begins to wait now."""
         timeout = self.wait_timeout
-        return Patience(
-            None if timeout is None else time.time() + _seconds("wait_timeout", timeout)
-        )
+        return Patience(None if timeout is None else time.time() + seconds("wait_timeout", timeout))
 
     def take(self, context: Context, patience: Patience, *, again: bool = False) -> Acquisition:
         """Return with the lock, or end this task for now or for good, as the options say.
@@ -191,7 +193,10 @@ class LockingOperator(BaseOperator):
         while True:
             try:
                 with closing(NexusRedisHook(self.redis_conn_id)) as hook:
-                    attempt = self._ask(hook.get_conn(), claim, patience, request)
+                    client = hook.get_conn()
+                    if not self.allow_eviction:
+                        refuse_eviction(hook.endpoint, client, claim)
+                    attempt = self._ask(client, claim, patience, request)
             except UnreachableError as error:
                 if self.on_unreachable == "fail" or patience.left <= 0:
                     raise
@@ -209,8 +214,8 @@ class LockingOperator(BaseOperator):
     def _ask(
         self, client: redis.Redis, claim: Claim, patience: Patience, request: str
     ) -> Acquisition:
-        lease_s = _seconds("lease", self.lease)
-        stay = _seconds("claim_timeout", self.claim_timeout) if self.on_held == "wait" else None
+        lease_s = seconds("lease", self.lease)
+        stay = seconds("claim_timeout", self.claim_timeout) if self.on_held == "wait" else None
         call = acquire(claim, lease_s, stay=stay, ticket=patience.ticket, request=request)
         attempt = run(client, call)
         # A dead holder makes room at once; whether for us, the line decides.
@@ -218,13 +223,13 @@ class LockingOperator(BaseOperator):
             attempt = run(client, call)
         if attempt.acquired:
             lock_metrics.count("expiries", claim.name, attempt.expired)
-            if replicas := _whole("replicas", self.replicas, least=0):
+            if replicas := whole("replicas", self.replicas, least=0):
                 self._confirm(client, claim, attempt, replicas)
         return attempt
 
     def _remove_dead(self, client: redis.Redis, claim: Claim, holders: Sequence[Holder]) -> bool:
         """Take the lock from holders whose DAG run is over, and renew it for those that live."""
-        removed, lease_s = False, _seconds("lease", self.lease)
+        removed, lease_s = False, seconds("lease", self.lease)
         for holder in holders:
             if not holder.deployment or holder.deployment != claim.deployment:
                 continue
@@ -248,9 +253,7 @@ class LockingOperator(BaseOperator):
         self, client: redis.Redis, claim: Claim, attempt: Acquisition, replicas: int
     ) -> None:
         where = {"namespace": claim.namespace}
-        again = renew(
-            claim.name, claim.owner, attempt.token, _seconds("lease", self.lease), **where
-        )
+        again = renew(claim.name, claim.owner, attempt.token, seconds("lease", self.lease), **where)
         taken_by, confirmed = run_replicated(client, again, _REPLICA_TIMEOUT_MS, replicas)
         if taken_by is None and confirmed >= replicas:
             return
@@ -288,7 +291,7 @@ class LockingOperator(BaseOperator):
         if self.on_held == "fail" or patience.left <= 0:
             waited = 0.0
             if self.on_held == "wait" and self.wait_timeout is not None:
-                waited = _seconds("wait_timeout", self.wait_timeout)
+                waited = seconds("wait_timeout", self.wait_timeout)
                 self._leave_line(claim)
             owner, expires_in = (first.owner, first.expires_in) if first else ("", 0.0)
             held = LockHeldError(claim.name, owner, expires_in, waited, attempt.position)
@@ -312,7 +315,7 @@ class LockingOperator(BaseOperator):
                 namespace=claim.namespace,
                 owner=claim.owner,
                 deployment=claim.deployment,
-                lease=_seconds("lease", self.lease),
+                lease=seconds("lease", self.lease),
                 poll_interval=self.poll_s,
                 until=patience.until,
                 ticket=patience.ticket,
@@ -351,40 +354,3 @@ def _in_words(holder: Holder) -> str:
     where = f" ({url})" if (url := holder.description.get("url")) else ""
     since = holder.since.isoformat(timespec="seconds")
     return f"{holder.owner}{where} since {since}; lease: {left}"
-
-
-def _is_literal(value: Any) -> bool:
-    """Whether a value is what it will be when the task runs: neither template nor XComArg."""
-    return isinstance(value, int | float | timedelta) or (
-        isinstance(value, str) and "{" not in value
-    )
-
-
-def _one_of(option: str, value: Any, choices: Any) -> None:
-    if value not in get_args(choices):
-        raise ConfigurationError(
-            f"{option} must be one of {', '.join(get_args(choices))}, not {value!r}."
-        )
-
-
-def _whole(option: str, value: Any, *, least: int) -> int:
-    """The number that an option, perhaps rendered from a template, is."""
-    try:
-        number = int(value) if isinstance(value, int | str) and value is not True else None
-    except ValueError:
-        number = None
-    if number is None or number < least:
-        raise ConfigurationError(f"{option} must be a whole number from {least}, not {value!r}.")
-    return number
-
-
-def _seconds(option: str, value: Any) -> float:
-    """The duration that an option, perhaps rendered from a template, is."""
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            raise ConfigurationError(
-                f"{option} must be seconds or a timedelta, not {value!r}."
-            ) from None
-    return to_ms(value, option) / 1000

@@ -26,6 +26,7 @@ VALUES = {
     "needed": 30,
     "used": 20,
     "limit": 40,
+    "maxmemory": 100_000,
     "margin": 0.05,
 }
 

@@ -161,3 +161,10 @@ def test_processes_fill_once(
     assert [process.exitcode for process in processes] == [0] * 4
     assert (tmp_path / "log").read_text() == "200\n"
     assert client.get(f"{namespace}:199") == b"1"
+
+
+def test_a_cache_may_evict() -> None:
+    with EmbeddedServer("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru") as cache:
+        filled, warmth = fill_once(cache.endpoint, Requirement(keys=("a",)), lambda _: {"a": 1})
+    assert filled == 1
+    assert warmth.is_warm

@@ -11,6 +11,7 @@ from nexus_redis_provider.core.gold.history import history, move_live
 from nexus_redis_provider.core.gold.readers import live_manifest
 from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.core.locks import protocol
+from nexus_redis_provider.core.locks.evictions import show_eviction
 from nexus_redis_provider.core.scripts import script
 
 NAMES = sorted(
@@ -59,6 +60,7 @@ def test_header_tells_reply_clock_and_why(name):
     "call",
     [
         protocol.acquire(protocol.Claim("name", "owner"), 1),
+        show_eviction(protocol.Claim("name", "owner")),
         protocol.release("name", "owner", 1),
         protocol.renew("name", "owner", 1, 1),
         protocol.inspect("name"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from airflow.sdk.observability import stats
 
 from nexus_redis_provider.core.errors import (
     ConfigurationError,
+    EvictionError,
     NotReplicatedError,
     UnreachableError,
 )
@@ -277,3 +279,34 @@ def test_a_locked_task_that_lost_its_lock_fails(run_dag: Any, namespace: str) ->
 def test_what_an_option_cannot_be(lock: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         lock(**options)
+
+
+@pytest.fixture
+def evicting(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedServer]:
+    """A server that may evict keys, behind the connection `cache`."""
+    with EmbeddedServer("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru") as server:
+        monkeypatch.setenv("AIRFLOW_CONN_CACHE", f"nexus-redis://127.0.0.1:{server.port}")
+        yield server
+
+
+def test_a_dag_lock_on_a_server_that_may_evict_is_refused(
+    evicting: EmbeddedServer, namespace: str
+) -> None:
+    context = context_of("d", "r")
+    with DAG("d", schedule=None):
+        options = {"name": "t", "redis_conn_id": "cache", "namespace": namespace}
+        lock = DagLockOperator(task_id="lock", **options)
+        anyway = DagLockOperator(task_id="anyway", allow_eviction=True, **options)
+    with pytest.raises(EvictionError, match="Lock 't' was not taken: Redis at"):
+        lock.execute(context)
+    with evicting.endpoint.client() as client:
+        assert client.keys() == []
+    assert anyway.execute(context) > 0
+
+
+def test_a_locked_task_on_a_server_that_may_evict_is_refused(
+    evicting: EmbeddedServer, run_dag: Any
+) -> None:
+    outcome = run_dag("locked_where_it_may_vanish")
+    assert outcome["states"] == {"refused": "failed", "allowed": "success"}
+    assert outcome["trail"] == [{"held": True}]

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from nexus_redis_provider.core.clients import ScriptClient, script_client
 from nexus_redis_provider.core.durations import uptime
 from nexus_redis_provider.core.errors import ServerError, UnreachableError
+from nexus_redis_provider.core.locks.evictions import arefuse_eviction
 from nexus_redis_provider.core.locks.holding import PythonLock
 from nexus_redis_provider.core.locks.leases import Lease
 from nexus_redis_provider.core.locks.renewal import renewal_endpoint
@@ -79,6 +80,8 @@ class AsyncLock(PythonLock):
             self._guard.release()
 
     async def _take(self, room: WaitingRoom) -> Lease:
+        if not self._allow_eviction:
+            await arefuse_eviction(self._endpoint, room.run_beside, self._claim)
         asked_at, attempt = await self._ask(room)
         if self._is_slow(asked_at):
             asked_at, attempt = await self._ask(room)

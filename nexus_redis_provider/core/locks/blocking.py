@@ -10,6 +10,7 @@ from typing import Self
 from nexus_redis_provider.core.clients import ThreadClient, thread_client
 from nexus_redis_provider.core.durations import uptime
 from nexus_redis_provider.core.errors import ServerError, UnreachableError
+from nexus_redis_provider.core.locks.evictions import refuse_eviction
 from nexus_redis_provider.core.locks.holding import PythonLock
 from nexus_redis_provider.core.locks.leases import Lease
 from nexus_redis_provider.core.locks.renewal import Renewer
@@ -23,6 +24,7 @@ class Lock(PythonLock):
     """Within `with Lock(endpoint, name) as lock:` the lock is ours, or `lock.lost` is set.
 
     Raises:
+        EvictionError: on entry, the server may evict it.
         LockHeldError: on entry, others kept it for longer than `wait`.
         NotReplicatedError: on entry, too few `replicas` confirmed it.
         UnreachableError: on entry; without a server there is no lock.
@@ -69,6 +71,8 @@ class Lock(PythonLock):
         self._guard.release()
 
     def _take(self, client: ThreadClient) -> Lease:
+        if not self._allow_eviction:
+            refuse_eviction(self._endpoint, client, self._claim)
         began_at = uptime()
         asked_at, attempt = self._ask(client, began_at)
         if self._is_slow(asked_at):

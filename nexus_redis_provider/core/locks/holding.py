@@ -15,6 +15,7 @@ from nexus_redis_provider.core.durations import Duration, to_ms, uptime
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import (
     ConfigurationError,
+    EvictionError,
     LockHeldError,
     NotReplicatedError,
     UnreachableError,
@@ -55,6 +56,7 @@ class PythonLock:
         description: Mapping[str, Any] | None = None,
         replicas: int = 0,
         replica_timeout: Duration = 1.0,
+        allow_eviction: bool = False,
         namespace: str = DEFAULT_NAMESPACE,
     ) -> None:
         """Describe the lock; nothing is sent yet. One object is for one holder at a time.
@@ -74,6 +76,7 @@ class PythonLock:
             description: shown to whoever inspects the lock or waits for it.
             replicas: how many replicas must confirm before the lock counts as taken.
             replica_timeout: seconds that they have for that.
+            allow_eviction: take it on a server that may evict it, too; two may hold it then.
             namespace: first part of the lock's keys.
 
         Raises:
@@ -85,6 +88,7 @@ class PythonLock:
         self._wait_s = to_ms(wait, "wait") / 1000 if wait is not None else 0.0
         self._poll_s = to_ms(poll, "poll") / 1000
         self._stay_s = max(3 * self._poll_s, _LEAST_STAY)
+        self._allow_eviction = allow_eviction
         self._replicas = replicas
         self._replica_ms = to_ms(replica_timeout, "replica_timeout")
         if replicas and self._replica_ms >= endpoint.read_timeout * 1000:
@@ -203,6 +207,6 @@ class PythonLock:
     def _may_have_left_something(self, error: BaseException) -> bool:
         # Even one who is interrupted before the reply may stand in line, or hold the lock. Where
         # the server does not answer, the lease and the place end by themselves.
-        if isinstance(error, UnreachableError):
+        if isinstance(error, UnreachableError | EvictionError):
             return False
         return bool(self._wait_s) or not isinstance(error, LockHeldError)

@@ -100,3 +100,18 @@ with (
         raise AssertionError("a lock within itself")
 
     never()
+
+
+with DAG("locked_where_it_may_vanish", schedule=None):
+    here: dict[str, Any] = {"lock": "t", "redis_conn_id": "cache", "retries": 0}
+
+    @task.locked(**here)
+    def refused() -> None:
+        raise AssertionError("a lock that may vanish")
+
+    @task.locked(**here, allow_eviction=True)
+    def allowed(lock: Any = None) -> None:
+        write(held=lock.held)
+
+    refused()
+    allowed()
