@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +13,7 @@ import pyarrow as pa
 import redis
 
 from nexus_redis_provider.core.credentials import Secret, SecretSource
-from nexus_redis_provider.core.endpoint import Endpoint, Node
+from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.gold.bucket_writers import BucketWriter
 from nexus_redis_provider.core.gold.deltas import DeltaWriter
 from nexus_redis_provider.core.gold.hashes import encode_hashes
@@ -164,46 +162,3 @@ def user(client: redis.Redis, endpoint: Endpoint, name: str, *rules: str) -> Ite
         yield replace(endpoint, username=name, password=Secret(SecretSource.LITERAL, "right"))
     finally:
         client.acl_deluser(name)
-
-
-class CuttingProxy:
-    """Breaks the first connection that sends so many bytes; passes everything else on."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._upstream = (endpoint.nodes[0].host, endpoint.nodes[0].port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.endpoint = replace(
-            endpoint, nodes=(Node("127.0.0.1", self._listener.getsockname()[1]),)
-        )
-        self._limit: int | None = None
-        self.cuts = 0
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def cut_after(self, count: int) -> None:
-        self._limit = count
-
-    def close(self) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                downstream, _ = self._listener.accept()
-            except OSError:
-                return
-            upstream = socket.create_connection(self._upstream)
-            for pair in ((downstream, upstream, True), (upstream, downstream, False)):
-                threading.Thread(target=self._pump, args=pair, daemon=True).start()
-
-    def _pump(self, source: socket.socket, target: socket.socket, counted: bool) -> None:
-        passed = 0
-        with source, target, suppress(OSError):
-            while data := source.recv(1 << 13):
-                passed += len(data)
-                if counted and self._limit is not None and passed >= self._limit:
-                    self._limit, self.cuts = None, self.cuts + 1
-                    source.shutdown(socket.SHUT_RDWR)
-                    target.shutdown(socket.SHUT_RDWR)
-                    return
-                target.sendall(data)
-            target.shutdown(socket.SHUT_RDWR)

@@ -60,7 +60,7 @@ def test_what_did_not_happen_is_not_told(endpoint, client, namespace):
 def test_a_lost_reply_tells_once(proxy, endpoint, client, namespace):
     publication = Publication.begin(endpoint, spec(namespace))
     report = write(publication, ONE)
-    lossy = replace(publication, endpoint=replace(endpoint, nodes=(proxy.node,)))
+    lossy = replace(publication, endpoint=proxy.endpoint)
     proxy.lose_reply()
     manifest = lossy.commit([report])
     assert proxy.lost

@@ -267,7 +267,7 @@ def test_a_version_older_than_what_was_rolled_back_does_not_return(begin, back, 
 
 def test_a_lost_reply_does_not_go_further_back(proxy, endpoint, client, namespace, published):
     _, two, _ = published(3)
-    with replace(endpoint, nodes=(proxy.node,)).client() as through:
+    with proxy.endpoint.client() as through:
         seen = run(through, history("sales", namespace=namespace))
         proxy.lose_reply()
         assert rollback_from(through, seen, fence=8) == two

@@ -36,7 +36,6 @@ from nexus_redis_provider.core.scripts import run
 from tests.conftest import PERMANENT
 from tests.core.gold_datasets import (
     PERMANENT_ROWS,
-    CuttingProxy,
     dataset_keys,
     dealt,
     keyspace,
@@ -46,6 +45,7 @@ from tests.core.gold_datasets import (
     spec,
     write_packed,
 )
+from tests.proxies import FaultyProxy
 
 
 @pytest.fixture
@@ -261,12 +261,11 @@ def test_a_full_server_refuses_and_forgets(
 def test_a_connection_that_breaks_is_an_error(
     endpoint: Endpoint, packed: Any, rows: GoldDataset, cut_at: int
 ) -> None:
-    proxy = CuttingProxy(replace(endpoint, retries=0))
     publication = Publication.begin(endpoint, packed)
-    proxy.cut_after(cut_at)
-    with pytest.raises(UnreachableError):
-        write_packed(replace(publication, endpoint=proxy.endpoint), numbers(0, 20_000, 1))
-    proxy.close()
+    with FaultyProxy(replace(endpoint, retries=0)) as proxy:
+        proxy.cut_after(cut_at)
+        with pytest.raises(UnreachableError):
+            write_packed(replace(publication, endpoint=proxy.endpoint), numbers(0, 20_000, 1))
     publication.commit([write_packed(publication, numbers(0, 10, 2), attempt="b")])
     assert len(list(rows.scan())) == 10
 

@@ -153,7 +153,7 @@ def test_committing_twice_publishes_once(endpoint, client, namespace):
 
 def test_a_lost_reply_of_the_commit_publishes_once(proxy, endpoint, client, namespace):
     publish(endpoint, ONE, spec(namespace))
-    publication = Publication.begin(replace(endpoint, nodes=(proxy.node,)), spec(namespace))
+    publication = Publication.begin(proxy.endpoint, spec(namespace))
     report = write(publication, TWO)
     proxy.lose_reply()
     manifest = publication.commit([report])
@@ -166,7 +166,7 @@ def test_a_lost_reply_of_the_beginning_leaves_only_a_lease(  # noqa: PLR0917
     proxy, endpoint, client, namespace, wait_until, monkeypatch
 ):
     monkeypatch.setattr(publications, "sweep", lambda *_: proxy.lose_reply())
-    through = replace(endpoint, nodes=(proxy.node,))
+    through = proxy.endpoint
     publication = Publication.begin(through, spec(namespace, staging_lease=1))
     monkeypatch.undo()
     assert proxy.lost
@@ -427,14 +427,14 @@ def test_what_cannot_be_swept_after_the_publish_does_not_fail_it(endpoint, clien
 
 
 def test_a_line_that_breaks_while_it_sweeps_does_not_fail_the_publish(
-    cutting, endpoint, client, namespace
+    proxy, endpoint, client, namespace
 ):
     old = publish(endpoint, numbers(0, 1000), spec(namespace, keep=0))
-    publication = Publication.begin(cutting.endpoint, spec(namespace, keep=0))
+    publication = Publication.begin(proxy.endpoint, spec(namespace, keep=0))
     report = write(publication, ONE)
-    cutting.cut_after(20_000)  # Only the removal of rows sends so much.
+    proxy.cut_after(20_000)  # Only the removal of rows sends so much.
     manifest = publication.commit([report])
-    assert cutting.cuts == 1
+    assert proxy.cuts == 1
     assert GoldDataset(client, "sales", namespace=namespace).verify() == manifest
     assert keyspace(client, namespace) >= version_keys(namespace, old.version, ())
     last = publish(endpoint, TWO, spec(namespace, keep=0))

@@ -306,13 +306,13 @@ def test_a_null_key_leaves_nothing_of_the_batch_before_it(publication, client, n
 
 @pytest.mark.parametrize("count", [3_000, 40_000, 80_000])
 def test_a_connection_that_breaks_is_told_and_the_next_attempt_publishes(
-    cutting, publication, client, namespace, count
+    proxy, publication, client, namespace, count
 ):
     rows = numbers(0, 1_000, 1)
-    cutting.cut_after(count)
+    proxy.cut_after(count)
     with pytest.raises(UnreachableError, match="cannot be reached"):
-        write(replace(publication, endpoint=cutting.endpoint), rows)
-    assert cutting.cuts == 1
+        write(replace(publication, endpoint=proxy.endpoint), rows)
+    assert proxy.cuts == 1
     report = write(publication, rows, attempt="second")
     manifest = publication.commit([report])
     check_exact(client, namespace, manifest, rows, [f"0.second:{n}" for n in range(10)])

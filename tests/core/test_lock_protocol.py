@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -181,7 +180,7 @@ async def test_a_lost_reply_costs_nothing(
 ) -> None:
     for name in ("acquire_lock", "renew_lock", "release_lock"):
         client.script_load(script(name).source)
-    async with performing(kind, replace(endpoint, nodes=(proxy.node,))) as perform:
+    async with performing(kind, proxy.endpoint) as perform:
         await perform(who_holds("warm up", namespace=namespace))
         if verb == "acquire":
             proxy.lose_reply()

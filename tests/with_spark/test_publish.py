@@ -33,7 +33,8 @@ from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.embedded import EmbeddedServer
 from nexus_redis_provider.spark import publish, publishing
 from nexus_redis_provider.spark.rows import prepared
-from tests.core.gold_datasets import CuttingProxy, dataset_keys, keyspace, user, version_keys
+from tests.core.gold_datasets import dataset_keys, keyspace, user, version_keys
+from tests.proxies import FaultyProxy
 from tests.with_spark.conftest import PASSWORD, PASSWORD_VARIABLE
 
 pytestmark = pytest.mark.spark
@@ -220,13 +221,10 @@ def test_an_upsert_replaces_in_place(df, options, client, namespace, rows):
 def test_a_task_that_fails_is_tried_again_and_published_exactly(
     spark, options, endpoint, rows, count
 ):
-    proxy = CuttingProxy(endpoint)
-    try:
-        df = spark.range(30_000).select("id", F.lit(1).alias("n"))
+    df = spark.range(30_000).select("id", F.lit(1).alias("n"))
+    with FaultyProxy(endpoint) as proxy:
         proxy.cut_after(count)
         manifest = publish(df, **options | {"endpoint": proxy.endpoint}, ttl=600)
-    finally:
-        proxy.close()
     assert proxy.cuts == 1
     assert rows.verify() == manifest
     assert {row["id"] for row in rows.scan()} == set(range(30_000))

@@ -1,0 +1,150 @@
+"""A network between a client and a server that fails on demand: replies lost, connections cut."""
+
+from __future__ import annotations
+
+import enum
+import random
+import socket
+import threading
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self
+
+from nexus_redis_provider.core.endpoint import Endpoint, Node
+
+_CHUNK = 1 << 13
+
+
+class Way(enum.Enum):
+    """In which direction bytes go."""
+
+    TO_SERVER = "to the server"
+    TO_CLIENT = "to the client"
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A connection breaks when so many bytes have passed on it one way, and more are to come."""
+
+    way: Way
+    after: int
+
+
+class FaultyProxy:
+    """Passes everything on, but for the faults that are asked for; used as a context manager.
+
+    Attributes:
+        endpoint: the server's, by way of the proxy.
+        cuts: connections that were cut.
+        lost: replies that were swallowed.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._upstream = (endpoint.nodes[0].host, endpoint.nodes[0].port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        port = self._listener.getsockname()[1]
+        self.endpoint = replace(endpoint, nodes=(Node("127.0.0.1", port),))
+        self._due: deque[Cut] = deque()
+        self._longest = dict.fromkeys(Way, 1)
+        self._loses_reply = False
+        self._lock = threading.Lock()
+        self.cuts = 0
+        self.lost: list[bytes] = []
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # Who waits in `accept` wakes up.
+        self._listener.close()
+
+    def lose_reply(self) -> None:
+        """Swallow the reply to the next script, and close its connection."""
+        self._loses_reply = True
+
+    def cut_after(self, count: int, way: Way = Way.TO_SERVER) -> None:
+        """Cut the first connection on which so many bytes have passed since it was made."""
+        self._due.append(Cut(way, count))
+
+    def cut_at_random(self, chance: random.Random, times: int) -> None:
+        """Cut so many connections, one after the other, each anywhere.
+
+        That is at a byte that the longest connection so far has had, and rather at an early one,
+        since most are shorter.
+        """
+        for _ in range(times):
+            way = chance.choice(list(Way))
+            self.cut_after(chance.randint(1, chance.randint(1, self._longest[way])), way)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                downstream, _ = self._listener.accept()
+                upstream = socket.create_connection(self._upstream)
+            except OSError:
+                return
+            _Link(self, downstream, upstream)
+
+    def allowed(self, way: Way, passed: int, size: int) -> int:
+        """How many of `size` bytes may pass after those that have passed; fewer is a cut."""
+        with self._lock:
+            if self._due and self._due[0].way is way and passed + size > self._due[0].after:
+                self.cuts += 1
+                return max(0, self._due.popleft().after - passed)
+            self._longest[way] = max(self._longest[way], passed + size)
+            return size
+
+    def takes_reply_to(self, request: bytes) -> bool:
+        """Whether the reply to this is to be swallowed."""
+        with self._lock:
+            takes = self._loses_reply and b"EVALSHA" in request
+            self._loses_reply = self._loses_reply and not takes
+            return takes
+
+
+class _Link:
+    """A connection through the proxy."""
+
+    def __init__(
+        self, proxy: FaultyProxy, downstream: socket.socket, upstream: socket.socket
+    ) -> None:
+        self._proxy = proxy
+        self._drops_reply = False
+        for way, source, target in (
+            (Way.TO_SERVER, downstream, upstream),
+            (Way.TO_CLIENT, upstream, downstream),
+        ):
+            threading.Thread(target=self._pump, args=(way, source, target), daemon=True).start()
+
+    def _pump(self, way: Way, source: socket.socket, target: socket.socket) -> None:
+        with source, target:
+            with suppress(OSError):
+                self._pass_on(way, source, target)
+            # Who reads from either of them in the other direction wakes up.
+            for end in (source, target):
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+
+    def _pass_on(self, way: Way, source: socket.socket, target: socket.socket) -> None:
+        passed = 0
+        while data := source.recv(_CHUNK):
+            if way is Way.TO_CLIENT and self._drops_reply:
+                self._proxy.lost.append(data)
+                return
+            # Before it is passed on, since the reply may come at once.
+            if way is Way.TO_SERVER and self._proxy.takes_reply_to(data):
+                self._drops_reply = True
+            allowed = self._proxy.allowed(way, passed, len(data))
+            target.sendall(data[:allowed])
+            if allowed < len(data):
+                return
+            passed += allowed
