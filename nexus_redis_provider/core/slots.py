@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from binascii import crc_hqx
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -17,6 +18,7 @@ from nexus_redis_provider.core.errors import (
     UnreachableError,
 )
 
+_LAST_SLOT = REDIS_CLUSTER_HASH_SLOTS - 1
 # What stands for the host of a node that knows no name of its own: that which was asked.
 _NO_HOSTS = (None, b"", b"?")
 
@@ -148,6 +150,15 @@ class Slots:
                 return told
         said = "; ".join(f"{node}: {error}" for node, error in doubts.items())
         return UnreachableError(str(self._endpoint), f"none of its nodes answers ({said})")
+
+
+def slots_of(prefix: str, names: Iterable[bytes]) -> list[int]:
+    """The slots of many keys `prefix + name`; the prefix has no hash tag."""
+    start = crc_hqx(prefix.encode(), 0)
+    return [
+        key_slot(prefix.encode() + name) if b"{" in name else crc_hqx(name, start) & _LAST_SLOT
+        for name in names
+    ]
 
 
 def is_moved(error: Exception) -> bool:

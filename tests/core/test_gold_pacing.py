@@ -181,7 +181,7 @@ def test_who_does_not_write_has_no_connection_to_write_on(endpoint, client, name
     with PartitionWriter(publication, 0, "a") as writer:
         writer.write(*batch(numbers(0, 10)))
         writer.write(*batch(numbers(10, 10)))
-        assert not writer._connection.is_connected
+        assert not writer._stream._connection.is_connected
         assert writer.finish().rows == 20
 
 

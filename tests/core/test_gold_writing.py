@@ -266,19 +266,19 @@ def test_a_writer_of_an_aborted_version_stops_and_leaves_nothing(
 def test_the_last_batch_of_an_aborted_version_is_not_left_behind(publication, client, namespace):
     """The sweep reads the index page of a batch before the server reads its rows."""
     with PartitionWriter(publication, 0, "a") as writer:
-        sent, send = [], writer._connection.send_packed_command
+        sent, send = [], writer._stream._connection.send_packed_command
 
         def send_page_then_rows(commands, **options):
             page, rows = commands
             send([page], **options)
-            sent.append(writer._replies.line())
+            sent.append(writer._stream._replies.line())
             publication.abort()
             send([rows], **options)
-            writer._replies._buffer[:0] = b":1\r\n"
+            writer._stream._replies._buffer[:0] = b":1\r\n"
 
-        writer._connection.send_packed_command = send_page_then_rows
+        writer._stream._connection.send_packed_command = send_page_then_rows
         writer.write(*arguments(publication, {"a": 1, "b": 1}))
-        writer._connection.send_packed_command = send
+        writer._stream._connection.send_packed_command = send
         assert sent == [b":1"]
         with pytest.raises(SupersededError, match="gone"):
             writer.finish()

@@ -12,12 +12,12 @@ from nexus_redis_provider.core.endpoint import translated_errors
 from nexus_redis_provider.core.errors import (
     NexusRedisError,
     PublishError,
-    WriteError,
 )
 from nexus_redis_provider.core.gold.pacing import Pace
 from nexus_redis_provider.core.gold.publications import Publication, staging_gone
 from nexus_redis_provider.core.gold.specs import Report
-from nexus_redis_provider.core.gold.wire import Replies, ReplyStream
+from nexus_redis_provider.core.gold.streams import ServerStream, Stream, refuse_errors
+from nexus_redis_provider.core.gold.wire import Replies
 from nexus_redis_provider.core.scripts import run, script
 
 
@@ -51,9 +51,8 @@ class Attempt(ABC):
         self._client = self._publication.endpoint.client(protocol=2)
         with translated_errors(self._client):
             self._client.script_load(script(self.script).source)
-            self._connection = self._client.connection_pool.get_connection()
+        self._stream: Stream = ServerStream(self._client, self._spec.dataset)
         self._leave()
-        self._replies = ReplyStream(self._connection)
         self._pace = Pace(
             *(self._publication, self._attempt, self._client),
             most=self._most_rows(),
@@ -65,7 +64,7 @@ class Attempt(ABC):
         with suppress(NexusRedisError), translated_errors(self._client):
             self._end()
             self._pace.close()
-        self._connection.disconnect()
+        self._stream.disconnect()
         self._client.close()
 
     @abstractmethod
@@ -111,15 +110,10 @@ class Attempt(ABC):
     def _leave(self) -> None:
         """Where connections that write are limited, have none for as long as others write."""
         if self._spec.limits.max_writers is not None:
-            self._connection.disconnect()  # It connects again by itself.
+            self._stream.disconnect()  # It connects again by itself.
 
     def _give_up(self, replies: Replies = ()) -> NoReturn:
         """Raise why no more can be written: an error among replies, or the version is given up."""
         self._withdraw()
-        self._refuse_errors(replies)
+        refuse_errors(self._spec.dataset, replies)
         raise staging_gone(self._spec.dataset, self._publication.version)
-
-    def _refuse_errors(self, replies: Replies) -> None:
-        errors = [line for _, line in replies if line.startswith(b"-")]
-        if errors:
-            raise WriteError(self._spec.dataset, errors[0][1:].decode(), len(errors))

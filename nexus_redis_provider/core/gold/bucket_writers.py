@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -17,17 +19,18 @@ from nexus_redis_provider.core.gold.attempts import Attempt
 from nexus_redis_provider.core.gold.buckets import Arranged, arrange, digest
 from nexus_redis_provider.core.gold.chains import BucketMap
 from nexus_redis_provider.core.gold.publications import Publication
+from nexus_redis_provider.core.gold.row_commands import Commands
 from nexus_redis_provider.core.gold.specs import Report
+from nexus_redis_provider.core.gold.streams import Writes
 from nexus_redis_provider.core.gold.sweeping import remove_attempt
 from nexus_redis_provider.core.gold.wire import (
     bucket_commands,
-    command,
     expiry_commands,
     joined,
     row_frames,
-    slices,
 )
-from nexus_redis_provider.core.scripts import script
+from nexus_redis_provider.core.scripts import Call, run
+from nexus_redis_provider.core.slots import slots_of
 
 _MAX_ROWS = 20_000
 
@@ -48,7 +51,7 @@ class BucketWriter(Attempt):
         self._parts: list[tuple[pa.BinaryArray, pa.BinaryArray, Any]] = []
         self._buckets = 0
         self._is_mapped = False
-        self._under_way: deque[tuple[int, bytes]] = deque()
+        self._under_way: deque[int] = deque()
 
     def write(
         self,
@@ -152,38 +155,34 @@ class BucketWriter(Attempt):
         values = arranged.values.slice(begin, end - begin)
         names = self._names(arranged.numbers[first:last])
         sizes = starts[1:] - starts[:-1]
-        stream, buckets = bucket_commands(
+        stream, commands, buckets = bucket_commands(
             names, pa.array(sizes), row_frames(keys, values), _firsts(starts - begin)
         )
-        registration = command("EVALSHA", script(self.script).sha, *self._registration(end - begin))
-        expiries, expired = self._expiries(names)
-        added = b"".join(b":%d\r\n" % size for size in sizes.tolist())
+        slots = partial(self._slots, arranged.numbers[first:last])
+        writes = [Writes(len(names), _chosen(stream, commands, sizes.tolist()), slots)]
+        if (expires_ms := self._publication.expires_ms) is not None:
+            writes.append(Writes(len(names), partial(_expiries, names, expires_ms), slots))
         with self._paced(end - begin, len(stream)):
-            # No health check: it would read a reply that is not its own.
-            self._connection.send_packed_command(
-                [registration, *slices(stream), *expiries], check_health=False
-            )
-            self._under_way.append((end - begin, added + expired))
+            self._stream.send(self._registration(end - begin), *writes)
+            self._under_way.append(end - begin)
             self._settle(leave=self._pace.under_way)
         if self._pace.wants_sample:
             self._pace.weigh(end - begin, names.to_pylist(), [])
         self._checksum += sum(map(digest, buckets))
         self._bytes += _bytes(keys) + _bytes(values)
 
-    def _registration(self, rows: int) -> tuple[str | int, ...]:
-        """Keys and arguments of the script that registers buckets with so many rows."""
-        version = self._publication.version
-        return (
-            *(2, self._keys.staging, self._keys.attempts(version), version, self._attempt),
-            *(self._buckets, to_ms(self._spec.staging_lease, "staging_lease"), rows),
+    def _registration(self, rows: int) -> Call[int]:
+        """Registers buckets with so many rows."""
+        version, lease = self._publication.version, self._spec.staging_lease
+        return Call(
+            self.script,
+            (self._keys.staging, self._keys.attempts(version)),
+            (version, self._attempt, self._buckets, to_ms(lease, "staging_lease"), rows),
+            int,
         )
 
     def _register(self, rows: int) -> None:
-        with translated_errors(self._client):
-            staged = self._client.execute_command(
-                "EVALSHA", script(self.script).sha, *self._registration(rows)
-            )
-        if not staged:
+        if not run(self._client, self._registration(rows)):
             self._give_up()
 
     def _count_all(self, arranged: Arranged) -> None:
@@ -202,20 +201,16 @@ class BucketWriter(Attempt):
             before, pc.cast(pa.array(numbers), pa.string()), after, ""
         )
 
-    def _expiries(self, names: pa.StringArray) -> tuple[list[memoryview], bytes]:
-        """Commands that let buckets expire, and the replies that are due."""
-        if self._publication.expires_ms is None:
-            return [], b""
-        return slices(expiry_commands(names, self._publication.expires_ms)), b":1\r\n" * len(names)
+    def _slots(self, numbers: np.ndarray[Any, np.dtype[np.int64]]) -> list[int]:
+        # Of a bucket's key, the share and the number are the hash tag.
+        return slots_of(f"{self._partition}.", [b"%d" % number for number in numbers.tolist()])
 
     def _settle(self, leave: int = 0) -> None:
         """Read replies until so many chunks are under way."""
         while len(self._under_way) > leave:
-            rows, due = self._under_way.popleft()
-            staged = self._replies.line()
-            wrong = self._replies.differing(due)
-            if staged != b":1" or wrong:
-                self._give_up([(0, staged), *wrong])
+            rows = self._under_way.popleft()
+            if (outcome := self._stream.receive()).is_refused:
+                self._give_up(outcome.replies)
             self._rows += rows
 
     def _most_rows(self) -> int:
@@ -230,6 +225,29 @@ class BucketWriter(Attempt):
         self._publication.abandon()
         version = self._publication.version
         remove_attempt(self._client, self._keys, version, self._attempt, self._buckets)
+
+
+def _chosen(
+    stream: memoryview, commands: Sequence[memoryview], sizes: Sequence[int]
+) -> Callable[[Sequence[int] | None], Commands]:
+    """What gives the commands of some buckets with so many rows each, or all in one stream."""
+
+    def chosen(places: Sequence[int] | None) -> Commands:
+        some = range(len(sizes)) if places is None else places
+        due = b"".join(b":%d\r\n" % sizes[place] for place in some)
+        if places is None:
+            return Commands(stream, 1, len(sizes), due)
+        joined_up = b"".join(commands[place] for place in places)
+        return Commands(memoryview(joined_up), 1, len(places), due)
+
+    return chosen
+
+
+def _expiries(names: pa.StringArray, expires_ms: int, places: Sequence[int] | None) -> Commands:
+    """Commands that let buckets expire."""
+    chosen = names if places is None else names.take(pa.array(places))
+    stream = expiry_commands(chosen, expires_ms)
+    return Commands(stream, 1, len(chosen), b":1\r\n" * len(chosen))
 
 
 def _firsts(starts: np.ndarray[Any, np.dtype[np.int64]]) -> pa.Int64Array:

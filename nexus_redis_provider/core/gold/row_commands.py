@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence, Sized
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -82,7 +82,7 @@ class Commands:
     kept: bytes | None = None
     steps: int = 1
 
-    def rows_of(self, replies: Replies, batch: RowBatch) -> list[int]:
+    def rows_of(self, replies: Replies, batch: Sized) -> list[int]:
         """Positions of the rows to whose commands these are the replies, in order."""
         firsts = sorted({place // self.steps * self.rows for place, _ in replies})
         ranges = [range(first, min(first + self.rows, len(batch))) for first in firsts]

@@ -19,12 +19,12 @@ class Condition:
 
     Attributes:
         key: if it is touched after the question, nothing is written.
-        question: a command about it.
+        question: a command about it, in words.
         check: raises if the reply permits no write.
     """
 
     key: str
-    question: bytes
+    question: tuple[str | int, ...]
     check: Callable[[bytes | None], None]
 
 
@@ -49,12 +49,19 @@ class Transactions:
     def watch(self, conditions: Sequence[Condition]) -> None:
         """Begin a step, which the next `execute` ends."""
         watch = command("WATCH", *(condition.key for condition in conditions))
-        questions = [condition.question for condition in conditions]
+        questions = [command(*condition.question) for condition in conditions]
         self._connection.send_packed_command([watch, *questions], check_health=False)
         self._refuse_errors(self._replies.differing(OK))
         answers = [self._replies.bulk() for _ in conditions]
         for condition, answer in zip(conditions, answers, strict=True):
             condition.check(answer)
+
+    def ask(self, questions: Commands) -> Replies:
+        """Replies that were not due, in the midst of a step."""
+        self._connection.send_packed_command(slices(questions.stream), check_health=False)
+        unusual = self._replies.differing(questions.due)
+        self._refuse_errors(unusual)
+        return unusual
 
     def execute(self, commands: Commands) -> Replies | None:
         """What was not due, or None: a key was touched, so that nothing was written."""

@@ -8,6 +8,7 @@ looked at.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -101,7 +102,7 @@ def hash_commands(
 
 def bucket_commands(
     names: pa.StringArray, sizes: pa.Int64Array, rows: pa.BinaryArray, firsts: pa.Int64Array
-) -> tuple[memoryview, list[memoryview]]:
+) -> tuple[memoryview, list[memoryview], list[memoryview]]:
     """`HSET name key value ...` for every bucket, as one byte stream.
 
     Args:
@@ -111,7 +112,7 @@ def bucket_commands(
         firsts: for each row the bucket that begins with it, or null.
 
     Returns:
-        The stream, and the part of it that each bucket's rows take.
+        The stream, the part of it that each bucket takes, and that which its rows take.
     """
     heads = pc.binary_join_element_wise(
         "*",
@@ -128,12 +129,11 @@ def bucket_commands(
     _, offsets, data = frames.buffers()
     bounds, stream = memoryview(offsets).cast("i"), memoryview(data)
     begins = pc.indices_nonzero(pc.is_valid(firsts)).to_pylist()
-    ends = [*(bounds[row] for row in begins[1:]), bounds[len(frames)]]
+    ends = [*(bounds[row] for row in begins), bounds[len(frames)]]
+    commands = [stream[begin:end] for begin, end in pairwise(ends)]
     lengths = pc.binary_length(heads).to_pylist()
-    return stream[: bounds[len(frames)]], [
-        stream[bounds[begin] + length : end]
-        for begin, length, end in zip(begins, lengths, ends, strict=True)
-    ]
+    rows = [taken[length:] for taken, length in zip(commands, lengths, strict=True)]
+    return stream[: ends[-1]], commands, rows
 
 
 def expiry_commands(names: pa.StringArray, at_ms: int) -> memoryview:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
-from typing import Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,10 +24,11 @@ from nexus_redis_provider.core.gold.pages import encode_page
 from nexus_redis_provider.core.gold.publications import Publication, staging_gone
 from nexus_redis_provider.core.gold.row_commands import ROWS_AT_ONCE, Commands, RowBatch, row_format
 from nexus_redis_provider.core.gold.specs import Report
+from nexus_redis_provider.core.gold.streams import ServerStream, Writes
 from nexus_redis_provider.core.gold.sweeping import page_keys, staged_attempts, unlink
 from nexus_redis_provider.core.gold.transactions import Condition, Transactions
-from nexus_redis_provider.core.gold.wire import command, slices
-from nexus_redis_provider.core.scripts import script
+from nexus_redis_provider.core.scripts import Call
+from nexus_redis_provider.core.slots import slots_of
 
 _MAX_ROWS = 10_000
 _WATCHED_ROWS = 2_000  # A transaction keeps all others waiting.
@@ -40,15 +41,15 @@ class _Sent:
 
     Attributes:
         batch: the rows.
-        commands: that write them.
         page: number of the index page that has their keys, and perhaps others.
         listed: the keys on that page.
+        one_by_one: whether each is to have a command of its own.
     """
 
     batch: RowBatch
-    commands: Commands
     page: int
     listed: pa.StringArray
+    one_by_one: bool = False
 
 
 class PartitionWriter(Attempt):
@@ -70,11 +71,6 @@ class PartitionWriter(Attempt):
         upsert = self._spec.mode is Mode.UPSERT
         self._prefix = "" if upsert else self._keys.row_prefix(publication.version)
         self._format = row_format(self._spec.layout, self._prefix, publication.expires_ms)
-
-    def __enter__(self) -> Self:
-        super().__enter__()
-        self._transactions = Transactions(self._connection, self._replies, self._refuse_errors)
-        return self
 
     def write(
         self,
@@ -152,10 +148,9 @@ class PartitionWriter(Attempt):
         """Write rows whose keys are not there, unless the version was published meanwhile."""
         with self._paced(len(batch), batch.keys.nbytes + batch.values.nbytes):
             self._pages += 1
-            page = self._page(self._pages - 1, batch.keys, announced=len(batch))
-            self._connection.send_packed_command([page], check_health=False)
-            if (staged := self._replies.line()) != b":1":
-                self._give_up([(0, staged)])
+            self._stream.send(self._page(self._pages - 1, batch.keys, announced=len(batch)))
+            if (outcome := self._stream.receive()).is_refused:
+                self._give_up(outcome.replies)
             self._unsure.clear()
             written = None
             while written is None:
@@ -174,17 +169,19 @@ class PartitionWriter(Attempt):
     def _existing(self, batch: RowBatch, at_once: int) -> list[int]:
         """Positions of rows whose keys are there: most often none, which few questions tell."""
         questions = self._format.look(batch, at_once)
-        self._connection.send_packed_command(slices(questions.stream), check_health=False)
-        unusual = self._replies.differing(questions.due)
-        self._refuse_errors(unusual)
-        rows = questions.rows_of(unusual, batch)
+        rows = questions.rows_of(self._transactions.ask(questions), batch)
         if at_once > 1 and rows:
             return [rows[place] for place in self._existing(batch.take(rows), 1)]
         return rows
 
+    @property
+    def _transactions(self) -> Transactions:
+        assert isinstance(self._stream, ServerStream)  # noqa: S101 - for mypy; see `servers`
+        return self._stream.transactions
+
     def _stage_added(self, batch: RowBatch) -> None:
-        sent = _Sent(batch, self._format.add(batch), self._pages, batch.keys)
-        with self._paced(len(batch), len(sent.commands.stream)):
+        sent = _Sent(batch, self._pages, batch.keys)
+        with self._paced(len(batch), batch.keys.nbytes + batch.values.nbytes):
             self._pages += 1
             self._send(sent, announced=len(batch))
             self._settle(leave=self._pace.under_way)
@@ -192,20 +189,28 @@ class PartitionWriter(Attempt):
     def _send(self, sent: _Sent, *, announced: int) -> None:
         """Send an index page, and rows that are on it; so many are not announced yet."""
         page = self._page(sent.page, sent.listed, announced=announced)
-        # No health check: it would read a reply that is not its own.
-        self._connection.send_packed_command(
-            [page, *slices(sent.commands.stream)], check_health=False
-        )
+        add = partial(self._format.add, one_by_one=sent.one_by_one)
+        self._stream.send(page, self._writes(sent.batch, add))
         self._under_way.append(sent)
 
-    def _page(self, number: int, keys: pa.StringArray, *, announced: int) -> bytes:
-        """The command that registers an index page."""
-        return command(
-            *("EVALSHA", script("stage_page").sha, 3, self._keys.staging),
-            *(self._keys.attempts(self._publication.version), self._page_name(number)),
-            *(self._publication.version, self._attempt, self._pages),
-            *(encode_page(keys), to_ms(self._spec.staging_lease, "staging_lease")),
-            *(announced, self._publication.expires_ms or ""),
+    def _page(self, number: int, keys: pa.StringArray, *, announced: int) -> Call[int]:
+        """Registers an index page."""
+        version, lease = self._publication.version, self._spec.staging_lease
+        return Call(
+            "stage_page",
+            (self._keys.staging, self._keys.attempts(version), self._page_name(number)),
+            (
+                *(version, self._attempt, self._pages, encode_page(keys)),
+                *(to_ms(lease, "staging_lease"), announced, self._publication.expires_ms or ""),
+            ),
+            int,
+        )
+
+    def _writes(self, batch: RowBatch, commands: Callable[[RowBatch], Commands]) -> Writes:
+        return Writes(
+            len(batch),
+            lambda places: commands(batch if places is None else batch.take(places)),
+            lambda: slots_of(self._prefix, batch.names()),
         )
 
     def _page_name(self, number: int) -> str:
@@ -215,38 +220,32 @@ class PartitionWriter(Attempt):
         """Read replies until so many batches are under way."""
         while len(self._under_way) > leave:
             sent = self._under_way.popleft()
-            commands, batch = sent.commands, sent.batch
-            staged = self._replies.line()
-            unusual = self._replies.differing(commands.due)
-            unwritten = commands.rows_of(unusual, batch)
-            if staged == b":1":
+            outcome, batch = self._stream.receive(), sent.batch
+            if outcome.is_staged:
                 # No sweep had begun when the batch before was complete; one will find that.
                 self._unsure.clear()
-            self._unsure.append(batch.without(unwritten))
-            if staged != b":1" or any(line != commands.kept for _, line in unusual):
-                self._give_up([(0, staged), *unusual])
-            self._rows += len(batch) - len(unwritten)
-            if unwritten:
-                self._set_aside(sent, batch.take(unwritten))
-
-    def _set_aside(self, sent: _Sent, unwritten: RowBatch) -> None:
-        """Rows of which some were there: tell which, by writing each of the others alone."""
-        if sent.commands.rows > 1:
-            alone = self._format.add(unwritten, one_by_one=True)
-            self._send(_Sent(unwritten, alone, sent.page, sent.listed), announced=0)
-        else:
-            self._conflicts.append(unwritten)
-            self._rows += len(unwritten)
+            self._unsure.append(batch.without(outcome.unwritten))
+            if outcome.is_refused:
+                self._give_up(outcome.replies)
+            self._rows += len(batch) - len(outcome.unwritten)
+            unwritten = batch.take(outcome.unwritten)
+            if outcome.one_by_one and len(unwritten):
+                self._conflicts.append(unwritten)
+                self._rows += len(unwritten)
+            elif len(unwritten):
+                # Tell which of them were there, by writing each of the others alone.
+                alone = _Sent(unwritten, sent.page, sent.listed, one_by_one=True)
+                self._send(alone, announced=0)
 
     def _upsert(self, batch: RowBatch) -> None:
         """Write a batch unless a newer fencing token has come, or a later run of a micro-batch."""
-        fence = command("GET", self._keys.fence)
+        fence = ("GET", self._keys.fence)
         conditions = [Condition(self._keys.fence, fence, self._check_fence)]
         if claim := self._publication.claim:
-            held = command("HGET", self._keys.head, claim.field)
+            held = ("HGET", self._keys.head, claim.field)
             conditions.append(Condition(self._keys.head, held, self._check_claim))
         with self._paced(len(batch), batch.keys.nbytes + batch.values.nbytes):
-            self._transactions.perform(self._format.replace(batch), conditions)
+            self._stream.write_if(conditions, self._writes(batch, self._format.replace))
         self._count(len(batch))
         self._rows += len(batch)
 
@@ -272,7 +271,7 @@ class PartitionWriter(Attempt):
     @property
     def _lease(self) -> Condition:
         # Every publish touches the head, so that no row of a published version is changed.
-        lease = command("ZSCORE", self._keys.staging, self._publication.version)
+        lease = ("ZSCORE", self._keys.staging, self._publication.version)
         return Condition(self._keys.head, lease, self._check_lease)
 
     def _check_lease(self, deadline: bytes | None) -> None:
@@ -295,7 +294,7 @@ class PartitionWriter(Attempt):
         if repeated:
             raise DuplicateKeyError(self._spec.dataset, repeated[0].decode(), len(repeated))
         for batch in self._conflicts:
-            self._transactions.perform(self._format.replace(batch), [self._lease])
+            self._stream.write_if([self._lease], self._writes(batch, self._format.replace))
             self._unsure.append(batch)
 
     def _pages_of_others(self, *, siblings: bool) -> Iterator[list[bytes]]:
