@@ -22,7 +22,9 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "hooks": _modules("hooks.redis"),
-        "operators": _modules("operators.dag_lock", "operators.gold_publish"),
+        "operators": _modules(
+            *("operators.cache_invalidation", "operators.dag_lock", "operators.gold_publish"),
+        ),
         "extra-links": ["nexus_redis_provider.operators.locking.LockHolderLink"],
         "task-decorators": [
             {

@@ -1,83 +1,9 @@
-"""Which commands there are, as data from which both command lines are made.
-
-Airflow reads this whenever it is called for anything, so it imports next to nothing; what a command
-does is loaded when it runs. A further group is one more entry of `GROUPS`.
-"""
+"""Which commands there are, for both command lines. A further group is one more of `GROUPS`."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
-
-from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """An argument of a command.
-
-    Attributes:
-        flags: its names; one without dashes is given by its place.
-        settings: as `ArgumentParser.add_argument` takes them; the help as that of a command.
-    """
-
-    flags: tuple[str, ...]
-    settings: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """One thing to do.
-
-    Attributes:
-        help: what it does; no square brackets, which Airflow's help takes for markup.
-        run: `module:function` of what does it, `(client, args) -> Answer`.
-        options: its own; those that say which server are added.
-    """
-
-    name: str
-    help: str
-    run: str
-    options: tuple[Option, ...]
-
-    def load(self) -> Callable[..., Any]:
-        """The function that does it."""
-        module, _, function = self.run.partition(":")
-        loaded: Callable[..., Any] = getattr(importlib.import_module(module), function)
-        return loaded
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Commands on one kind of thing."""
-
-    name: str
-    help: str
-    commands: tuple[Command, ...]
-
-
-def option(*flags: str, **settings: Any) -> Option:
-    """An option, written as for `add_argument`."""
-    return Option(flags, settings)
-
-
-JSON = option(
-    "--json", action="store_true", help="print one JSON document: times as ISO 8601, durations in s"
-)
-URL = option(
-    "--url",
-    metavar="URL",
-    help="such as redis://user@host:6379/0?password_env=NAME, or rediss:// for TLS; "
-    "others on this machine can see a password that stands in it",
-)
-NAMESPACE = option(
-    "--namespace",
-    metavar="NAME",
-    default=DEFAULT_NAMESPACE,
-    help=f"first part of the keys (default: {DEFAULT_NAMESPACE})",
-)
+from nexus_redis_provider.cli.declaring import JSON, Command, Group, option
+from nexus_redis_provider.cli.server_commands import KEYS, SERVER
 
 _LOCKS = "nexus_redis_provider.cli.locks"
 _NAME = option("name", metavar="NAME", help="of the lock, as `list` shows it")
@@ -206,4 +132,4 @@ GOLD = Group(
     ),
 )
 
-GROUPS = (LOCKS, GOLD)
+GROUPS = (LOCKS, GOLD, KEYS, SERVER)

@@ -8,7 +8,7 @@ from argparse import Namespace
 from airflow.cli.utils import redirect_stdout_log_handlers_to_stderr
 from airflow.sdk.exceptions import AirflowException
 
-from nexus_redis_provider.cli.commands import Command
+from nexus_redis_provider.cli.declaring import Command
 from nexus_redis_provider.cli.running import perform
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import ConfigurationError

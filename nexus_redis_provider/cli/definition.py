@@ -9,15 +9,8 @@ from argparse import Namespace
 
 from airflow.cli.cli_config import ActionCommand, Arg, CLICommand, GroupCommand
 
-from nexus_redis_provider.cli.commands import (
-    GROUPS,
-    NAMESPACE,
-    URL,
-    Command,
-    Group,
-    Option,
-    option,
-)
+from nexus_redis_provider.cli.commands import GROUPS
+from nexus_redis_provider.cli.declaring import Command, Group, Option, option
 
 CONN_ID = option(
     "--conn-id",
@@ -38,17 +31,17 @@ def get_commands() -> list[CLICommand]:
 
 
 def _group(group: Group) -> GroupCommand:
-    commands = [_action(command) for command in group.commands]
+    commands = [_action(command, group) for command in group.commands]
     return GroupCommand(name=group.name, help=group.help, subcommands=commands)
 
 
-def _action(command: Command) -> ActionCommand:
+def _action(command: Command, group: Group) -> ActionCommand:
     def run(args: Namespace) -> None:
         from nexus_redis_provider.cli.connections import run_in_airflow
 
         run_in_airflow(command, args)
 
-    options = (*command.options, CONN_ID, URL, NAMESPACE)
+    options = (*command.options, CONN_ID, *group.server_options)
     return ActionCommand(
         name=command.name, help=command.help, func=run, args=[_arg(one) for one in options]
     )

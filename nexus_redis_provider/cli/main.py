@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from nexus_redis_provider import __version__
-from nexus_redis_provider.cli.commands import GROUPS, NAMESPACE, URL, Option
+from nexus_redis_provider.cli.commands import GROUPS
+from nexus_redis_provider.cli.declaring import NAMESPACE, URL, Option
 from nexus_redis_provider.cli.running import perform
 from nexus_redis_provider.core.endpoint import URL_VARIABLE, Endpoint
 
@@ -54,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
             for option in command.options:
                 _add(leaf, option)
             # Those before the group hold where they are not given here.
-            for server in (URL, NAMESPACE):
+            for server in group.server_options:
                 _add(leaf, server, default=argparse.SUPPRESS)
             leaf.set_defaults(command=command)
     return parser

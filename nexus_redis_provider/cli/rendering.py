@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-_NUMBERS = ("ROWS", "BYTES", "KEPT", "STAGED", "TO SWEEP")
+_NUMBERS = ("ROWS", "BYTES", "KEPT", "STAGED", "TO SWEEP", "LENGTH", "MS")
 _FREE_TEXT = (
     "LOCK",
     "HELD BY",
@@ -22,6 +22,8 @@ _FREE_TEXT = (
     "TYPE",
     "VALUE",
     "REMOVED",
+    "KEY",
+    "COMMAND",
 )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nexus_redis_provider.cli.commands import Command
+from nexus_redis_provider.cli.declaring import Command
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import (
     AccessDeniedError,

@@ -18,6 +18,7 @@ from nexus_redis_provider.core.endpoint import (
     translated_errors,
 )
 from nexus_redis_provider.core.errors import ConfigurationError, NexusRedisError
+from nexus_redis_provider.hooks.inspecting import Inspecting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,11 +86,12 @@ def endpoint_of(connection: Connection, extra: Mapping[str, Any] | None = None) 
     )
 
 
-class NexusRedisHook(RedisHook):
+class NexusRedisHook(Inspecting, RedisHook):
     """Clients of the Redis that a connection describes, with bounded timeouts and retries.
 
     Takes the place of the official `RedisHook`, whose connections it also reads. One hook keeps one
-    sync client; close it, or use the hook as a context manager.
+    sync client; close it, or use the hook as a context manager. What `Inspecting` adds is about all
+    keys and servers.
 
     Example:
         with NexusRedisHook("my_redis") as hook:

@@ -9,6 +9,7 @@ import pytest
 
 from nexus_redis_provider.core.gold.history import history, move_live
 from nexus_redis_provider.core.gold.readers import live_manifest
+from nexus_redis_provider.core.gold.unpublishing import retire
 from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.core.locks import protocol
 from nexus_redis_provider.core.locks.evictions import show_eviction
@@ -70,6 +71,7 @@ def test_header_tells_reply_clock_and_why(name):
         live_manifest("dataset"),
         history("dataset"),
         move_live(GoldKeys("dataset"), "b", seen="a", fence=1),
+        retire(GoldKeys("dataset"), "a", fence=1),
     ],
     ids=lambda call: call.script,
 )

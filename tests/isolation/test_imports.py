@@ -64,6 +64,8 @@ def loaded_by(wheel: Path, modules: list[str], tmp_path: Path) -> set[str]:
         ("cli/commands", {"airflow", "pyspark", "pyarrow", "redis", "rich"}),
         ("cli/main", {"airflow", "pyspark", "pyarrow", "rich"}),
         ("cli/locks", {"airflow", "pyspark", "pyarrow", "rich"}),
+        ("cli/keys", {"airflow", "pyspark", "pyarrow", "rich"}),
+        ("cli/servers", {"airflow", "pyspark", "pyarrow", "rich"}),
         *((part, {"pyspark", "pyarrow"}) for part in AIRFLOW_PARTS),
     ],
 )
@@ -85,7 +87,9 @@ def test_airflows_command_line_loads_nothing_more(wheel, tmp_path):
     assert {name for name in loaded if "redis" in name} == {
         "nexus_redis_provider.cli",
         "nexus_redis_provider.cli.commands",
+        "nexus_redis_provider.cli.declaring",
         "nexus_redis_provider.cli.definition",
+        "nexus_redis_provider.cli.server_commands",
         "nexus_redis_provider.core",
         "nexus_redis_provider.core.errors",
         "nexus_redis_provider.core.keys",
