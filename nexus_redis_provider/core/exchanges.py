@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 import redis
@@ -104,13 +104,27 @@ def _key(command: Sequence[Any]) -> Any:
 
 
 async def aexecute_all(client: redis.asyncio.Redis, commands: Sequence[Sequence[Any]]) -> list[Any]:
-    """The asyncio twin of `execute_all`, by a pipeline of the client."""
+    """The asyncio twin of `execute_all`; in a Cluster, by a pipeline of the client."""
     with translated_errors(client):
-        pipeline = client.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)
-        replies: list[Any] = await pipeline.execute()
-    return replies
+        if is_spread(client):
+            pipeline = client.pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)
+            replies: list[Any] = await pipeline.execute()
+            return replies
+        async with _pooled_connection(client) as connection:
+
+            async def once() -> list[Any]:
+                await connection.send_packed_command(_packed(connection, commands))
+                return [await _areply_of(connection) for _ in commands]
+
+            replies = await connection.retry.call_with_retry(
+                once, lambda _: connection.disconnect()
+            )
+            for reply in replies:
+                if isinstance(reply, ResponseError):
+                    raise reply
+        return replies
 
 
 @contextmanager
@@ -124,14 +138,9 @@ def own_connection(client: redis.Redis) -> Iterator[Any]:
     client.connection = None
     try:
         yield connection
-    except ResponseError as error:
-        if isinstance(translated("", error), UnreachableError):
-            # What was the primary is none any more; who connects again may find the new one.
+    except BaseException as error:
+        if _spoils(error):
             connection.disconnect()
-        raise
-    except BaseException:
-        # Interrupted: a reply that was not read must not pass for that of the next command.
-        connection.disconnect()
         raise
     finally:
         client.connection = kept
@@ -139,9 +148,41 @@ def own_connection(client: redis.Redis) -> Iterator[Any]:
             client.connection_pool.release(connection)
 
 
+@asynccontextmanager
+async def _pooled_connection(client: redis.asyncio.Redis) -> AsyncIterator[Any]:
+    """A connection of a client's pool, as `own_connection`."""
+    connection: Any = await client.connection_pool.get_connection()
+    try:
+        yield connection
+    except BaseException as error:
+        if _spoils(error):
+            await connection.disconnect(nowait=True)
+        raise
+    finally:
+        await client.connection_pool.release(connection)
+
+
+def _spoils(error: BaseException) -> bool:
+    """Whether nothing may be sent over a connection any more.
+
+    What was the primary is none any more: who connects again may find the new one. And where it was
+    interrupted, a reply that was not read must not pass for that of the next command.
+    """
+    is_reply = isinstance(error, ResponseError)
+    return not is_reply or isinstance(translated("", error), UnreachableError)
+
+
 def reply_of(connection: Any, **options: Any) -> Any:
     """The next reply; an error of the server is one, too."""
     try:
         return connection.read_response(**options)
+    except ResponseError as error:
+        return error
+
+
+async def _areply_of(connection: Any) -> Any:
+    """The asyncio twin of `reply_of`."""
+    try:
+        return await connection.read_response()
     except ResponseError as error:
         return error

@@ -10,7 +10,7 @@ import statistics
 import struct
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,8 @@ from tests.benchmarks.tables import heading, table
 _KEYS = 1000
 _ROUNDS = 45
 _CALLERS = 1000
+_CROWDS = 15
+_CONNECTIONS = 50
 _PACKED = struct.Struct("<idq")
 """The columns of the frame that are not in its key, as they stand behind the bits of nulls."""
 
@@ -47,9 +49,12 @@ def measure(rows: int) -> None:
             lines,
         )
         heading(f"{_CALLERS:,} callers at once, asyncio, one row each")
-        print("Rows a second; the pool has 50 connections.\n")
+        print(
+            f"Medians of {_CROWDS} rounds in turns, and of their ratios. The bare commands have a "
+            f"pool of {_CONNECTIONS} connections.\n"
+        )
         table(
-            " | rows/s | bare GET or HGET | to bare",
+            " | get, rows/s | its connections | bare GET or HGET, rows/s | to it",
             [asyncio.run(_crowd(server, layout, rows)) for layout in ("json", "packed")],
         )
 
@@ -102,7 +107,7 @@ def _many(client: redis.Redis, layout: str, rows: int) -> list[str]:
     ]
 
 
-def _ratio(one: list[float], other: list[float]) -> float:
+def _ratio(one: Sequence[float], other: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(one, other, strict=True))
 
 
@@ -124,26 +129,36 @@ def _commands(client: redis.Redis, layout: str) -> Callable[[tuple[str, int]], t
 
 
 async def _crowd(server: EmbeddedServer, layout: str, rows: int) -> list[str]:
-    wanted = [_key(number) for number in random.sample(range(rows), _CALLERS)]
     with server.endpoint.client() as sync_client:
         command = _commands(sync_client, layout)
-    pool = redis.asyncio.BlockingConnectionPool.from_url(server.url, max_connections=50)
-    async with redis.asyncio.Redis(connection_pool=pool) as client:
+    pool = redis.asyncio.BlockingConnectionPool.from_url(server.url, max_connections=_CONNECTIONS)
+    bare = redis.asyncio.Redis(connection_pool=pool)
+    async with server.endpoint.async_client(client_name="ours") as client, bare:
         dataset = AsyncGoldDataset(client, layout)
-        await dataset.get(wanted[0])
 
-        async def rate(way: Callable[[tuple[str, int]], Any]) -> float:
+        async def rate(way: Callable[[Any], Awaitable[object]], wanted: Iterable[Any]) -> float:
             began = time.perf_counter()
             await asyncio.gather(*map(way, wanted))
-            return len(wanted) / (time.perf_counter() - began)
+            return _CALLERS / (time.perf_counter() - began)
 
-        async def bare(key: tuple[str, int]) -> object:
-            return await client.execute_command(*command(key))
-
-        pairs = [(await rate(dataset.get), await rate(bare)) for _ in range(5)]
+        pairs = []
+        for number in range(_CROWDS + 1):
+            keys = [_key(at) for at in random.sample(range(rows), _CALLERS)]
+            commands = list(map(command, keys))
+            ours = await rate(dataset.get, keys)
+            theirs = await rate(lambda words: bare.execute_command(*words), commands)
+            if number:  # The first round opens the connections.
+                pairs.append((ours, theirs))
+        connections = [one for one in await bare.client_list() if one["name"] == "ours"]
     await pool.aclose()
-    ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
-    return [layout, f"{ours:,.0f}", f"{theirs:,.0f}", f"{ours / theirs:.2f}"]
+    ours, theirs = zip(*pairs, strict=True)
+    return [
+        layout,
+        f"{statistics.median(ours):,.0f}",
+        str(len(connections)),
+        f"{statistics.median(theirs):,.0f}",
+        f"{_ratio(ours, theirs):.1f}",
+    ]
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import redis.asyncio
 from nexus_redis_provider.core.clusters import is_spread
 from nexus_redis_provider.core.durations import Duration, to_ms
 from nexus_redis_provider.core.errors import GoldError, NotPublishedError
+from nexus_redis_provider.core.gold.coalescing import Coalescer
 from nexus_redis_provider.core.gold.layouts import version_of
 from nexus_redis_provider.core.gold.manifests import Manifest
 from nexus_redis_provider.core.gold.talks import atalk, awalk, talk, walk
@@ -184,14 +185,15 @@ class AsyncGoldDataset(_Reader):
         """Read through an asyncio client; options as of `GoldDataset`."""
         super().__init__(client, dataset, namespace, max_staleness)
         self._client = client
+        self._rows = Coalescer(self.get_many)
 
     async def manifest(self) -> Manifest:
         """See `GoldDataset.manifest`."""
         return self._learn(await arun(self._client, self._manifest_call())).manifest
 
     async def get(self, key: Key) -> Row | None:
-        """See `GoldDataset.get`."""
-        return (await self.get_many([key]))[0]
+        """See `GoldDataset.get`. However many calls come at once, they take four connections."""
+        return await self._rows.get(key)
 
     async def get_many(self, keys: Sequence[Key]) -> list[Row | None]:
         """See `GoldDataset.get_many`."""
