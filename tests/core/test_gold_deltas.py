@@ -12,6 +12,7 @@ import redis
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import ConfigurationError, NotPublishedError, SupersededError
 from nexus_redis_provider.core.gold.chains import LONGEST, BucketMap
+from nexus_redis_provider.core.gold.deltas import DeltaWriter
 from nexus_redis_provider.core.gold.history import rollback
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.publications import Publication
@@ -169,6 +170,38 @@ def test_a_delta_on_a_version_that_is_gone_is_refused(
         late.commit(reports)
     late.abort()
     assert set(seen(dataset).values()) == {3}
+
+
+def test_sums_that_are_forgotten_while_a_delta_is_written_are_written_anew(
+    *,
+    endpoint: Endpoint,
+    delta: Any,
+    dataset: GoldDataset,
+    client: redis.Redis,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A rival publishes in between; the base is kept, but what is next builds on the rival."""
+    publish_packed(endpoint, numbers(0, 200, 1), delta)
+    rival, late = Publication.begin(endpoint, delta), Publication.begin(endpoint, delta)
+    write_changes, rivals = DeltaWriter._write_changes, [rival]
+
+    def publish_and_write(self: DeltaWriter, *args: Any) -> None:
+        if self._publication is late and rivals:
+            parts = dealt(numbers(0, 200, 1) | {"k7": 2}, rival.shares)
+            reports = [write_packed(rival, part, number) for number, part in enumerate(parts)]
+            rivals.pop().commit(reports)
+        write_changes(self, *args)
+
+    monkeypatch.setattr(DeltaWriter, "_write_changes", publish_and_write)
+    rows = numbers(0, 200, 1) | {"k8": 3}
+    parts = dealt(rows, late.shares)
+    late.commit([write_packed(late, part, number) for number, part in enumerate(parts)])
+    assert not rivals
+    assert seen(dataset) == rows
+    last = publish_packed(endpoint, rows | {"k9": 4}, delta)
+    assert sent_rows(client, last, namespace) == 1
+    assert seen(dataset) == rows | {"k9": 4}
 
 
 @pytest.mark.parametrize(

@@ -231,8 +231,9 @@ class DeltaWriter(BucketWriter):
                 pipeline.append(key, sums[new[reused:]].tobytes())
             if self._publication.expires_ms is not None:
                 pipeline.pexpireat(key, self._publication.expires_ms)
-            if not pipeline.execute()[0]:
-                raise base_gone(self._spec.dataset, self._publication.version)
+            is_copied = pipeline.execute()[0]
+        if not is_copied:  # A version was published meanwhile, the sums of which take their place.
+            self._replace_sums(sums)
 
 
 def _sums(arranged: Arranged) -> Sums:
