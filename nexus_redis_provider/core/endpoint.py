@@ -20,6 +20,7 @@ from nexus_redis_provider.core.credentials import Secret, SecretSource
 from nexus_redis_provider.core.errors import (
     AccessDeniedError,
     ConfigurationError,
+    RefusedError,
     ServerError,
     UnreachableError,
 )
@@ -303,7 +304,7 @@ def translated_errors(client: Any) -> Iterator[None]:
     Raises:
         UnreachableError: no connection, or no answer in time.
         AccessDeniedError: bad credentials, or the ACL forbids the command or key.
-        ServerError: the server refused the command, for want of memory for example.
+        RefusedError: the server refused the command, for want of memory for example.
     """
     try:
         yield
@@ -339,7 +340,7 @@ def translated(where: str, error: BaseException) -> ServerError | exceptions.Wat
         return AccessDeniedError(where, error)
     if isinstance(error, _UNREACHABLE):
         return UnreachableError(where, error)
-    return ServerError(f"Redis at {where} refused: {error}")
+    return RefusedError(where, str(error))
 
 
 def _backoff() -> ExponentialWithJitterBackoff:

@@ -56,6 +56,19 @@ class AccessDeniedError(ServerError):
         self.endpoint = endpoint
 
 
+class RefusedError(ServerError):
+    """The server does not carry out a command as it is: no memory is left, or no disk to save to.
+
+    Attributes:
+        reply: what it said.
+    """
+
+    def __init__(self, endpoint: str, reply: str) -> None:
+        super().__init__(f"Redis at {endpoint} refused: {reply}")
+        self.endpoint = endpoint
+        self.reply = reply
+
+
 class LockError(NexusRedisError):
     """Base of lock errors."""
 
@@ -259,7 +272,8 @@ class WriteError(PublishError):
 
     def __init__(self, dataset: str, reply: str, failed: int) -> None:
         super().__init__(
-            f"Gold dataset {dataset!r}: the server refused {failed} write(s), first: {reply}.",
+            f"Gold dataset {dataset!r}: the server refused {failed} write(s), first: "
+            f"{reply.rstrip('.')}.",
             dataset,
         )
         self.reply = reply

@@ -12,7 +12,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -26,7 +26,6 @@ from nexus_redis_provider.core.errors import (
     DuplicateKeyError,
     NullKeyError,
     PublishError,
-    ServerError,
     ValueTooLargeError,
 )
 from nexus_redis_provider.core.gold.bucket_writers import BucketWriter
@@ -237,9 +236,7 @@ def _aborted_on_error(publication: Publication) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        # The lease on the staging area ends by itself where the server cannot be reached.
-        with suppress(ServerError):
-            publication.abort()
+        publication.abort()
         raise
 
 

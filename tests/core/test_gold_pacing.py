@@ -14,9 +14,16 @@ import pyarrow as pa
 import pytest
 
 from nexus_redis_provider.core.clusters import Primary
-from nexus_redis_provider.core.errors import ConfigurationError, NoRoomError, ValueTooLargeError
+from nexus_redis_provider.core.errors import (
+    ConfigurationError,
+    NoRoomError,
+    SupersededError,
+    ValueTooLargeError,
+    WriteError,
+)
 from nexus_redis_provider.core.gold import pacing
 from nexus_redis_provider.core.gold.limits import Limits
+from nexus_redis_provider.core.gold.manifests import Mode
 from nexus_redis_provider.core.gold.memory import Expectation, Memory, refuse_what_does_not_fit
 from nexus_redis_provider.core.gold.pacing import Pace, Window
 from nexus_redis_provider.core.gold.publications import Publication
@@ -319,6 +326,25 @@ def test_nothing_is_evicted_where_nobody_knows_how_many_rows_come(server):
             write_many(writer, 1000, 100)
         with own.endpoint.client() as client:
             assert client.info("stats")["evicted_keys"] == 0
+
+
+@pytest.mark.parametrize("limits", [{}, {"max_rows_per_second": 100_000}, {"max_writers": 1}])
+@pytest.mark.parametrize("mode", [Mode.SNAPSHOT, Mode.UPSERT])
+def test_a_full_server_is_the_error_whatever_the_limits(server, mode, limits):
+    what = spec("full", "full:{id}", mode=mode, limits=Limits(memory_margin=None, **limits))
+    with own_server(server) as own, own.endpoint.client() as client:
+        publication = Publication.begin(own.endpoint, what)
+        with PartitionWriter(publication, 0, "a") as writer:
+            writer.write(*wide(0, 10))
+            client.config_set("maxmemory", 1)
+            with pytest.raises(WriteError, match="> 'maxmemory'") as caught:  # noqa: PT012 - one of both
+                writer.write(*wide(10, 10))
+                writer.finish()
+            report = writer.refused(caught.value)
+        with PartitionWriter(publication, 0, "again") as again, pytest.raises(SupersededError):
+            again.check_staged()
+        with pytest.raises(WriteError, match="> 'maxmemory'"):
+            publication.commit([report])
 
 
 def test_the_projection_is_what_the_load_then_takes(server):

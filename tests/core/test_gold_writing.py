@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -18,6 +19,7 @@ from nexus_redis_provider.core.errors import (
     NexusRedisError,
     NullKeyError,
     PublishError,
+    RefusedError,
     SupersededError,
     UnreachableError,
     WriteError,
@@ -349,6 +351,30 @@ def test_a_full_server_refuses_the_rows_and_keeps_the_old_version(server, layout
             assert keyspace(client, "full") == dataset_keys(
                 "full", "head", "versions"
             ) | version_keys("full", manifest.version, "a")
+
+
+def test_a_server_that_cannot_save_is_the_error_and_not_what_failed_after_it(
+    server, layout, wait_until
+):
+    with own_server(server) as own, own.endpoint.client() as client:
+        publication = Publication.begin(own.endpoint, spec("unsaved", layout=layout))
+        with PartitionWriter(publication, 0, "a") as writer:
+            writer.write(*arguments(publication, {"a": 1}))
+            writer._settle()
+            Path(own._directory.name, "dump.rdb").mkdir()  # Where the server saves to.
+            client.config_set("save", "3600 1")
+            client.bgsave()
+            wait_until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err")
+            with pytest.raises(WriteError, match="MISCONF") as caught:
+                write_on(writer, {"b": 1})
+            with pytest.raises(WriteError, match="MISCONF"):
+                writer.check_staged()
+            report = writer.refused(caught.value)
+        with pytest.raises(WriteError, match="MISCONF"):
+            publication.commit([report])
+        publication.abort()
+        with pytest.raises(RefusedError, match="MISCONF"):
+            Publication.begin(own.endpoint, spec("unsaved"))
 
 
 def test_evictions_fail_the_publish(server):

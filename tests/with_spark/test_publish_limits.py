@@ -9,11 +9,16 @@ import re
 import pytest
 from pyspark.sql import functions as F  # noqa: N812
 
-from nexus_redis_provider.core.errors import ConfigurationError, NoRoomError, ValueTooLargeError
+from nexus_redis_provider.core.errors import (
+    ConfigurationError,
+    NoRoomError,
+    ValueTooLargeError,
+    WriteError,
+)
 from nexus_redis_provider.core.gold.progress import Progress
 from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.embedded import EmbeddedServer
-from nexus_redis_provider.spark import publish
+from nexus_redis_provider.spark import publish, publishing
 from nexus_redis_provider.spark.configurations import Job
 
 pytestmark = pytest.mark.spark
@@ -55,6 +60,20 @@ def test_a_frame_that_does_not_fit_is_refused_with_the_figures(spark, options):
             assert client.info("stats")["evicted_keys"] == 0
         # A publish that only seems too large goes on.
         assert publish(wide.limit(2000), **there, expected_rows=2000).rows == 2000
+
+
+def test_a_server_that_is_full_is_told_where_rows_a_second_are_limited(df, options, monkeypatch):
+    with EmbeddedServer() as own, own.endpoint.client() as client:
+        write = publishing._write
+
+        def write_to_a_full_server(rows, publication):
+            client.config_set("maxmemory", 1)
+            return write(rows, publication)
+
+        monkeypatch.setattr(publishing, "_write", write_to_a_full_server)
+        there = options | {"endpoint": own.endpoint, "max_rows_per_second": 1_000_000}
+        with pytest.raises(WriteError, match="> 'maxmemory'"):
+            publish(df, **there, memory_margin=None)
 
 
 def test_all_limits_go_to_the_tasks(df, options, rows):

@@ -12,6 +12,9 @@ from nexus_redis_provider.core.endpoint import translated_errors
 from nexus_redis_provider.core.errors import (
     NexusRedisError,
     PublishError,
+    RefusedError,
+    ServerError,
+    WriteError,
 )
 from nexus_redis_provider.core.gold.pacing import Pace
 from nexus_redis_provider.core.gold.publications import Publication, staging_gone
@@ -85,12 +88,14 @@ class Attempt(ABC):
         Raises:
             SupersededError: it was ended; nothing of this attempt is left.
         """
-        if run(self._client, self._publication.renewal()) < 0:
-            self._give_up()
+        with self._writing():
+            if run(self._client, self._publication.renewal()) < 0:
+                self._give_up()
 
     def refused(self, error: PublishError) -> Report:
         """The report of an attempt that gave up; ends the staging area, so that others stop too."""
-        self._publication.abandon()
+        with suppress(ServerError):  # The report says more than that this failed, too.
+            self._publication.abandon()
         return Report(partition=self._partition, attempt=self._attempt, error=error)
 
     @contextmanager
@@ -107,6 +112,15 @@ class Attempt(ABC):
         self._leave()
         self._pace.note(seconds, size)
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Within it, what the server refuses is an error of the publish, not of the line."""
+        try:
+            with translated_errors(self._client):
+                yield
+        except RefusedError as error:
+            raise WriteError(self._spec.dataset, error.reply, 1) from error
+
     def _leave(self) -> None:
         """Where connections that write are limited, have none for as long as others write."""
         if self._spec.limits.max_writers is not None:
@@ -114,6 +128,7 @@ class Attempt(ABC):
 
     def _give_up(self, replies: Replies = ()) -> NoReturn:
         """Raise why no more can be written: an error among replies, or the version is given up."""
-        self._withdraw()
+        with suppress(ServerError):  # That of the replies came first.
+            self._withdraw()
         refuse_errors(self._spec.dataset, replies)
         raise staging_gone(self._spec.dataset, self._publication.version)

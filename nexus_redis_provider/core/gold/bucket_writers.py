@@ -89,7 +89,7 @@ class BucketWriter(Attempt):
             PublishError: the data, or the publish, is refused.
             UnreachableError: the connection broke; nothing more can be written by this attempt.
         """
-        with translated_errors(self._client):
+        with self._writing():
             if self._parts:
                 self._write_all(self._arranged())
         self.check_staged()

@@ -76,7 +76,7 @@ class Outcome:
 
 
 class Stream(ABC):
-    """Where an attempt writes. Errors of connections are those of redis-py, or an OSError."""
+    """Where an attempt writes. Errors of connections are those of redis-py."""
 
     @abstractmethod
     def send(self, registration: Call[int], *writes: Writes) -> None:

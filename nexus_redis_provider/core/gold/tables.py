@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, TypeAlias
 
 import pyarrow as pa
@@ -20,7 +19,6 @@ from nexus_redis_provider.core.errors import (
     ConfigurationError,
     DuplicateKeyError,
     NullKeyError,
-    ServerError,
     TooFewRowsError,
 )
 from nexus_redis_provider.core.gold.arrow_columns import (
@@ -146,9 +144,7 @@ def _published(endpoint: Endpoint, spec: Spec, batches: Iterable[_Encoded]) -> M
         write = _write_shares if spec.layout is Layout.PACKED else _write_rows
         return publication.commit(write(publication, batches))
     except BaseException:
-        # The lease on the staging area ends by itself where the server cannot be reached.
-        with suppress(ServerError):
-            publication.abort()
+        publication.abort()
         raise
 
 

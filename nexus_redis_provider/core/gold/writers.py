@@ -98,7 +98,7 @@ class PartitionWriter(Attempt):
         self._spec.limits.check_values(self._spec.dataset, keys, values)
         put = self._upsert if self._spec.mode is Mode.UPSERT else self._stage
         start = 0
-        with translated_errors(self._client):
+        with self._writing():
             while start < len(keys):
                 step = self._pace.rows
                 columns = (_compact(keys, start, step), _compact(values, start, step))
@@ -113,7 +113,7 @@ class PartitionWriter(Attempt):
         Raises:
             PublishError, UnreachableError: as `write`.
         """
-        with translated_errors(self._client):
+        with self._writing():
             self._settle()
             if self._conflicts:
                 self._settle_conflicts()
