@@ -152,23 +152,29 @@ def get_row(client: redis.Redis, args: Namespace) -> Answer:
 def verify_dataset(client: redis.Redis, args: Namespace) -> Answer:
     """Read every row that readers see, and compare number and checksum with the manifest.
 
+    Rows that are missing count as expired, once some may be.
+
     Raises:
         GoldError: nothing is published, or rows are missing or changed.
         ConfigurationError: the dataset is upserted in place.
     """
-    manifest = GoldDataset(client, args.dataset, namespace=args.namespace).verify()
+    seen = GoldDataset(client, args.dataset, namespace=args.namespace).verification()
+    manifest, expired = seen.manifest, seen.expired
     document = {
         "dataset": manifest.dataset,
         "version": manifest.version,
         "rows": manifest.rows,
+        "expired": expired,
         "checksum": manifest.checksum,
     }
 
     def view() -> Parts:
-        yield (
-            f"Gold dataset {manifest.dataset}, version {manifest.version}: all {manifest.rows:,} "
-            f"rows are as they were published, with checksum {manifest.checksum}."
-        )
+        rows = f"all {manifest.rows:,} rows are as they were published"
+        checksum = f"with checksum {manifest.checksum}"
+        if expired:
+            rows = f"{expired:,} of {manifest.rows:,} rows have expired"
+            checksum = "so that no checksum can tell whether the others are as they were published"
+        yield f"Gold dataset {manifest.dataset}, version {manifest.version}: {rows}, {checksum}."
 
     return Answer(document, view)
 

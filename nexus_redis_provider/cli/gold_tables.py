@@ -64,8 +64,8 @@ def rollback_view(seen: History, now: Manifest) -> Iterator[RenderableType]:
     before = _brief(live.manifest) if live and live.manifest else f"{seen.live}, expired"
     yield f"Readers of {printable(seen.dataset)} see another version now."
     yield fact_grid([("before", before), ("now", _brief(now))])
-    if now.expires_ms is not None:
-        yield f"It expires in {in_words(max(0, now.expires_ms - seen.now_ms) / 1000)}."
+    if now.expires_from_ms is not None:
+        yield f"It expires {_lifetime(now, seen.now_ms)}."
     writing = [printable(area.version) for area in seen.staged if not area.is_abandoned]
     if writing:
         yield f"A publish is under way, and moves readers when it commits: {', '.join(writing)}."
@@ -163,8 +163,16 @@ def _extent(version: Version) -> tuple[str, str]:
 def _expires(version: Version, now_ms: int) -> str:
     if version.manifest is None:
         return "expired"
-    expires_ms = version.manifest.expires_ms
-    return "never" if expires_ms is None else f"in {in_words(max(0, expires_ms - now_ms) / 1000)}"
+    return _lifetime(version.manifest, now_ms)
+
+
+def _lifetime(manifest: Manifest, now_ms: int) -> str:
+    """When rows expire: the first, and the last."""
+    first_ms, last_ms = manifest.expires_from_ms, manifest.expires_ms
+    if first_ms is None or last_ms is None:
+        return "never"
+    first, last = (in_words(max(0, at_ms - now_ms) / 1000) for at_ms in (first_ms, last_ms))
+    return f"in {last}" if first == last else f"in {first} to {last}"
 
 
 def _brief(manifest: Manifest) -> str:

@@ -330,7 +330,8 @@ def _judge_dataset(
     if manifest is None:
         return Warmth(reasons=(f"dataset {requirement.dataset!r} has no live version",))
     age = (now - manifest.published_at).total_seconds()
-    ttl = (manifest.expires_at - now).total_seconds() if manifest.expires_at else None
+    ends = manifest.expires_from
+    ttl = None if ends is None else max(0.0, (ends - now).total_seconds())
     reasons = []
     if requirement.min_rows is not None and manifest.rows < requirement.min_rows:
         reasons.append(f"{manifest.rows} rows, fewer than {requirement.min_rows}")
@@ -343,7 +344,7 @@ def _judge_dataset(
     reasons += _version_reasons(requirement, manifest.version)
     min_ttl = _seconds(requirement.min_ttl, 0)
     if ttl is not None and ttl < min_ttl:
-        reasons.append(f"lives for {in_words(max(ttl, 0))}, less than {in_words(min_ttl)}")
+        reasons.append(f"lives for {in_words(ttl)}, less than {in_words(min_ttl)}")
     return Warmth(
         reasons=tuple(reasons),
         rows=manifest.rows,

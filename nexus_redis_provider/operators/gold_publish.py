@@ -62,7 +62,7 @@ class GoldPublishOperator(BaseOperator):
     template_fields: Sequence[str] = (
         *("dataset", "key", "redis_conn_id", "namespace"),
         *("sql", "parameters", "conn_id", "rows"),
-        *("mode", "layout", "types", "ttl", "keep", "min_rows", "fence", "lineage"),
+        *("mode", "layout", "types", "ttl", "ttl_jitter", "keep", "min_rows", "fence", "lineage"),
         *LIMITS,
     )
     template_ext: Sequence[str] = (".sql",)
@@ -84,6 +84,7 @@ class GoldPublishOperator(BaseOperator):
         layout: Layout | str = Layout.JSON,
         types: Mapping[str, str] | None = None,
         ttl: Duration | str | None = None,
+        ttl_jitter: Duration | str | None = None,
         keep: int | str = 1,
         min_rows: int | str = 0,
         max_rows: int = _MAX_ROWS,
@@ -116,7 +117,9 @@ class GoldPublishOperator(BaseOperator):
             layout: `json`, a JSON string per row, or `packed`, some dozens of rows in a hash.
             types: of some columns, as a manifest names them, to cast them to:
                 `{"day": "date", "revenue": "decimal(10,2)"}`.
-            ttl: seconds until the rows vanish, all at once; None keeps them.
+            ttl: seconds until the rows vanish; None keeps them.
+            ttl_jitter: seconds by which rows vanish earlier, at most, each at a moment of its own,
+                so that they are not all missed at once.
             keep: previous versions that stay readable.
             min_rows: fewer rows than these are refused, so that an empty source empties no cache.
             max_rows: more are refused, for all are in the worker's memory; publish those by Spark.
@@ -145,6 +148,7 @@ class GoldPublishOperator(BaseOperator):
         self.layout = layout
         self.types = types
         self.ttl = ttl
+        self.ttl_jitter = ttl_jitter
         self.keep = keep
         self.min_rows = min_rows
         self.max_rows = max_rows
@@ -245,9 +249,9 @@ class GoldPublishOperator(BaseOperator):
                 f"Gold dataset {self.dataset!r}: fence is {self.fence!r}: the task that takes the "
                 "lock has returned no token, or its XCom is gone."
             )
-        ttl = self.ttl
         return {
-            "ttl": ttl if isinstance(ttl, timedelta | None) else self._number("ttl", float),
+            "ttl": self._duration("ttl"),
+            "ttl_jitter": self._duration("ttl_jitter"),
             "keep": self._number("keep", int),
             "min_rows": self._number("min_rows", int),
             "fence": self._number("fence", int) if self._is_fenced else None,
@@ -261,6 +265,10 @@ class GoldPublishOperator(BaseOperator):
                 for name, kind in LIMITS.items()
             }
         )
+
+    def _duration(self, name: str) -> Any:
+        value = getattr(self, name)
+        return value if isinstance(value, timedelta | None) else self._number(name, float)
 
     def _number(self, name: str, kind: type[int | float]) -> Any:
         value = getattr(self, name)

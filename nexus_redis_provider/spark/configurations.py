@@ -32,7 +32,8 @@ def _kinds(kind: type, *keys: str) -> _Kinds:
 
 
 _SOURCE = _kinds(str, "path", "table", "query", "format", "schema") | {"options": (dict,)}
-_DATASET = _kinds(str, "from", "where", "mode", "layout") | _kinds(int, "ttl", "keep", "min_rows")
+_DATASET = _kinds(str, "from", "where", "mode", "layout")
+_DATASET |= _kinds(int, "ttl", "ttl_jitter", "keep", "min_rows")
 _DATASET |= _kinds(int, "max_rows_per_second", "max_writers", "max_value_bytes", "expected_rows")
 _DATASET |= {
     "memory_margin": (int, float),
@@ -41,7 +42,7 @@ _DATASET |= {
     "measures": (dict,),
     "key": (str, list),
 }
-_PUBLISH = ("mode", "layout", "ttl", "keep", "min_rows")
+_PUBLISH = ("mode", "layout", "ttl", "ttl_jitter", "keep", "min_rows")
 _LIMITS = tuple(field.name for field in fields(Limits))
 _JOINS = ("inner", "left", "right", "full", "semi", "anti", "cross")
 _WORDS = {

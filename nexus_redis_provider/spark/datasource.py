@@ -37,7 +37,8 @@ from nexus_redis_provider.spark.tasks import Batch, write_partition
 if TYPE_CHECKING:
     from pyspark.sql.datasource import DataSourceReader, DataSourceStreamWriter, DataSourceWriter
 
-_WRITE = frozenset({"key", "layout", "ttl", "keep", "fence", "staging_lease", *LIMITS})
+_TTL = ("ttl", "ttl_jitter")
+_WRITE = frozenset({"key", "layout", *_TTL, "keep", "fence", "staging_lease", *LIMITS})
 # Spark hands over its own as well.
 _STREAM = _WRITE | {"checkpointlocation", "queryname"}
 _READ = frozenset({"version", "partitions"})
@@ -52,9 +53,9 @@ class NexusRedisDataSource(DataSource):
     `NEXUS_REDIS_URL`) and `namespace`.
 
     Writing needs `mode("overwrite")`. Options: `key` (columns separated by commas, or a template),
-    and, if need be, `layout`, `ttl` (seconds), `keep`, `fence`, `staging_lease` (seconds),
-    `max_rows_per_second`, `max_writers`, `max_value_bytes`, `expected_rows`, `memory_margin`; as
-    for `publish`.
+    and, if need be, `layout`, `ttl` and `ttl_jitter` (seconds), `keep`, `fence`, `staging_lease`
+    (seconds), `max_rows_per_second`, `max_writers`, `max_value_bytes`, `expected_rows`,
+    `memory_margin`; as for `publish`.
 
     Reading: all tasks of a query read the version that was live when the query was planned. With
     `spark.sql.python.filterPushdown.enabled`, filters by `=` and `IN` on all key columns read the
@@ -165,7 +166,7 @@ def _spec(schema: StructType, options: Options, mode: Mode = Mode.SNAPSHOT) -> S
         key=template,
         mode=mode,
         layout=layout,
-        ttl=options.number("ttl", float),
+        **{name: options.number(name, float) for name in _TTL},
         keep=options.number("keep", int, 1),
         fence=options.number("fence", int),
         namespace=options.namespace,

@@ -70,6 +70,7 @@ def publish(
     mode: Mode | str = Mode.SNAPSHOT,
     layout: Layout | str = Layout.JSON,
     ttl: Duration | None = None,
+    ttl_jitter: Duration | None = None,
     keep: int = 1,
     min_rows: int = 0,
     fence: int | None = None,
@@ -95,7 +96,9 @@ def publish(
             travels to the executors, hence no literal password: see `Secret`.
         mode: `snapshot` (a new version) or `upsert` (rows replaced in place).
         layout: `json`, a JSON string per row; `hash`, a hash per row; `packed`, some rows a hash.
-        ttl: seconds until the rows vanish, all at once; None keeps them.
+        ttl: seconds until the rows vanish; None keeps them.
+        ttl_jitter: seconds by which rows vanish earlier, at most, each at a moment of its own, so
+            that they are not all missed at once.
         keep: previous versions that stay readable.
         min_rows: fewer rows than these are refused, so that an empty source empties no cache.
         fence: fencing token of the lock that guards this publish (the XCom of `DagLockOperator`).
@@ -126,6 +129,7 @@ def publish(
         mode=Mode(mode),
         layout=Layout(layout),
         ttl=ttl,
+        ttl_jitter=ttl_jitter,
         keep=keep,
         min_rows=min_rows,
         fence=fence,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -140,6 +141,7 @@ def test_list(call: Call, put: Publish, typed: Manifest, endpoint, namespace: st
             "version": live.version,
             "state": "live",
             "published": live.published_at.isoformat(),
+            "expires_from": None,
             "expires": None,
             "mode": "snapshot",
             "rows": 2,
@@ -273,9 +275,15 @@ def test_rollback(call: Call, put: Publish, endpoint, namespace: str) -> None:
 
 
 def test_rollback_to_what_expires(call: Call, put: Publish) -> None:
-    put(1, ttl=299)
+    expiring = put(1, ttl=299, ttl_jitter=200)
     put(2)
-    assert "It expires in 4 min" in call("gold", "rollback", "sales").out
+    assert re.search(
+        r"It expires in 1 min [0-9s ]+ to 4 min", call("gold", "rollback", "sales").out
+    )
+    assert re.search(r"expires +in 1 min [0-9s ]+ to 4 min", call("gold", "show", "sales").out)
+    live = call("gold", "show", "sales", "--json").json["live"]
+    assert live["expires_from"] == expiring.expires_from.isoformat()
+    assert live["expires"] == expiring.expires_at.isoformat()
 
 
 def test_sweep(call: Call, put: Publish, endpoint, namespace: str, client: redis.Redis) -> None:
@@ -368,6 +376,7 @@ def test_verify(call: Call, put: Publish, client: redis.Redis, namespace: str) -
         "dataset": "sales",
         "version": live.version,
         "rows": 2,
+        "expired": 0,
         "checksum": live.checksum,
     }
     client.delete(f"{GoldKeys('sales', namespace).row_prefix(live.version)}a")

@@ -21,6 +21,7 @@ from nexus_redis_provider.core.gold.schemas import Column, row_decoder
 from nexus_redis_provider.core.gold.templates import KeyTemplate
 from nexus_redis_provider.core.gold.wire import (
     command,
+    hash_commands,
     key_commands,
     multi_set_commands,
     set_commands,
@@ -29,6 +30,8 @@ from nexus_redis_provider.core.gold.wire import (
 # The first use of a library takes longer than hypothesis allows an example.
 patient = settings(deadline=None)
 TEXTS = st.lists(st.text(), max_size=30)
+MOMENTS = st.integers(1, 2**53)
+EXPIRIES = st.one_of(st.none(), MOMENTS, st.lists(MOMENTS, min_size=1, max_size=5))
 
 
 @patient
@@ -58,15 +61,50 @@ def packed(*words: object) -> bytes:
 @given(
     rows=st.lists(st.tuples(st.text(), st.text()), min_size=1, max_size=20),
     prefix=st.text(max_size=5),
-    options=st.lists(st.one_of(st.just("NX"), st.integers(0, 2**53)), max_size=3),
+    options=st.lists(st.just("NX"), max_size=1),
+    expires=EXPIRIES,
     start=st.integers(0, 5),
 )
-@example(rows=[("\0", "\r\n"), ("é" * 5000, "x" * 70_000)], prefix="", options=[], start=0)
-def test_set_commands_are_those_of_redis_py(rows, prefix, options, start):
+@example(
+    rows=[("\0", "\r\n"), ("é" * 5000, "x" * 70_000)],
+    prefix="",
+    options=[],
+    expires=None,
+    start=0,
+)
+def test_set_commands_are_those_of_redis_py(*, rows, prefix, options, expires, start):
     keys = pa.array([key for key, _ in rows], pa.string()).slice(start)
     values = pa.array([value for _, value in rows], pa.string()).slice(start)
-    expected = b"".join(packed("SET", prefix + key, value, *options) for key, value in rows[start:])
-    assert bytes(set_commands(prefix, keys, values, options)) == expected
+    moments = of_each(expires, keys)
+    expected = b"".join(
+        packed("SET", prefix + key, value, *options, *([] if at is None else ["PXAT", at]))
+        for (key, value), at in zip(rows[start:], moments, strict=True)
+    )
+    if isinstance(expires, list):
+        expires = pa.array(moments, pa.int64())
+    assert bytes(set_commands(prefix, keys, values, options, expires)) == expected
+
+
+def of_each(expires: int | list[int] | None, keys: pa.StringArray) -> list[int | None]:
+    """When each key expires."""
+    moments = expires if isinstance(expires, list) else [expires]
+    return [moments[at % len(moments)] for at in range(len(keys))]
+
+
+@patient
+@given(rows=st.lists(st.text(), min_size=1, max_size=20), expires=EXPIRIES, anew=st.booleans())
+def test_hash_commands_are_those_of_redis_py(rows, expires, anew):
+    keys, moments = pa.array(rows, pa.string()), of_each(expires, rows)
+    expected = b""
+    for row, at in zip(rows, moments, strict=True):
+        expected += packed("UNLINK", f"p:{row}") if anew else b""
+        expected += packed("HSET", f"p:{row}", "n", 7)
+        expected += b"" if at is None else packed("PEXPIREAT", f"p:{row}", at)
+    values = pa.array([b"$1\r\nn\r\n$1\r\n7\r\n"] * len(rows), pa.binary())
+    fields = pa.array([1] * len(rows), pa.int32())
+    if isinstance(expires, list):
+        expires = pa.array(moments, pa.int64())
+    assert bytes(hash_commands("p:", keys, values, fields, expires=expires, anew=anew)) == expected
 
 
 @patient

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import zlib
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 
@@ -23,6 +24,7 @@ from nexus_redis_provider.core.gold.limits import Limits
 from nexus_redis_provider.core.gold.python_rows import table_of_mappings, table_of_rows
 from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.gold.tables import publish_table
+from nexus_redis_provider.core.keys import GoldKeys
 from tests.core.gold_datasets import PERMANENT_ROWS, keyspace
 
 SALES = pa.table({"id": ["a", "b"], "n": [1, 2]})
@@ -216,6 +218,14 @@ def test_many_rows(publish, client, namespace):
     assert manifest.rows == count
     dataset = GoldDataset(client, "sales", namespace=namespace)
     assert dataset.get(24_999) == {"id": 24_999, "n": 24_999}
+
+
+def test_rows_expire_each_at_its_moment(publish, client, namespace):
+    manifest = publish(SALES, ttl=600, ttl_jitter=timedelta(seconds=300))
+    prefix = GoldKeys("sales", namespace).row_prefix(manifest.version)
+    found = {name: client.pexpiretime(f"{prefix}{name}") for name in SALES["id"].to_pylist()}
+    end = manifest.created_ms + 600_000
+    assert found == {name: end - zlib.crc32(name.encode()) % 300_001 for name in found}
 
 
 def test_many_packed_rows(publish, client, namespace):

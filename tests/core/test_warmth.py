@@ -163,7 +163,7 @@ async def test_a_dataset(look: Look, client: redis.Redis, namespace: str) -> Non
 async def test_what_a_dataset_lacks(look: Look, client: redis.Redis, namespace: str) -> None:
     now_ms = int(client.time()[0]) * 1000
     manifest = put_manifest(
-        client, namespace, published_ms=now_ms - 2 * HOUR_MS, expires_ms=now_ms + 40_000
+        client, namespace, published_ms=now_ms - 2 * HOUR_MS, expires_from_ms=now_ms + 40_000
     )
     cold = await look(
         dataset="d",

@@ -102,6 +102,7 @@ def test_a_query_under_a_lock(
     }
     assert (manifest.fence, told["found"]["version"]) == (told["token"], manifest.version)
     assert manifest.expires_ms == manifest.created_ms + 60_000
+    assert manifest.expires_from_ms == manifest.created_ms + 50_000
     assert manifest.lineage == {
         "dag_id": "gold_by_sql",
         "run_id": outcome["run_id"],
@@ -160,7 +161,8 @@ def test_an_empty_result_is_a_version(publish: Any, dataset: GoldDataset) -> Non
 
 
 def test_upsert(publish: Any, client: redis.Redis, namespace: str) -> None:
-    publish(rows=SALES, key=f"{namespace}:{{id}}", mode="upsert", ttl="60")
+    jitter = timedelta(seconds=10)
+    publish(rows=SALES, key=f"{namespace}:{{id}}", mode="upsert", ttl="60", ttl_jitter=jitter)
     assert client.get(f"{namespace}:a") == b'{"id":"a","n":1}'
 
 

@@ -60,6 +60,7 @@ CONFIG: dict[str, Any] = {
             "measures": {"city": "any_value(city)", "orders": "count(*)", "sum": "sum(price)"},
             "key": ["shop", "day"],
             "ttl": 3600,
+            "ttl_jitter": 600,
             "keep": 0,
             "min_rows": 2,
         },
@@ -173,6 +174,7 @@ def test_publishes_from_csv_and_parquet(
         },
     }
     manifest = gold.manifest()
+    assert manifest.expires_ms - manifest.expires_from_ms == 600_000
     assert (manifest.fence, manifest.lineage["run_id"]) == (7, "manual__1")
     assert sales["version"] == manifest.version
     assert (sales["rows"], sales["bytes"]) == (2, manifest.bytes)
@@ -243,6 +245,7 @@ REFUSED_AT_ONCE = {
     ),
     "layout": Case(2, "sales.layout: must be one of json", (*SALES, "layout"), "xml"),
     "ttl": Case(2, "ttl", (*SALES, "ttl"), -1),
+    "jitter": Case(2, "ttl_jitter", (*SALES, "ttl_jitter"), 3600),
     "from": Case(2, "sales.from: must be one of orders", (*SALES, "from"), "order"),
     "join source": Case(2, r"joins\[0\].source", (*SALES, "joins"), [{"source": "x", "on": "y"}]),
     "join kind": Case(2, r"joins\[0\].how: .*'outerr'", (*SALES, "joins", 0, "how"), "outerr"),

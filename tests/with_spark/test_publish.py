@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import zlib
 from dataclasses import replace
 
 import pytest
@@ -111,6 +112,7 @@ def test_bad_rows_change_nothing(  # noqa: PLR0917
         ({"key": "ID"}, SchemaError, "'ID'"),
         ({"key": ["id", "other"]}, SchemaError, "'other'"),
         ({"ttl": -1}, ConfigurationError, "ttl"),
+        ({"ttl": 5, "ttl_jitter": 5}, ConfigurationError, "ttl_jitter"),
         ({"keep": -1}, ConfigurationError, "keep"),
         ({"fence": 0}, ConfigurationError, "fencing"),
         ({"dataset": "a b"}, ConfigurationError, "'a b'"),
@@ -125,6 +127,18 @@ def test_bad_options_change_nothing(  # noqa: PLR0917
     assert "pw-1234" not in str(caught.value)
     assert snapshot() == before
     assert rows.verify() == published
+
+
+@pytest.mark.parametrize("layout", ["json", "hash", "packed"])
+def test_rows_expire_each_at_its_moment(df, options, client, namespace, layout):
+    manifest = publish(df, **options, layout=layout, ttl=600, ttl_jitter=300)
+    end = manifest.expires_ms
+    keys = [key.decode() for key in client.scan_iter(f"{namespace}:gold:sales:*")]
+    assert keys
+    for key in keys:
+        # The row's key; of a bucket, its share and number.
+        name = key.partition("{")[2].partition("}")[0] or key.rpartition(":")[2]
+        assert client.pexpiretime(key) == end - zlib.crc32(name.encode()) % 300_001
 
 
 def test_a_stale_fence_changes_nothing(df, options, rows, snapshot):

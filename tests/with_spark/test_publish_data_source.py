@@ -44,11 +44,12 @@ def test_it_publishes_what_publish_publishes(df, options, published, rows):
 
 @pytest.mark.parametrize("key", ["id,n", " id , n ", "{id}|{n}"])
 def test_keys_of_several_columns(df, options, rows, key):
-    save(df, options | {"key": key, "ttl": "600", "keep": "0", "fence": "5"})
+    save(df, options | {"key": key, "ttl": "600", "ttl_jitter": "9.5", "keep": "0", "fence": "5"})
     assert rows.get(("7", 1)) == {"id": "7", "n": 1}
     manifest = rows.verify()
     assert manifest.fence == 5
     assert manifest.expires_ms == manifest.created_ms + 600_000
+    assert manifest.expires_from_ms == manifest.expires_ms - 9500
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,8 @@ def test_keys_of_several_columns(df, options, rows, key):
         ({"ttl": "x"}, "'ttl'"),
         ({"ttl": "0"}, "ttl"),
         ({"ttl": "nan"}, "ttl"),
+        ({"ttl_jitter": "x"}, "'ttl_jitter'"),
+        ({"ttl_jitter": "1"}, "ttl_jitter"),
         ({"keep": "1.5"}, "'keep' of nexus_redis must be a whole number"),
         ({"keep": "-1"}, "keep"),
         ({"fence": "x"}, "'fence'"),

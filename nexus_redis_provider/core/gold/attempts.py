@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn, Self
 
+import pyarrow as pa
+
 from nexus_redis_provider.core.endpoint import translated_errors
 from nexus_redis_provider.core.errors import (
     NexusRedisError,
@@ -16,6 +18,7 @@ from nexus_redis_provider.core.errors import (
     ServerError,
     WriteError,
 )
+from nexus_redis_provider.core.gold.expiries import Expiries, spread
 from nexus_redis_provider.core.gold.pacing import Pace
 from nexus_redis_provider.core.gold.publications import Publication, staging_gone
 from nexus_redis_provider.core.gold.specs import Report
@@ -97,6 +100,13 @@ class Attempt(ABC):
         with suppress(ServerError):  # The report says more than that this failed, too.
             self._publication.abandon()
         return Report(partition=self._partition, attempt=self._attempt, error=error)
+
+    def _expiries(self, names: pa.StringArray) -> Expiries:
+        """When rows, or buckets, with these names expire."""
+        expires_ms = self._publication.expires_ms
+        if expires_ms is None:
+            return None
+        return spread(names, expires_ms, self._spec.jitter_ms)
 
     @contextmanager
     def _paced(self, rows: int, size: int) -> Iterator[None]:

@@ -45,7 +45,8 @@ def base_of(live: Manifest | None, spec: Spec, now_ms: int) -> Manifest | None:
     # Buckets are to live as long as those of this version, which prolongs lives and ends none.
     if live.expires_ms is not None:
         lease_ms = to_ms(spec.staging_lease, "staging_lease")
-        return live if spec.ttl is not None and live.expires_ms > now_ms + lease_ms else None
+        lasts = not live.loses_rows(now_ms + lease_ms)
+        return live if spec.ttl is not None and lasts else None
     return live if spec.ttl is None else None
 
 

@@ -123,7 +123,7 @@ def begin_batch(
         spec=replace(spec, lineage={**spec.lineage, **facts}),
         version=version,
         created_ms=created_ms,
-        expires_ms=created_ms + to_ms(spec.ttl, "ttl") if spec.ttl is not None else None,
+        expires_ms=spec.expires_ms(created_ms),
         servers=plan.servers,
         claim=Claim(query, number, plan.planned_us, version, created_ms),
     )

@@ -61,18 +61,19 @@ class PackedVersion(Version):
         return list(map(dict, map(zip, repeat(self._names), zip(*ordered, strict=True))))
 
     def walk(self) -> Walk:
-        found, is_complete = 0, True
+        found = missing = 0
         for number, share in enumerate(self._shares):
             for start in range(0, share.buckets, _BUCKETS):
                 some = range(start, min(start + _BUCKETS, share.buckets))
                 layers = yield from self.layers(number, some)
-                is_complete &= all(map(all, layers))
-                buckets = list(map(merged, layers))
+                buckets = [merged(sources) for sources in layers if all(sources)]
                 rows = [row for bucket in buckets for row in bucket.items()]
-                found += len(rows)
-                yield Found(rows, sum(digest(canonical(bucket)) for bucket in buckets if bucket))
+                checksum = sum(digest(canonical(bucket)) for bucket in buckets if bucket)
+                lost = len(layers) - len(buckets)
+                found, missing = found + len(rows), missing + lost
+                yield Found(rows, checksum, lost)
         # Only now, so that who counts what is left counts all of it.
-        if not is_complete or found < self.manifest.rows:
+        if found < self.manifest.rows and not missing:
             raise self.gone()
 
     def layers(self, number: int, some: Sequence[int]) -> Talk[list[list[dict[bytes, bytes]]]]:
@@ -86,6 +87,8 @@ class PackedVersion(Version):
         return [[hash_of(next(replies)) for _ in chain] for chain in keys]
 
     def _find(self, names: Sequence[bytes], *, alone: bool) -> Talk[tuple[list[Command], Collect]]:
+        # An overlay that has expired says nothing, either, and what is beneath may be there still.
+        alone = alone or self.manifest.expires_from_ms != self.manifest.expires_ms
         commands: list[Command] = []
         lengths: list[int] = []
         shares = len(self._shares)

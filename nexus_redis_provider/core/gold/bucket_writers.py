@@ -18,6 +18,7 @@ from nexus_redis_provider.core.errors import DuplicateKeyError, NullKeyError, Pu
 from nexus_redis_provider.core.gold.attempts import Attempt
 from nexus_redis_provider.core.gold.buckets import Arranged, arrange, digest
 from nexus_redis_provider.core.gold.chains import BucketMap
+from nexus_redis_provider.core.gold.expiries import Expiries
 from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.gold.row_commands import Commands
 from nexus_redis_provider.core.gold.specs import Report
@@ -33,6 +34,7 @@ from nexus_redis_provider.core.scripts import Call, run
 from nexus_redis_provider.core.slots import slots_of
 
 _MAX_ROWS = 20_000
+Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class BucketWriter(Attempt):
@@ -57,7 +59,7 @@ class BucketWriter(Attempt):
         self,
         keys: pa.StringArray,
         values: pa.BinaryArray,
-        hashes: np.ndarray[Any, np.dtype[np.int64]],
+        hashes: Numbers,
     ) -> None:
         """Take a batch; it is written by `finish`.
 
@@ -158,10 +160,11 @@ class BucketWriter(Attempt):
         stream, commands, buckets = bucket_commands(
             names, pa.array(sizes), row_frames(keys, values), _firsts(starts - begin)
         )
-        slots = partial(self._slots, arranged.numbers[first:last])
+        numbers = arranged.numbers[first:last]
+        slots = partial(self._slots, numbers)
         writes = [Writes(len(names), _chosen(stream, commands, sizes.tolist()), slots)]
-        if (expires_ms := self._publication.expires_ms) is not None:
-            writes.append(Writes(len(names), partial(_expiries, names, expires_ms), slots))
+        if (expires := self._bucket_expiries(numbers)) is not None:
+            writes.append(Writes(len(names), partial(_expiry_commands, names, expires), slots))
         with self._paced(end - begin, len(stream)):
             self._stream.send(self._registration(end - begin), *writes)
             self._under_way.append(end - begin)
@@ -195,15 +198,20 @@ class BucketWriter(Attempt):
         self._bytes = _bytes(arranged.keys) + _bytes(arranged.values)
         self._checksum = sum(digest(stream[a:b]) for a, b in pairwise(bounds))
 
-    def _names(self, numbers: np.ndarray[Any, np.dtype[np.int64]]) -> pa.StringArray:
+    def _names(self, numbers: Numbers) -> pa.StringArray:
         before, after = self._keys.around_bucket(self._source, self._partition)
         return pc.binary_join_element_wise(
             before, pc.cast(pa.array(numbers), pa.string()), after, ""
         )
 
-    def _slots(self, numbers: np.ndarray[Any, np.dtype[np.int64]]) -> list[int]:
+    def _slots(self, numbers: Numbers) -> list[int]:
         # Of a bucket's key, the share and the number are the hash tag.
         return slots_of(f"{self._partition}.", [b"%d" % number for number in numbers.tolist()])
+
+    def _bucket_expiries(self, numbers: Numbers) -> Expiries:
+        """When buckets expire: all versions of a bucket by as much before the last one."""
+        texts = pc.cast(pa.array(numbers), pa.string())
+        return self._expiries(pc.binary_join_element_wise(f"{self._partition}", texts, "."))
 
     def _settle(self, leave: int = 0) -> None:
         """Read replies until so many chunks are under way."""
@@ -243,14 +251,17 @@ def _chosen(
     return chosen
 
 
-def _expiries(names: pa.StringArray, expires_ms: int, places: Sequence[int] | None) -> Commands:
+def _expiry_commands(
+    names: pa.StringArray, expires: int | pa.Int64Array, places: Sequence[int] | None
+) -> Commands:
     """Commands that let buckets expire."""
-    chosen = names if places is None else names.take(pa.array(places))
-    stream = expiry_commands(chosen, expires_ms)
-    return Commands(stream, 1, len(chosen), b":1\r\n" * len(chosen))
+    if places is not None:
+        names = names.take(pa.array(places))
+        expires = expires if isinstance(expires, int) else expires.take(pa.array(places))
+    return Commands(expiry_commands(names, expires), 1, len(names), b":1\r\n" * len(names))
 
 
-def _firsts(starts: np.ndarray[Any, np.dtype[np.int64]]) -> pa.Int64Array:
+def _firsts(starts: Numbers) -> pa.Int64Array:
     """For each row the bucket that begins with it, or null."""
     rows = int(starts[-1])
     firsts, none = np.zeros(rows, np.int64), np.ones(rows, bool)

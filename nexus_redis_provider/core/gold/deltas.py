@@ -179,18 +179,19 @@ class DeltaWriter(BucketWriter):
 
     def _prolong(self, chains: BucketMap) -> None:
         """Let buckets of earlier versions live as long as this one."""
-        expires_ms = self._publication.expires_ms
-        if expires_ms is None:
+        expires = self._bucket_expiries(np.arange(len(chains)))
+        if expires is None:
             return
-        names = [
-            self._keys.bucket(source, self._partition, bucket)
+        moments = [expires] * len(chains) if isinstance(expires, int) else expires.to_pylist()
+        prolonged = [
+            (self._keys.bucket(source, self._partition, bucket), moments[bucket])
             for bucket, source in chains.sources()
             if source != self._source
         ]
-        for start in range(0, len(names), _PIPELINE):
+        for start in range(0, len(prolonged), _PIPELINE):
             with translated_errors(self._client):
                 pipeline = self._client.pipeline(transaction=False)
-                for name in names[start : start + _PIPELINE]:
+                for name, expires_ms in prolonged[start : start + _PIPELINE]:
                     pipeline.pexpireat(name, expires_ms, gt=True)
                 pipeline.execute()
 

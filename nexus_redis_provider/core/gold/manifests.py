@@ -59,8 +59,9 @@ class Manifest:
         checksum: sum of the CRC-32 of every `key NUL value`, or of every bucket of packed rows:
             the same in any order.
         partitions: task attempts whose rows these are.
-        created_ms, published_ms, expires_ms: server clock, milliseconds since 1970; `expires_ms`
-            is None where rows do not expire.
+        created_ms, published_ms: server clock, milliseconds since 1970.
+        expires_from_ms, expires_ms: when the first of its rows expires, at the earliest, and when
+            the last one does; None where rows do not expire.
         fence: fencing token of the publisher, or None.
         lineage: where the rows came from: DAG, run, Spark application.
         shares: of packed rows, who wrote them; empty for other layouts.
@@ -79,6 +80,7 @@ class Manifest:
     partitions: int
     created_ms: int
     published_ms: int = 0
+    expires_from_ms: int | None = None
     expires_ms: int | None = None
     fence: int | None = None
     lineage: Mapping[str, str] = field(default_factory=dict)
@@ -91,11 +93,18 @@ class Manifest:
         return datetime.fromtimestamp(self.published_ms / 1000, tz=UTC)
 
     @property
+    def expires_from(self) -> datetime | None:
+        """When its rows begin to vanish, or None."""
+        return _moment(self.expires_from_ms)
+
+    @property
     def expires_at(self) -> datetime | None:
-        """When its rows vanish, or None."""
-        if self.expires_ms is None:
-            return None
-        return datetime.fromtimestamp(self.expires_ms / 1000, tz=UTC)
+        """When the last of its rows vanishes, or None."""
+        return _moment(self.expires_ms)
+
+    def loses_rows(self, now_ms: int) -> bool:
+        """Whether rows may have expired by then: server clock, ms since 1970."""
+        return self.expires_from_ms is not None and self.expires_from_ms <= now_ms
 
     def to_json(self) -> str:
         """As text, without the publish time, which only the server knows."""
@@ -116,3 +125,7 @@ class Manifest:
         known["mode"], known["layout"] = Mode(body["mode"]), Layout(body["layout"])
         known["shares"] = tuple(Share(**share) for share in body.get("shares", ()))
         return cls(**known | {"published_ms": published_ms})
+
+
+def _moment(at_ms: int | None) -> datetime | None:
+    return None if at_ms is None else datetime.fromtimestamp(at_ms / 1000, tz=UTC)

@@ -19,12 +19,14 @@ from nexus_redis_provider.core.exchanges import execute_all
 from nexus_redis_provider.core.gold.bucket_versions import PackedVersion
 from nexus_redis_provider.core.gold.chains import merged
 from nexus_redis_provider.core.gold.layouts import version_of
+from nexus_redis_provider.core.gold.losses import have_expired
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.pages import decode_page
 from nexus_redis_provider.core.gold.sweeping import staged_attempts
 from nexus_redis_provider.core.gold.talks import talk
 from nexus_redis_provider.core.gold.versions import Stored, Talk, Version
 from nexus_redis_provider.core.keys import GoldKeys
+from nexus_redis_provider.core.scripts import run
 
 _ROWS = 10_000
 _BUCKETS = 250
@@ -123,9 +125,10 @@ def read_part(
         elif isinstance(version, PackedVersion):
             some = range(place.start, place.stop)
             chains = _said(client, manifest, version.layers(place.share, some))
-            if any(not layer for chain in chains for layer in chain):
-                raise _gone(manifest)
-            yield [row for chain in chains for row in merged(chain).items()]
+            complete = [chain for chain in chains if all(chain)]
+            if len(complete) < len(chains):
+                _refuse_losses(client, keys, manifest)
+            yield [row for chain in complete for row in merged(chain).items()]
     for names in _dealt(part.names, -(-len(part.names) // _ROWS)):
         encoded = [name.encode() for name in names]
         values = _said(client, manifest, version.find(encoded))
@@ -153,7 +156,7 @@ def _on_page(
             (name, value) for name, value in zip(some, values, strict=True) if value is not None
         ]
         if len(rows) < len(some):
-            raise _gone(manifest)
+            _refuse_losses(client, keys, manifest)
         yield rows
 
 
@@ -168,6 +171,11 @@ def _said(client: redis.Redis, manifest: Manifest, steps: Talk[_T]) -> _T:
         return talk(client, steps)
     except NotPublishedError:
         raise _gone(manifest) from None
+
+
+def _refuse_losses(client: redis.Redis, keys: GoldKeys, manifest: Manifest) -> None:
+    if not run(client, have_expired(keys, manifest)):
+        raise _gone(manifest)
 
 
 def _check_kept(client: redis.Redis, keys: GoldKeys, manifest: Manifest) -> None:

@@ -103,7 +103,6 @@ class Publication:
                 raise StaleFenceError(spec.dataset, spec.fence, int(rest[0]))
             _tell_expected(client, spec, rest[0].decode())
             now_ms = int(rest[1])
-            expires_ms = now_ms + to_ms(spec.ttl, "ttl") if spec.ttl is not None else None
             live = live_packed(client, spec)
             base = base_of(live, spec, now_ms)
             return cls(
@@ -111,12 +110,17 @@ class Publication:
                 spec=spec,
                 version=rest[0].decode(),
                 created_ms=now_ms,
-                expires_ms=expires_ms,
+                expires_ms=spec.expires_ms(now_ms),
                 servers=servers,
                 base=base,
                 shares=len(base.shares) if base else share_count(live, spec, shares),
                 bucket_rows=bucket_rows(client) if spec.layout is Layout.PACKED else ROWS,
             )
+
+    @property
+    def expires_from_ms(self) -> int | None:
+        """When the first row may vanish, ms since 1970, or None."""
+        return None if self.expires_ms is None else self.expires_ms - self.spec.jitter_ms
 
     def renewal(self) -> Call[int]:
         """Renew the staging lease; rows staged so far, or -1 when it was taken away."""
@@ -217,6 +221,7 @@ class Publication:
             checksum=sum(report.checksum for report in reports),
             partitions=len(reports),
             created_ms=self.created_ms,
+            expires_from_ms=self.expires_from_ms,
             expires_ms=self.expires_ms,
             fence=self.spec.fence,
             lineage=self.spec.lineage,
@@ -299,6 +304,7 @@ class Publication:
                     int(spec.mode is Mode.UPSERT),
                     *((claim.query, claim.number, claim.text) if claim else ("", 0, "")),
                     self.base.version if self.base else "",
+                    _argument(self.expires_from_ms),
                 ),
                 list,
             ),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import redis
@@ -20,6 +21,7 @@ from nexus_redis_provider.core.durations import Duration, to_ms
 from nexus_redis_provider.core.errors import GoldError, NotPublishedError
 from nexus_redis_provider.core.gold.coalescing import Coalescer
 from nexus_redis_provider.core.gold.layouts import version_of
+from nexus_redis_provider.core.gold.losses import have_expired
 from nexus_redis_provider.core.gold.manifests import Manifest
 from nexus_redis_provider.core.gold.talks import atalk, awalk, talk, walk
 from nexus_redis_provider.core.gold.templates import Key
@@ -40,6 +42,19 @@ def live_manifest(dataset: str, *, namespace: str = DEFAULT_NAMESPACE) -> Call[M
     return Call("live_manifest", (keys.head,), (keys.manifest(""),), decode)
 
 
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What reading every row of a version has shown.
+
+    Attributes:
+        manifest: of the version.
+        expired: how many rows are not there any more; the others are as many as they should be.
+    """
+
+    manifest: Manifest
+    expired: int
+
+
 class _Reader:
     """What the sync and the async reader share."""
 
@@ -53,6 +68,9 @@ class _Reader:
 
     def _manifest_call(self) -> Call[Manifest | None]:
         return live_manifest(self.dataset, namespace=self._namespace)
+
+    def _expiry_call(self, version: Version) -> Call[bool]:
+        return have_expired(GoldKeys(self.dataset, self._namespace), version.manifest)
 
     def _learn(self, manifest: Manifest | None) -> Version:
         if manifest is None:
@@ -144,10 +162,19 @@ class GoldDataset(_Reader):
         """
         version = self._learn(run(self._client, self._manifest_call()))
         for found in walk(self._client, version.walk()):
+            if found.missing and not run(self._client, self._expiry_call(version)):
+                raise version.gone()
             yield from version.rows_of(found)
 
     def verify(self) -> Manifest:
+        """Read every row and compare number and checksum with the manifest; see `verification`."""
+        return self.verification().manifest
+
+    def verification(self) -> Verification:
         """Read every row and compare number and checksum with the manifest.
+
+        Once rows may have expired, those that are missing count as such, and the others have no
+        checksum to compare.
 
         Raises:
             GoldError: they differ: rows were changed, removed or evicted behind the publisher.
@@ -155,20 +182,25 @@ class GoldDataset(_Reader):
         """
         version = self._learn(run(self._client, self._manifest_call()))
         rows = checksum = 0
+        is_complete = False
         with suppress(NotPublishedError):  # What is missing shows in the sums.
             for found in walk(self._client, version.walk()):
-                rows += sum(value is not None for _, value in found.rows)
+                rows += len(found.rows)
                 checksum += found.checksum
+            is_complete = True
         manifest = version.manifest
-        if (rows, checksum) != (manifest.rows, manifest.checksum):
-            if self.manifest() != manifest:
-                raise NotPublishedError(self.dataset, manifest.version)
-            raise GoldError(
-                f"Gold dataset {self.dataset!r}, version {manifest.version!r}: {rows} rows with "
-                f"checksum {checksum}, but {manifest.rows} with {manifest.checksum} published.",
-                self.dataset,
-            )
-        return manifest
+        if (rows, checksum) == (manifest.rows, manifest.checksum):
+            return Verification(manifest, 0)
+        lacks_rows = is_complete and rows < manifest.rows
+        if lacks_rows and run(self._client, self._expiry_call(version)):
+            return Verification(manifest, manifest.rows - rows)
+        if self.manifest() != manifest:
+            raise NotPublishedError(self.dataset, manifest.version)
+        raise GoldError(
+            f"Gold dataset {self.dataset!r}, version {manifest.version!r}: {rows} rows with "
+            f"checksum {checksum}, but {manifest.rows} with {manifest.checksum} published.",
+            self.dataset,
+        )
 
 
 class AsyncGoldDataset(_Reader):
@@ -216,5 +248,7 @@ class AsyncGoldDataset(_Reader):
         """See `GoldDataset.scan`."""
         version = self._learn(await arun(self._client, self._manifest_call()))
         async for found in awalk(self._client, version.walk()):
+            if found.missing and not await arun(self._client, self._expiry_call(version)):
+                raise version.gone()
             for row in version.rows_of(found):
                 yield row

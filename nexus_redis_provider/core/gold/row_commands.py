@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nexus_redis_provider.core.gold.expiries import Expiries
 from nexus_redis_provider.core.gold.hashes import encode_hashes
 from nexus_redis_provider.core.gold.manifests import Layout
 from nexus_redis_provider.core.gold.rows import encode_rows
@@ -35,20 +36,31 @@ class RowBatch:
     Attributes:
         keys, values: string or binary arrays without nulls.
         fields: of rows that are hashes, how many each has.
+        expires: when they do.
     """
 
     keys: pa.StringArray
     values: pa.StringArray | pa.BinaryArray
     fields: pa.Int32Array | None = None
+    expires: Expiries = None
 
     def __len__(self) -> int:
         return len(self.keys)
 
+    def slice(self, start: int, length: int) -> RowBatch:
+        """Some of the rows, with buffers that begin at the first, as the wire and pages need it."""
+        columns = (self.keys, self.values, self.fields, self.expires)
+        return RowBatch(
+            *(_compact(one, start, length) if isinstance(one, pa.Array) else one for one in columns)
+        )
+
     def take(self, positions: Sequence[int]) -> RowBatch:
         """Some of the rows."""
         chosen = pa.array(positions, pa.int32())
-        columns = (self.keys, self.values, self.fields)
-        return RowBatch(*(column if column is None else column.take(chosen) for column in columns))
+        columns = (self.keys, self.values, self.fields, self.expires)
+        return RowBatch(
+            *(one.take(chosen) if isinstance(one, pa.Array) else one for one in columns)
+        )
 
     def without(self, positions: Collection[int]) -> RowBatch:
         """All but some of the rows."""
@@ -98,10 +110,9 @@ class RowFormat(ABC):
 
     adds_only: bool
 
-    def __init__(self, prefix: str, expires_ms: int | None) -> None:
-        """Say what stands before each key, and when rows expire, ms since 1970, or None."""
+    def __init__(self, prefix: str) -> None:
+        """Say what stands before each key."""
         self._prefix = prefix
-        self._expires_ms = expires_ms
 
     @abstractmethod
     def add(self, batch: RowBatch, *, one_by_one: bool = False) -> Commands:
@@ -129,27 +140,23 @@ class JsonRows(RowFormat):
         That finds a repeated key, and keeps late zombies from changing a row. One command for
         several rows writes all of them, or none; it takes no notice of a key that it has twice.
         """
-        if one_by_one or self._expires_ms is not None or _repeats_a_key(batch):
-            return self._alone(batch, ("NX", *self._expiry))
+        if one_by_one or batch.expires is not None or _repeats_a_key(batch):
+            return self._alone(batch, ("NX",))
         return self._together("MSETNX", batch, b":1\r\n")
 
     def replace(self, batch: RowBatch) -> Commands:
-        if self._expires_ms is not None:
-            return self._alone(batch, self._expiry)
+        if batch.expires is not None:
+            return self._alone(batch, ())
         return self._together("MSET", batch, OK)
 
-    def _alone(self, batch: RowBatch, options: Sequence[str | int]) -> Commands:
-        stream = set_commands(self._prefix, batch.keys, batch.values, options)
+    def _alone(self, batch: RowBatch, options: Sequence[str]) -> Commands:
+        stream = set_commands(self._prefix, batch.keys, batch.values, options, batch.expires)
         return Commands(stream, 1, len(batch), OK * len(batch), NULL[:-2])
 
     def _together(self, verb: str, batch: RowBatch, done: bytes) -> Commands:
         stream = multi_set_commands(verb, self._prefix, batch.keys, batch.values, ROWS_AT_ONCE)
         count = -(-len(batch) // ROWS_AT_ONCE)
         return Commands(stream, ROWS_AT_ONCE, count, done * count, b":0")
-
-    @property
-    def _expiry(self) -> tuple[str | int, ...]:
-        return () if self._expires_ms is None else ("PXAT", self._expires_ms)
 
 
 class HashRows(RowFormat):
@@ -173,20 +180,20 @@ class HashRows(RowFormat):
         stream = hash_commands(
             self._prefix,
             *(batch.keys, batch.values, batch.fields),
-            expires_ms=self._expires_ms,
+            expires=batch.expires,
             anew=anew,
         )
-        expires = self._expires_ms is not None
+        expires = batch.expires is not None
         before, after = b":1\r\n" * anew, b":1\r\n" * expires
         due = b"".join(b"%b:%d\r\n%b" % (before, n, after) for n in batch.fields.to_pylist())
         steps = 1 + anew + expires
         return Commands(stream, 1, steps * len(batch), due, steps=steps)
 
 
-def row_format(layout: Layout, prefix: str, expires_ms: int | None) -> RowFormat:
+def row_format(layout: Layout, prefix: str) -> RowFormat:
     """How rows of a layout are written that have a key each; of hashes, batches have `fields`."""
     kinds = {Layout.JSON: JsonRows, Layout.HASH: HashRows}
-    return kinds[layout](prefix, expires_ms)
+    return kinds[layout](prefix)
 
 
 def row_encoder(layout: Layout) -> Callable[..., tuple[Any, ...]]:
@@ -197,3 +204,8 @@ def row_encoder(layout: Layout) -> Callable[..., tuple[Any, ...]]:
 def _repeats_a_key(batch: RowBatch) -> bool:
     distinct: int = pc.count_distinct(batch.keys).as_py()
     return distinct < len(batch)
+
+
+def _compact(column: pa.Array, start: int, length: int) -> pa.Array:
+    part = column.slice(start, length)
+    return part if part.offset == 0 else pa.concat_arrays([part, part.slice(0, 0)])

@@ -26,6 +26,8 @@ class Spec:
         key: over the key columns; in upsert mode its text is the row's whole Redis key.
         mode, layout: see `manifests`.
         ttl: seconds until rows vanish, counted from `begin`; None keeps them.
+        ttl_jitter: seconds by which rows vanish earlier, at most, each at a moment of its own (see
+            `expiries`); None lets all vanish at once.
         keep: previous versions that stay readable.
         min_rows: a version with fewer is refused.
         fence: fencing token of the lock that guards this publish, or None.
@@ -40,6 +42,7 @@ class Spec:
     mode: Mode = Mode.SNAPSHOT
     layout: Layout = Layout.JSON
     ttl: Duration | None = None
+    ttl_jitter: Duration | None = None
     keep: int = 1
     min_rows: int = 0
     fence: int | None = None
@@ -66,9 +69,25 @@ class Spec:
             )
         if self.fence is not None and self.fence <= 0:
             raise ConfigurationError(f"A fencing token is a positive number, not {self.fence}.")
-        if self.ttl is not None:
-            to_ms(self.ttl, "ttl")
+        self._check_ttl()
         to_ms(self.staging_lease, "staging_lease")
+
+    def _check_ttl(self) -> None:
+        ttl_ms = 0 if self.ttl is None else to_ms(self.ttl, "ttl")
+        if self.ttl_jitter is not None and to_ms(self.ttl_jitter, "ttl_jitter") >= ttl_ms:
+            raise ConfigurationError(
+                f"ttl_jitter is how much earlier than their ttl rows may vanish, hence shorter "
+                f"than it: not {self.ttl_jitter!r} of ttl={self.ttl!r}."
+            )
+
+    @property
+    def jitter_ms(self) -> int:
+        """By how much rows vanish earlier than their ttl, at most."""
+        return 0 if self.ttl_jitter is None else to_ms(self.ttl_jitter, "ttl_jitter")
+
+    def expires_ms(self, created_ms: int) -> int | None:
+        """When the last row of a version that was begun then vanishes, or None."""
+        return None if self.ttl is None else created_ms + to_ms(self.ttl, "ttl")
 
     @property
     def keys(self) -> GoldKeys:

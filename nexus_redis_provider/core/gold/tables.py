@@ -64,6 +64,7 @@ def publish_table(
     layout: Layout | str = Layout.JSON,
     types: Mapping[str, str] | None = None,
     ttl: Duration | None = None,
+    ttl_jitter: Duration | None = None,
     keep: int = 1,
     min_rows: int = 0,
     fence: int | None = None,
@@ -86,7 +87,9 @@ def publish_table(
         layout: `json`, a JSON string per row, or `packed`, some dozens of rows in a hash.
         types: of some columns, as a manifest names them (`{"price": "decimal(10,2)"}`), to cast
             them to; by default those of `arrow_columns`.
-        ttl: seconds until the rows vanish, all at once; None keeps them.
+        ttl: seconds until the rows vanish; None keeps them.
+        ttl_jitter: seconds by which rows vanish earlier, at most, each at a moment of its own, so
+            that they are not all missed at once.
         keep: previous versions that stay readable.
         min_rows: fewer rows than these are refused, so that an empty source empties no cache.
         fence: fencing token of the lock that guards this publish.
@@ -120,6 +123,7 @@ def publish_table(
         mode=Mode(mode),
         layout=Layout(layout),
         ttl=ttl,
+        ttl_jitter=ttl_jitter,
         keep=keep,
         min_rows=min_rows,
         fence=fence,

@@ -35,12 +35,14 @@ class Found:
     """Some rows, as they stand in Redis.
 
     Attributes:
-        rows: key and value of each; None where the value is gone.
+        rows: key and value of each.
         checksum: what they contribute to that of the manifest.
+        missing: how many others, or buckets of them, should be there and are not.
     """
 
-    rows: Sequence[tuple[bytes, Stored | None]]
+    rows: Sequence[tuple[bytes, Stored]]
     checksum: int
+    missing: int
 
 
 Collect = Callable[[list[Any]], Sequence[Stored | None]]
@@ -120,17 +122,8 @@ class Version(ABC):
         return collect((yield commands))
 
     def rows_of(self, found: Found) -> list[Row]:
-        """The Python values of what a walk has found.
-
-        Raises:
-            NotPublishedError: one of the rows is gone.
-        """
-        if not found.rows:
-            return []
-        names, values = zip(*found.rows, strict=True)
-        if None in values:
-            raise self.gone()
-        return self.rows(names, values)
+        """The Python values of what a walk has found."""
+        return self.rows(*zip(*found.rows, strict=True)) if found.rows else []
 
     @abstractmethod
     def walk(self) -> Walk:
@@ -182,8 +175,10 @@ class RowVersion(Version):
             for start in range(0, len(names), _PAGE_ROWS):
                 chunk = names[start : start + _PAGE_ROWS]
                 commands, collect = self._lookups(chunk)
-                rows = list(zip(chunk, collect((yield commands)), strict=True))
-                yield Found(rows, sum(self._checksum(*row) for row in rows))
+                pairs = zip(chunk, collect((yield commands)), strict=True)
+                rows = [(name, value) for name, value in pairs if value is not None]
+                checksum = sum(self._checksum(*row) for row in rows)
+                yield Found(rows, checksum, len(chunk) - len(rows))
 
     def _find(self, names: Sequence[bytes], *, alone: bool) -> Talk[tuple[list[Command], Collect]]:
         yield from ()
@@ -198,8 +193,8 @@ class RowVersion(Version):
         pieces = [keys[start : start + _MGET_KEYS] for start in range(0, len(keys), _MGET_KEYS)]
         return [("MGET", *piece) for piece in pieces], lambda replies: list(chain(*replies))
 
-    def _checksum(self, name: bytes, value: Stored | None) -> int:
-        return 0 if value is None else zlib.crc32(b"%b\0%b" % (name, value))
+    def _checksum(self, name: bytes, value: Stored) -> int:
+        return zlib.crc32(b"%b\0%b" % (name, value))
 
     def _page_keys(self, attempts: Mapping[bytes, bytes]) -> list[str]:
         return [
@@ -228,9 +223,9 @@ class HashVersion(RowVersion):
         # Each row has the fields of its key.
         return commands, lambda rows: [row if row.count(None) < len(row) else None for row in rows]
 
-    def _checksum(self, name: bytes, value: Stored | None) -> int:
-        fields: Fields | None = value
-        return super()._checksum(name, fields and arguments(self._heads, fields))
+    def _checksum(self, name: bytes, value: Stored) -> int:
+        fields: Fields = value
+        return super()._checksum(name, arguments(self._heads, fields))
 
 
 def hash_of(reply: Any) -> dict[bytes, bytes]:

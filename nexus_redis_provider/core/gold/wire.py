@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from redis import exceptions
 
+from nexus_redis_provider.core.gold.expiries import Expiries
+
 if TYPE_CHECKING:
     import redis
 
@@ -36,19 +38,25 @@ def command(*arguments: bytes | str | int) -> bytes:
 
 
 def set_commands(
-    prefix: str, keys: pa.StringArray, values: pa.StringArray, options: Iterable[str | int] = ()
+    prefix: str,
+    keys: pa.StringArray,
+    values: pa.StringArray,
+    options: Iterable[str] = (),
+    expires: Expiries = None,
 ) -> memoryview:
-    """`SET prefix+key value [options]` for every row, as one byte stream.
+    """`SET prefix+key value [options] [PXAT expires]` for every row, as one byte stream.
 
     Args:
         prefix: stands before every key.
         keys, values: string arrays of equal length, without nulls.
-        options: further words of each command, such as `NX` or `PXAT`, 1795435200000.
+        options: further words of each command, such as `NX`.
+        expires: when.
     """
-    words = [str(word) for word in options]
+    words = [*options] if expires is None else [*options, "PXAT"]
     tail = "".join(f"${len(word)}\r\n{word}\r\n" for word in words)
-    head = f"*{3 + len(words)}\r\n$3\r\nSET\r\n"
-    return joined(_rows(head, prefix, keys, values, tail))
+    head = f"*{3 + len(words) + (expires is not None)}\r\n$3\r\nSET\r\n"
+    moments = () if expires is None else (_number(expires),)
+    return joined(_rows(head, prefix, keys, values, tail, *moments))
 
 
 def multi_set_commands(
@@ -77,7 +85,7 @@ def hash_commands(
     values: pa.BinaryArray,
     fields: pa.Int32Array,
     *,
-    expires_ms: int | None,
+    expires: Expiries,
     anew: bool,
 ) -> memoryview:
     """`HSET prefix+key value` for every row, as one byte stream.
@@ -87,16 +95,15 @@ def hash_commands(
         keys: strings without nulls.
         values: fields and values, as arguments of a command.
         fields: how many they are.
-        expires_ms: a `PEXPIREAT` follows each, if not None.
+        expires: a `PEXPIREAT` follows each, if not None.
         anew: an `UNLINK` precedes each.
     """
     names = pc.cast(_names(prefix, keys), pa.binary())
     words = _decimal(pc.add(pc.multiply(fields, 2), 2))
     parts = [b"*2\r\n$6\r\nUNLINK\r\n", names] if anew else []
     parts += [b"*", words, b"\r\n$4\r\nHSET\r\n", names, values]
-    if expires_ms is not None:
-        when = b"%d" % expires_ms
-        parts += [b"*3\r\n$9\r\nPEXPIREAT\r\n", names, b"$%d\r\n%b\r\n" % (len(when), when)]
+    if expires is not None:
+        parts += [b"*3\r\n$9\r\nPEXPIREAT\r\n", names, pc.cast(_number(expires), pa.binary())]
     return joined(pc.binary_join_element_wise(*parts, b""))
 
 
@@ -136,18 +143,13 @@ def bucket_commands(
     return stream[: ends[-1]], commands, rows
 
 
-def expiry_commands(names: pa.StringArray, at_ms: int) -> memoryview:
-    """`PEXPIREAT name at_ms` for every key, as one byte stream."""
-    when = str(at_ms)
-    frames = pc.binary_join_element_wise(
-        "*3\r\n$9\r\nPEXPIREAT\r\n$",
-        pc.cast(pc.binary_length(names), pa.string()),
-        "\r\n",
-        names,
-        f"\r\n${len(when)}\r\n{when}\r\n",
-        "",
+def expiry_commands(names: pa.StringArray, expires: int | pa.Int64Array) -> memoryview:
+    """`PEXPIREAT name expires` for every key, as one byte stream."""
+    return joined(
+        pc.binary_join_element_wise(
+            "*3\r\n$9\r\nPEXPIREAT\r\n", _names("", names), _number(expires), ""
+        )
     )
-    return joined(frames)
 
 
 def row_frames(keys: pa.BinaryArray, values: pa.BinaryArray) -> pa.BinaryArray:
@@ -166,6 +168,15 @@ def _decimal(numbers: pa.Array) -> pa.BinaryArray:
     return pc.cast(pc.cast(numbers, pa.string()), pa.binary())
 
 
+def _number(numbers: int | pa.Int64Array) -> str | pa.StringArray:
+    """A number as an argument of a command, or each of them."""
+    if isinstance(numbers, int):
+        return f"${len(str(numbers))}\r\n{numbers}\r\n"
+    texts = pc.cast(numbers, pa.string())
+    lengths = pc.cast(pc.binary_length(texts), pa.string())
+    return pc.binary_join_element_wise("$", lengths, "\r\n", texts, "\r\n", "")
+
+
 def _names(prefix: str, keys: pa.StringArray) -> pa.StringArray:
     """`prefix+key` as an argument of a command each."""
     return pc.binary_join_element_wise(*_name(prefix, keys), "\r\n", "")
@@ -176,7 +187,7 @@ def _rows(
     prefix: str,
     keys: pa.StringArray,
     values: pa.StringArray,
-    tail: str = "",
+    *tail: str | pa.StringArray,
 ) -> pa.StringArray:
     """`prefix+key` and value as two arguments each, with what stands before and after."""
     return pc.binary_join_element_wise(
@@ -186,7 +197,8 @@ def _rows(
         pc.cast(pc.binary_length(values), pa.string()),
         "\r\n",
         values,
-        f"\r\n{tail}",
+        "\r\n",
+        *tail,
         "",
     )
 

@@ -70,7 +70,7 @@ class PartitionWriter(Attempt):
         self._conflicts: list[RowBatch] = []
         upsert = self._spec.mode is Mode.UPSERT
         self._prefix = "" if upsert else self._keys.row_prefix(publication.version)
-        self._format = row_format(self._spec.layout, self._prefix, publication.expires_ms)
+        self._format = row_format(self._spec.layout, self._prefix)
 
     def write(
         self,
@@ -97,12 +97,11 @@ class PartitionWriter(Attempt):
         values = pc.cast(values, pa.string() if fields is None else pa.binary())
         self._spec.limits.check_values(self._spec.dataset, keys, values)
         put = self._upsert if self._spec.mode is Mode.UPSERT else self._stage
-        start = 0
+        batch, start = RowBatch(keys, values, fields, self._expiries(keys)), 0
         with self._writing():
             while start < len(keys):
                 step = self._pace.rows
-                columns = (_compact(keys, start, step), _compact(values, start, step))
-                put(RowBatch(*columns, fields if fields is None else fields.slice(start, step)))
+                put(batch.slice(start, step))
                 start += step
         self._bytes += _size(keys) + _size(values) + len(self._prefix.encode()) * len(keys)
         self._checksum += checksum
@@ -317,12 +316,6 @@ class PartitionWriter(Attempt):
             for theirs in self._pages_of_others(siblings=True):
                 names.difference_update(theirs)
         unlink(self._client, [self._prefix.encode() + name for name in names])
-
-
-def _compact(column: pa.StringArray, start: int, length: int) -> pa.StringArray:
-    """A slice whose buffers begin at its first row, as the wire and the index pages need it."""
-    part = column.slice(start, length)
-    return part if part.offset == 0 else pa.concat_arrays([part, part.slice(0, 0)])
 
 
 def _size(column: pa.StringArray) -> int:

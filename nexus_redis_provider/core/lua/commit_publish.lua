@@ -3,11 +3,12 @@
 -- KEYS[4] versions sorted set   KEYS[5] manifest hash of the version
 -- KEYS[6] attempts hash of the version   KEYS[7] events stream
 -- ARGV[1] version   ARGV[2] fencing token or ''   ARGV[3] manifest, JSON
--- ARGV[4] expiry of the rows, ms since 1970, or ''   ARGV[5] previous versions to keep
+-- ARGV[4] expiry of the last row, ms since 1970, or ''   ARGV[5] previous versions to keep
 -- ARGV[6] task attempts that wrote rows of the version
 -- ARGV[7] '1' when the rows are visible already (upsert)
 -- ARGV[8] streaming query or ''   ARGV[9] its micro-batch   ARGV[10] who claimed that
 -- ARGV[11] version that this one is a delta to, or ''
+-- ARGV[12] expiry of the first row, ms since 1970, or ''
 -- Returns {'published', publish time ms} or {'stale', newest fencing token}
 --   or {'superseded', newest version} or {'gone'} when the staging area was taken away
 --   or {'expired'} or {'unsettled'} when further attempts have written
@@ -71,7 +72,7 @@ end
 if ARGV[11] ~= '' and not redis.call('ZSCORE', KEYS[4], ARGV[11]) then
   return {'rebased'}
 end
-if ARGV[4] ~= '' and tonumber(ARGV[4]) <= now_ms then
+if ARGV[12] ~= '' and tonumber(ARGV[12]) <= now_ms then
   return {'expired'}
 end
 if redis.call('HLEN', KEYS[6]) - redis.call('HEXISTS', KEYS[6], 'rows') ~= tonumber(ARGV[6]) then

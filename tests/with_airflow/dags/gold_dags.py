@@ -39,6 +39,7 @@ with (
         key=["shop", "day"],
         types={"day": "date"},
         ttl="{{ 30 + 30 }}",
+        ttl_jitter="{{ 5 + 5 }}",
         min_rows="1",
         fence=lock.output,
         lineage={"by": "{{ task.task_id }}"},
