@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nexus_redis_provider.cli.declaring import JSON, Command, Group, option
-from nexus_redis_provider.cli.server_commands import KEYS, SERVER
+from nexus_redis_provider.cli.server_commands import KEYS, PING, SERVER
 
 _LOCKS = "nexus_redis_provider.cli.locks"
 _NAME = option("name", metavar="NAME", help="of the lock, as `list` shows it")
@@ -133,3 +133,5 @@ GOLD = Group(
 )
 
 GROUPS = (LOCKS, GOLD, KEYS, SERVER)
+# That are of no group.
+COMMANDS = (PING,)

@@ -34,6 +34,7 @@ class Command:
     Attributes:
         help: what it does; no square brackets, which Airflow's help takes for markup.
         run: `module:function` of what does it, `(client, args) -> Answer`.
+        on_endpoint: it takes the endpoint in place of a client, since it may be that none connects.
         options: its own; those that say which server are added.
     """
 
@@ -41,6 +42,7 @@ class Command:
     help: str
     run: str
     options: tuple[Option, ...]
+    on_endpoint: bool = False
 
     def load(self) -> Callable[..., Any]:
         """The function that does it."""

@@ -9,8 +9,8 @@ from argparse import Namespace
 
 from airflow.cli.cli_config import ActionCommand, Arg, CLICommand, GroupCommand
 
-from nexus_redis_provider.cli.commands import GROUPS
-from nexus_redis_provider.cli.declaring import Command, Group, Option, option
+from nexus_redis_provider.cli.commands import COMMANDS, GROUPS
+from nexus_redis_provider.cli.declaring import URL, Command, Group, Option, option
 
 CONN_ID = option(
     "--conn-id",
@@ -20,28 +20,31 @@ CONN_ID = option(
 
 
 def get_commands() -> list[CLICommand]:
-    """What Airflow adds to its command line: one group, with a group for each kind of thing."""
+    """What Airflow adds to its command line: one group, with one for each kind of thing."""
     return [
         GroupCommand(
             name="nexus-redis",
             help="Look at, and set right, what Nexus Redis keeps on a server",
-            subcommands=[_group(group) for group in GROUPS],
+            subcommands=[
+                *(_action(command, (URL,)) for command in COMMANDS),
+                *map(_group, GROUPS),
+            ],
         )
     ]
 
 
 def _group(group: Group) -> GroupCommand:
-    commands = [_action(command, group) for command in group.commands]
+    commands = [_action(command, group.server_options) for command in group.commands]
     return GroupCommand(name=group.name, help=group.help, subcommands=commands)
 
 
-def _action(command: Command, group: Group) -> ActionCommand:
+def _action(command: Command, server_options: tuple[Option, ...]) -> ActionCommand:
     def run(args: Namespace) -> None:
         from nexus_redis_provider.cli.connections import run_in_airflow
 
         run_in_airflow(command, args)
 
-    options = (*command.options, CONN_ID, *group.server_options)
+    options = (*command.options, CONN_ID, *server_options)
     return ActionCommand(
         name=command.name, help=command.help, func=run, args=[_arg(one) for one in options]
     )

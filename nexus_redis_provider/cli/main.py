@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from nexus_redis_provider import __version__
-from nexus_redis_provider.cli.commands import GROUPS
-from nexus_redis_provider.cli.declaring import NAMESPACE, URL, Option
+from nexus_redis_provider.cli.commands import COMMANDS, GROUPS
+from nexus_redis_provider.cli.declaring import NAMESPACE, URL, Command, Option
 from nexus_redis_provider.cli.running import perform
 from nexus_redis_provider.core.endpoint import URL_VARIABLE, Endpoint
 
@@ -40,25 +41,31 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"{_PROGRAM} {__version__}")
     for server in (URL, NAMESPACE):
         _add(parser, server)
-    groups = parser.add_subparsers(metavar="GROUP", required=True)
+    words = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        _add_command(words, command, (URL,))
     for group in GROUPS:
-        about = groups.add_parser(group.name, help=group.help, description=group.help)
-        commands = about.add_subparsers(metavar="COMMAND", required=True)
+        about = words.add_parser(group.name, help=group.help, description=group.help)
+        within = about.add_subparsers(metavar="COMMAND", required=True)
         for command in group.commands:
-            leaf = commands.add_parser(
-                command.name,
-                help=command.help,
-                description=command.help,
-                epilog=_EPILOG,
-                allow_abbrev=False,
-            )
-            for option in command.options:
-                _add(leaf, option)
-            # Those before the group hold where they are not given here.
-            for server in group.server_options:
-                _add(leaf, server, default=argparse.SUPPRESS)
-            leaf.set_defaults(command=command)
+            _add_command(within, command, group.server_options)
     return parser
+
+
+def _add_command(words: Any, command: Command, server_options: tuple[Option, ...]) -> None:
+    leaf = words.add_parser(
+        command.name,
+        help=command.help,
+        description=command.help,
+        epilog=_EPILOG,
+        allow_abbrev=False,
+    )
+    for option in command.options:
+        _add(leaf, option)
+    # Those before the command hold where they are not given here.
+    for server in server_options:
+        _add(leaf, server, default=argparse.SUPPRESS)
+    leaf.set_defaults(command=command)
 
 
 def _add(parser: argparse.ArgumentParser, option: Option, **settings: object) -> None:

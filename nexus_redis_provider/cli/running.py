@@ -8,6 +8,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +28,12 @@ if TYPE_CHECKING:
 
 FAILED = 1
 MISUSED = 2
+UNREACHABLE = 3
+DENIED = 4
 _CODES: tuple[tuple[type[NexusRedisError], int], ...] = (
     (ConfigurationError, MISUSED),
-    (UnreachableError, 3),
-    (AccessDeniedError, 4),
+    (UnreachableError, UNREACHABLE),
+    (AccessDeniedError, DENIED),
 )
 _INTERRUPTED = 130
 # Wide enough for any row: what reads a pipe or a file wants lines whole.
@@ -45,11 +48,13 @@ class Answer:
         document: for JSON.
         view: for people; called only where they look, since it needs rich.
         complaints: what went wrong besides, one line each; the command counts as failed then.
+        code: to exit with then.
     """
 
     document: Any
     view: Callable[[], Parts]
     complaints: tuple[str, ...] = ()
+    code: int = FAILED
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +84,8 @@ def perform(command: Command, args: Namespace, endpoint: Callable[[], Endpoint])
         _refuse_what_is_no_text(args)
         if not args.json:
             _need_rich()
-        with endpoint().client() as client:
-            answer: Answer | Feed = command.load()(client, args)
+        with _subject(command, endpoint()) as subject:
+            answer: Answer | Feed = command.load()(subject, args)
             if isinstance(answer, Feed):
                 _print_feed(answer, as_json=args.json)
                 return 0
@@ -96,7 +101,11 @@ def perform(command: Command, args: Namespace, endpoint: Callable[[], Endpoint])
         return _INTERRUPTED
     for complaint in answer.complaints:
         _complain(complaint)
-    return FAILED if answer.complaints else 0
+    return answer.code if answer.complaints else 0
+
+
+def _subject(command: Command, endpoint: Endpoint) -> AbstractContextManager[Any]:
+    return nullcontext(endpoint) if command.on_endpoint else endpoint.client()
 
 
 def _refuse_what_is_no_text(args: Namespace) -> None:

@@ -113,3 +113,12 @@ SERVER = Group(
     ),
     has_namespace=False,
 )
+
+PING = Command(
+    "ping",
+    "tell whether the server can be used: what it says of itself, or what is wrong, such as host, "
+    "port, TLS, password or the Sentinels' master name",
+    "nexus_redis_provider.cli.pinging:ping",
+    (JSON,),
+    on_endpoint=True,
+)

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow.providers.redis.hooks.redis import RedisHook
 
 from nexus_redis_provider.core.addresses import nodes_of
 from nexus_redis_provider.core.credentials import Secret, SecretSource
-from nexus_redis_provider.core.endpoint import (
-    Endpoint,
-    Node,
-    Tls,
-    Topology,
-    address_of,
-    translated_errors,
-)
+from nexus_redis_provider.core.diagnosis import diagnose
+from nexus_redis_provider.core.endpoint import Endpoint, Node, Tls, Topology
 from nexus_redis_provider.core.errors import ConfigurationError, NexusRedisError
 from nexus_redis_provider.hooks.inspecting import Inspecting
 
@@ -160,46 +153,21 @@ class NexusRedisHook(Inspecting, RedisHook):
         self.close()
 
     def test_connection(self) -> tuple[bool, str]:
-        """Whether the server answers, and what it says of itself or what is wrong."""
+        """Whether the servers can be used, and what they say of themselves or what is wrong.
+
+        What is wrong begins with what to correct: host, port, TLS, password, Sentinel master name.
+        """
         try:
-            with self:
-                return True, _introduction(self.get_conn())
+            diagnosis = diagnose(self.endpoint)
         except NexusRedisError as error:
             return False, str(error)
+        return diagnosis.fault is None, diagnosis.message
 
 
 async def _extra_of(connection: Connection) -> Mapping[str, Any]:
     # Airflow before 3.3.2 can only mask the secrets in extras by a blocking call.
     read = getattr(connection, "aextra_dejson", None)
     return await read() if read else connection.extra_dejson
-
-
-def _introduction(client: Any) -> str:
-    address = address_of(client)
-    if hasattr(client, "get_default_node"):
-        # Of a Cluster, one node speaks for all.
-        client = client.get_redis_connection(client.get_default_node())
-        address = f"{address}, of which {address_of(client)}"
-    with translated_errors(client):
-        client.ping()
-        began_at = time.perf_counter()
-        client.ping()
-        latency_ms = (time.perf_counter() - began_at) * 1000
-        with client.pipeline(transaction=False) as pipe:
-            pipe.info()
-            pipe.acl_whoami()
-            info, user = pipe.execute(raise_on_error=False)
-    where = f"{address} answers in {latency_ms:.1f} ms"
-    if isinstance(user, Exception):
-        user = "unknown"
-    if isinstance(info, Exception):
-        return f"{where} to user {user}, who may not see INFO: {info}"
-    name = info.get("server_name", "redis")
-    version = info.get(f"{name}_version", info["redis_version"])
-    return (
-        f"{name} {version} at {where}; role {info['role']}, user {user}, "
-        f"eviction policy {info['maxmemory_policy']}"
-    )
 
 
 def _wrong(connection: Connection, what: str) -> ConfigurationError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,30 +15,15 @@ from nexus_redis_provider.core.locks import AsyncLock, Lock
 from nexus_redis_provider.core.locks.protocol import who_holds
 from nexus_redis_provider.core.scripts import arun, run
 from nexus_redis_provider.embedded import EmbeddedServer, free_port
+from tests.certificates import certificate, server_options
 from tests.topologies import until
-
-
-def certificate(folder: Path) -> Path:
-    folder.mkdir()
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
-            *("-nodes", "-days", "1", "-subj", "/CN=localhost"),
-            *("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
-            *("-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return folder
 
 
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # The wheel's server has no TLS.
-    for tool in ("openssl", "redis-server"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"TLS is not tested: there is no {tool}.")
+    if shutil.which("redis-server") is None:
+        pytest.skip("TLS is not tested: there is no redis-server.")
     return certificate(tmp_path_factory.mktemp("tls") / "ours")
 
 
@@ -47,8 +31,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def urls(tls: Path) -> Iterator[dict[str, str]]:
     """The URL of a deployment of each kind."""
     options = [
-        *("--tls-cert-file", f"{tls}/cert.pem", "--tls-key-file", f"{tls}/key.pem"),
-        *("--tls-ca-cert-file", f"{tls}/cert.pem", "--tls-auth-clients", "no"),
+        *server_options(tls),
         *("--tls-replication", "yes", "--tls-cluster", "yes"),
     ]
     with ExitStack() as stack:

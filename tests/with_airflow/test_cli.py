@@ -14,7 +14,7 @@ import redis
 from airflow.cli import cli_parser
 from airflow.utils.session import create_session
 
-from nexus_redis_provider.cli.commands import GROUPS
+from nexus_redis_provider.cli.commands import COMMANDS, GROUPS
 from nexus_redis_provider.core.locks.audits import audit
 from nexus_redis_provider.core.locks.protocol import Claim, acquire, inspect
 from nexus_redis_provider.core.scripts import run
@@ -57,7 +57,7 @@ def test_list_and_release_in_a_shell(tmp_path: Path, client, namespace, held) ->
 def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     # The command sets it, and the test sets it back.
     monkeypatch.setenv("_AIRFLOW_PROCESS_CONTEXT", "")
-    args = cli_parser.get_parser().parse_args(["nexus-redis", "locks", *words])
+    args = cli_parser.get_parser().parse_args(["nexus-redis", *words])
     try:
         args.func(args)
     except SystemExit as ended:
@@ -66,7 +66,9 @@ def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 
 
 @pytest.mark.parametrize(
-    "words", [f"{group.name} {command.name}" for group in GROUPS for command in group.commands]
+    "words",
+    [command.name for command in COMMANDS]
+    + [f"{group.name} {command.name}" for group in GROUPS for command in group.commands],
 )
 def test_help(capsys: pytest.CaptureFixture[str], words: str) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -93,7 +95,7 @@ def stored(database: None, server: Any) -> Any:
 
 
 def test_a_connection_of_the_database(monkeypatch, capsys, namespace, held, stored) -> None:
-    words = ("show", "dag:sales", "--conn-id", stored, "--namespace", namespace)
+    words = ("locks", "show", "dag:sales", "--conn-id", stored, "--namespace", namespace)
     assert call(monkeypatch, *words) == 0
     assert f"token       {held}" in capsys.readouterr().out
 
@@ -109,8 +111,15 @@ def test_a_connection_of_the_database(monkeypatch, capsys, namespace, held, stor
 )
 @pytest.mark.usefixtures("database")
 def test_what_goes_wrong(monkeypatch, capsys, words, code, said) -> None:
-    assert call(monkeypatch, "list", *words) == code
+    assert call(monkeypatch, "locks", "list", *words) == code
     out, err = capsys.readouterr()
     assert not out
     assert said in err
     assert err.startswith("nexus-redis: ")
+
+
+def test_ping(monkeypatch, capsys) -> None:
+    assert call(monkeypatch, "ping") == 0
+    assert capsys.readouterr().out.startswith("Standalone: ")
+    assert call(monkeypatch, "ping", "--conn-id", "nowhere") == 3
+    assert "port: nothing listens at 127.0.0.1:1" in capsys.readouterr().err

@@ -1,0 +1,399 @@
+"""What is wrong with a deployment is told by what to correct; what is right, by what it is."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from nexus_redis_provider.core.diagnosis import Diagnosis, diagnose
+from nexus_redis_provider.core.endpoint import Endpoint
+from nexus_redis_provider.core.faults import Fault
+from nexus_redis_provider.embedded import EmbeddedServer, free_port
+from tests.certificates import certificate, server_options
+from tests.topologies import MASTER, ClusterDeployment, SentinelDeployment, kill, until
+
+PASSWORD = "hunter2"
+
+
+def found(url: str, **options: Any) -> Diagnosis:
+    """The diagnosis, which never tells a password."""
+    quick = {"connect_timeout": 1.0, "read_timeout": 1.0} | options
+    diagnosis = diagnose(replace(Endpoint.from_url(url), **quick))
+    assert PASSWORD not in repr(diagnosis)
+    return diagnosis
+
+
+def assert_fault(diagnosis: Diagnosis, fault: Fault, *parts: object) -> None:
+    assert diagnosis.fault is fault, diagnosis.message
+    assert diagnosis.message.startswith(f"{fault.field}: ")
+    assert diagnosis.message.endswith(fault.advice)
+    assert diagnosis.report is None
+    for part in parts:
+        assert str(part) in diagnosis.message
+
+
+# What works.
+
+
+def test_a_server_introduces_itself(server: EmbeddedServer, client: redis.Redis) -> None:
+    diagnosis = found(server.url)
+    assert diagnosis.fault is None
+    assert diagnosis.notes == ()
+    report = diagnosis.report
+    info = client.info()
+    assert report.server == info.get("server_name", "redis")
+    assert report.version == info[f"{report.server}_version"]
+    assert (report.role, report.user, report.policy) == ("master", "default", "noeviction")
+    assert (report.mode, report.maxmemory, report.replicas) == ("standalone", 0, 0)
+    assert 0 < report.latency < 1
+    assert diagnosis.message.startswith(f"Standalone: {report.server} {report.version} at 127.")
+    for part in (" ms; role master", "0 replica(s), user default, eviction policy noeviction"):
+        assert part in diagnosis.message
+
+
+def test_what_it_may_not_be_used_for_is_noted(server: EmbeddedServer) -> None:
+    binary = server._binary
+    evict = ("--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lru")
+    with EmbeddedServer(*evict, binary=binary) as primary:
+        follow = ("--replicaof", f"127.0.0.1 {primary.port}")
+        with EmbeddedServer(*follow, binary=binary) as replica:
+            with primary.endpoint.client() as client:
+                until(lambda: client.info("replication")["connected_slaves"], "a replica")
+            (note,) = found(primary.url).notes
+            assert note.startswith("It may evict keys beyond 52,428,800 bytes")
+            assert found(primary.url).report.replicas == 1
+            assert found(replica.url).report.role == "slave"
+            assert found(replica.url).notes == ("It is a replica: it takes no writes.",)
+
+
+def test_who_may_see_little_is_told_little(server: EmbeddedServer, client: redis.Redis) -> None:
+    commands = ["+ping"]
+    client.acl_setuser("narrow", enabled=True, passwords=[f"+{PASSWORD}"], commands=commands)
+    try:
+        diagnosis = found(f"redis://narrow:{PASSWORD}@127.0.0.1:{server.port}")
+    finally:
+        client.acl_deluser("narrow")
+    assert diagnosis.fault is None
+    assert "to user unknown, who may not see INFO" in diagnosis.message
+    assert diagnosis.report.version is None
+
+
+# Names, ports, and who is there.
+
+
+def test_an_unknown_host() -> None:
+    diagnosis = found("redis://no.such.host.invalid")
+    assert_fault(diagnosis, Fault.UNKNOWN_HOST, "no.such.host.invalid:6379")
+
+
+def test_a_refused_port() -> None:
+    assert_fault(found("redis://127.0.0.1:1"), Fault.REFUSED, "127.0.0.1:1", "refused")
+
+
+@contextmanager
+def listener(reply: bytes | None, *, hangs_up: bool = False) -> Iterator[str]:
+    """`host:port` of something that answers whatever it is asked so, or (None) never."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ExitStack() as lines:
+
+        def serve() -> None:
+            while True:
+                try:
+                    line, _ = server.accept()
+                    lines.callback(line.close)
+                    if reply:
+                        line.recv(4096)
+                        line.sendall(reply)
+                    if hangs_up:
+                        line.close()
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+def test_a_server_that_says_nothing(scheme: str) -> None:
+    with listener(None) as address:
+        diagnosis = found(f"{scheme}://{address}", read_timeout=0.2, connect_timeout=0.2)
+    assert_fault(diagnosis, Fault.SILENT, address)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+def test_a_server_that_hangs_up(scheme: str) -> None:
+    with listener(None, hangs_up=True) as address:
+        assert_fault(found(f"{scheme}://{address}"), Fault.HANGS_UP, address)
+
+
+def test_a_host_that_takes_no_more_connections() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as lines:
+        address = full.getsockname()
+        for _ in range(4):
+            line = lines.enter_context(closing(socket.socket()))
+            line.setblocking(False)
+            line.connect_ex(address)
+        diagnosis = found(f"redis://127.0.0.1:{address[1]}", connect_timeout=0.2)
+    assert_fault(diagnosis, Fault.NO_WAY, address[1])
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+def test_an_http_server(scheme: str) -> None:
+    class Quiet(BaseHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Quiet) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        diagnosis = found(f"{scheme}://127.0.0.1:{server.server_port}")
+        server.shutdown()
+        thread.join()
+    assert_fault(diagnosis, Fault.NOT_REDIS, server.server_port)
+
+
+# What servers answer.
+
+
+def test_protected_mode() -> None:
+    # Only other machines meet it.
+    with listener(b"-DENIED Redis is running in protected mode because ...\r\n") as address:
+        assert_fault(found(f"redis://{address}"), Fault.PROTECTED_MODE, address)
+
+
+def test_loading(server: EmbeddedServer) -> None:
+    with EmbeddedServer(binary=server._binary) as own:
+        with own.endpoint.client() as client:
+            client.mset({f"key {n}": "x" * 100 for n in range(4000)})
+            client.save()
+        own.stop()
+        # It sees to its clients between two keys, at times.
+        own._arguments = (
+            "--key-load-delay",
+            "250",
+            "--loading-process-events-interval-bytes",
+            "1024",
+        )
+        starting = threading.Thread(target=own.start)
+        starting.start()
+        until(lambda: found(own.url).fault is Fault.LOADING, "a server that loads")
+        starting.join()
+        assert found(own.url).fault is None
+
+
+def test_a_replica_without_its_primary(server: EmbeddedServer) -> None:
+    with EmbeddedServer(binary=server._binary) as replica:
+        with replica.endpoint.client() as client:
+            client.config_set("replica-serve-stale-data", "no")
+            client.replicaof("127.0.0.1", "1")
+        assert_fault(found(replica.url), Fault.PRIMARY_AWAY, replica.port)
+
+
+def test_too_many_clients(server: EmbeddedServer) -> None:
+    with EmbeddedServer("--maxclients", "2", binary=server._binary) as own, ExitStack() as lines:
+        for _ in range(2):
+            line = socket.create_connection(("127.0.0.1", own.port))
+            lines.callback(line.close)
+        assert_fault(found(own.url), Fault.TOO_MANY_CLIENTS, own.port)
+
+
+def test_a_database_that_is_not_there(server: EmbeddedServer) -> None:
+    diagnosis = found(f"redis://127.0.0.1:{server.port}/99")
+    assert_fault(diagnosis, Fault.DATABASE, "out of range")
+
+
+@pytest.fixture(scope="module")
+def guarded(server: EmbeddedServer) -> Iterator[str]:
+    """`host:port` of a server with a password."""
+    with EmbeddedServer("--requirepass", "right", binary=server._binary) as guarded:
+        with Endpoint.from_url(f"redis://:right@127.0.0.1:{guarded.port}").client() as admin:
+            admin.acl_setuser("mute", enabled=True, nopass=True, commands=["+get"])
+        yield f"127.0.0.1:{guarded.port}"
+
+
+@pytest.mark.parametrize(
+    ("user", "fault"),
+    [
+        ("", Fault.PASSWORD_WANTED),
+        (f":{PASSWORD}@", Fault.WRONG_PASSWORD),
+        (f"nobody:{PASSWORD}@", Fault.WRONG_USER_OR_PASSWORD),
+        (f"mute:{PASSWORD}@", Fault.FORBIDDEN),
+    ],
+)
+def test_passwords_and_permissions(user: str, fault: Fault, guarded: str) -> None:
+    assert_fault(found(f"redis://{user}{guarded}"), fault, guarded)
+
+
+# TLS.
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # The wheel's server has no TLS.
+    if shutil.which("redis-server") is None:
+        pytest.skip("TLS is not tested: there is no redis-server.")
+    folder = tmp_path_factory.mktemp("certificates")
+    certificate(folder / "ours")
+    certificate(folder / "other")
+    certificate(folder / "old", days=(-3, -2))
+    certificate(folder / "elsewhere", "elsewhere.example", address="")
+    return folder
+
+
+@contextmanager
+def over_tls(folder: Path, *, of_clients: str = "no") -> Iterator[tuple[EmbeddedServer, str]]:
+    """A server whose port for TLS shows a certificate, and `host:port` of that."""
+    port = str(free_port())
+    options = server_options(folder, of_clients=of_clients)
+    with EmbeddedServer("--tls-port", port, *options) as server:
+        yield server, f"127.0.0.1:{port}"
+
+
+def test_tls_where_there_is_none_and_none_where_there_is(folder: Path) -> None:
+    with over_tls(folder / "ours") as (server, address):
+        trusted = f"?ssl_ca_certs={folder}/ours/cert.pem"
+        assert found(f"rediss://{address}{trusted}").fault is None
+        assert_fault(found(f"redis://{address}"), Fault.TLS_WANTED, address)
+        plain = f"rediss://127.0.0.1:{server.port}{trusted}"
+        assert_fault(found(plain), Fault.TLS_UNWANTED, server.port)
+
+
+@pytest.mark.parametrize(
+    ("shown", "trusted", "fault"),
+    [
+        ("ours", "ssl_ca_certs={}/other/cert.pem", Fault.UNKNOWN_CA),
+        ("ours", "", Fault.UNKNOWN_CA),
+        ("old", "ssl_ca_certs={}/old/cert.pem", Fault.EXPIRED_CERTIFICATE),
+        ("elsewhere", "ssl_ca_certs={}/elsewhere/cert.pem", Fault.WRONG_HOST_NAME),
+        ("ours", "ssl_ca_certs={}/absent.pem", Fault.CERTIFICATE_FILES),
+        ("ours", "ssl_ca_certs={}/ours/key.pem", Fault.CERTIFICATE_FILES),
+        (
+            "ours",
+            "ssl_cert_reqs=none&ssl_certfile={0}/ours/cert.pem&ssl_keyfile={0}/other/key.pem",
+            Fault.CERTIFICATE_FILES,
+        ),
+    ],
+)
+def test_certificates(shown: str, trusted: str, fault: Fault, folder: Path) -> None:
+    with over_tls(folder / shown) as (_, address):
+        assert_fault(found(f"rediss://{address}?{trusted.format(folder)}"), fault, address)
+        if fault is Fault.WRONG_HOST_NAME:
+            lax = f"rediss://{address}?{trusted.format(folder)}&ssl_check_hostname=false"
+            assert found(lax).fault is None
+
+
+def test_certificates_of_clients(folder: Path) -> None:
+    with over_tls(folder / "ours", of_clients="yes") as (_, address):
+        url = f"rediss://{address}?ssl_ca_certs={folder}/ours/cert.pem"
+
+        def showing(name: str) -> str:
+            return (
+                f"{url}&ssl_certfile={folder}/{name}/cert.pem&ssl_keyfile={folder}/{name}/key.pem"
+            )
+
+        assert found(showing("ours")).fault is None
+        assert_fault(found(url), Fault.CLIENT_CERTIFICATE_WANTED, address)
+        assert_fault(found(showing("other")), Fault.CLIENT_CERTIFICATE_REFUSED, address)
+        assert_fault(found(f"redis://{address}"), Fault.TLS_WANTED, address)
+
+
+# Topologies.
+
+
+def crash(server: EmbeddedServer) -> None:
+    kill(server)
+    server._process.wait()
+
+
+def test_one_kind_of_deployment_in_place_of_another(server: EmbeddedServer) -> None:
+    address = f"127.0.0.1:{server.port}"
+    assert_fault(found(f"redis+cluster://{address}"), Fault.NO_CLUSTER, address)
+    assert_fault(found(f"redis+sentinel://{address}?master=m"), Fault.NO_SENTINEL, address)
+
+
+def test_sentinels() -> None:
+    with SentinelDeployment(replicas=1) as deployment:
+        diagnosis = found(deployment.url)
+        assert diagnosis.fault is None, diagnosis.message
+        assert diagnosis.message.startswith(f"Primary of '{MASTER}', 3 of 3 Sentinels answer: ")
+        assert diagnosis.report.address == f"127.0.0.1:{deployment.primary.port}"
+        assert diagnosis.report.replicas == 1
+        one = deployment.sentinels[0]
+        assert_fault(found(one.url), Fault.A_SENTINEL, one.port)
+        wrong = deployment.url.replace(f"={MASTER}", "=orders")
+        assert_fault(found(wrong), Fault.UNKNOWN_MASTER, "'orders'", f"they watch {MASTER}")
+        crash(one)
+        (note,) = found(deployment.url).notes
+        assert note.startswith(f"port: nothing listens at Sentinel 127.0.0.1:{one.port}")
+        for sentinel in deployment.sentinels[1:]:
+            crash(sentinel)
+        assert_fault(found(deployment.url), Fault.REFUSED, f"Sentinel 127.0.0.1:{one.port}")
+
+
+def test_a_primary_that_is_down() -> None:
+    with EmbeddedServer() as primary:
+        lines = (
+            f"sentinel monitor m 127.0.0.1 {primary.port} 1",
+            "sentinel down-after-milliseconds m 200",
+        )
+        with EmbeddedServer("--sentinel", config="\n".join(lines)) as sentinel:
+            url = f"redis+sentinel://127.0.0.1:{sentinel.port}?master=m"
+            assert found(url).fault is None
+            kill(primary)
+            until(lambda: found(url).fault is Fault.PRIMARY_DOWN, "a Sentinel that notices")
+            assert_fault(found(url), Fault.PRIMARY_DOWN, "'m'")
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({}, Fault.PASSWORD_WANTED),
+        ({"sentinel_username": "watcher"}, Fault.WRONG_USER_OR_PASSWORD),
+    ],
+)
+def test_the_password_of_a_sentinel(
+    options: dict[str, str], fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WRONG", PASSWORD)
+    password = "&sentinel_password_env=WRONG" if options else ""
+    config = "requirepass right\nsentinel monitor m 127.0.0.1 1 1"
+    with EmbeddedServer("--sentinel", config=config) as sentinel:
+        url = f"redis+sentinel://127.0.0.1:{sentinel.port}?master=m{password}"
+        assert_fault(found(url, **options), fault, f"Sentinel 127.0.0.1:{sentinel.port}")
+
+
+def test_a_cluster() -> None:
+    with ClusterDeployment() as deployment:
+        diagnosis = found(deployment.url)
+        assert diagnosis.fault is None, diagnosis.message
+        assert diagnosis.message.startswith("Cluster of 3 primaries: ")
+        first, *_, last = deployment.servers
+        assert_fault(found(first.url), Fault.A_CLUSTER, first.port)
+        crash(first)
+        (note,) = found(deployment.url).notes
+        assert note.startswith(f"port: nothing listens at 127.0.0.1:{first.port}")
+        with last.endpoint.client() as client:
+            client.cluster("DELSLOTS", 16383)
+        url = f"redis+cluster://127.0.0.1:1,127.0.0.1:{last.port}"
+        assert_fault(found(url), Fault.CLUSTER_DOWN, "16383 slots served")
+
+
+def test_every_fault_is_told_whole() -> None:
+    for fault in Fault:
+        told = fault.told("here", "as it is.")
+        assert (
+            told == f"{fault.field}: {fault.what.format(where='here')} (as it is). {fault.advice}"
+        )
+        assert "here" in told
