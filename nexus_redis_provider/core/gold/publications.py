@@ -25,8 +25,9 @@ from nexus_redis_provider.core.errors import (
     TooFewRowsError,
 )
 from nexus_redis_provider.core.gold.bases import base_of, bucket_rows, live_packed, share_count
-from nexus_redis_provider.core.gold.buckets import ROWS, Share
+from nexus_redis_provider.core.gold.buckets import ROWS
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
+from nexus_redis_provider.core.gold.reports import manifest_of, refuse_bad_reports
 from nexus_redis_provider.core.gold.servers import (
     ServerState,
     refuse_losses,
@@ -136,9 +137,8 @@ class Publication:
             PublishError: an attempt failed, or what was staged is not what was reported. Readers
                 still see the previous version; call `abort`.
         """
-        self._raise_first_error(reports)
-        self._raise_missing_share(reports)
-        manifest = self._manifest(reports)
+        refuse_bad_reports(self, reports)
+        manifest = manifest_of(self, reports)
         if manifest.rows < self.spec.min_rows:
             raise TooFewRowsError(self.spec.dataset, manifest.rows, self.spec.min_rows)
         with self.endpoint.client() as client:
@@ -183,56 +183,6 @@ class Publication:
             (keys.staging, keys.attempts(self.version)),
             (self.version, lease_ms),
             int,
-        )
-
-    def _raise_first_error(self, reports: Sequence[Report]) -> None:
-        errors = [report.error for report in reports if report.error is not None]
-        # The first failing attempt ends the staging area, which makes others fail as superseded.
-        errors.sort(key=lambda error: isinstance(error, SupersededError))
-        if errors:
-            raise errors[0]
-        partitions = [report.partition for report in reports]
-        if len(set(partitions)) < len(partitions):
-            raise PublishError(
-                f"Gold dataset {self.spec.dataset!r}: a partition was reported twice, by "
-                f"{sorted(report.attempt for report in reports)}.",
-                self.spec.dataset,
-            )
-
-    def _raise_missing_share(self, reports: Sequence[Report]) -> None:
-        shares = {report.partition for report in reports}
-        if self.spec.layout is Layout.PACKED and shares != set(range(self.shares)):
-            raise PublishError(
-                f"Gold dataset {self.spec.dataset!r}: shares {sorted(shares)} were reported, not "
-                f"all {self.shares}.",
-                self.spec.dataset,
-            )
-
-    def _manifest(self, reports: Sequence[Report]) -> Manifest:
-        return Manifest(
-            dataset=self.spec.dataset,
-            version=self.version,
-            mode=self.spec.mode,
-            layout=self.spec.layout,
-            columns=self.spec.columns,
-            key=self.spec.key.text,
-            rows=sum(report.rows for report in reports),
-            bytes=sum(report.bytes for report in reports),
-            checksum=sum(report.checksum for report in reports),
-            partitions=len(reports),
-            created_ms=self.created_ms,
-            expires_from_ms=self.expires_from_ms,
-            expires_ms=self.expires_ms,
-            fence=self.spec.fence,
-            lineage=self.spec.lineage,
-            shares=self._shares(reports) if self.spec.layout is Layout.PACKED else (),
-        )
-
-    def _shares(self, reports: Sequence[Report]) -> tuple[Share, ...]:
-        in_order = sorted(reports, key=lambda report: report.partition)
-        return tuple(
-            Share(report.attempt.partition(".")[2], report.buckets, report.is_mapped)
-            for report in in_order
         )
 
     def _drop_unreported_attempts(self, client: redis.Redis, reports: Sequence[Report]) -> None:

@@ -1,0 +1,73 @@
+"""What the attempts at all partitions of a version reported: checked, and summed up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from nexus_redis_provider.core.errors import PublishError, SupersededError
+from nexus_redis_provider.core.gold.buckets import Share
+from nexus_redis_provider.core.gold.manifests import Layout, Manifest
+from nexus_redis_provider.core.gold.specs import Report
+
+if TYPE_CHECKING:
+    from nexus_redis_provider.core.gold.publications import Publication
+
+
+def refuse_bad_reports(publication: Publication, reports: Sequence[Report]) -> None:
+    """See that each partition was reported once, and without an error.
+
+    Raises:
+        PublishError: the first error that was reported, or what is wrong.
+    """
+    errors = [report.error for report in reports if report.error is not None]
+    # The first failing attempt ends the staging area, which makes others fail as superseded.
+    errors.sort(key=lambda error: isinstance(error, SupersededError))
+    if errors:
+        raise errors[0]
+    dataset = publication.spec.dataset
+    partitions = {report.partition for report in reports}
+    if len(partitions) < len(reports):
+        raise PublishError(
+            f"Gold dataset {dataset!r}: a partition was reported twice, by "
+            f"{sorted(report.attempt for report in reports)}.",
+            dataset,
+        )
+    shares = publication.shares
+    if publication.spec.layout is Layout.PACKED and partitions != set(range(shares)):
+        raise PublishError(
+            f"Gold dataset {dataset!r}: shares {sorted(partitions)} were reported, not all "
+            f"{shares}.",
+            dataset,
+        )
+
+
+def manifest_of(publication: Publication, reports: Sequence[Report]) -> Manifest:
+    """The facts of the version."""
+    spec = publication.spec
+    return Manifest(
+        dataset=spec.dataset,
+        version=publication.version,
+        mode=spec.mode,
+        layout=spec.layout,
+        columns=spec.columns,
+        key=spec.key.text,
+        rows=sum(report.rows for report in reports),
+        bytes=sum(report.bytes for report in reports),
+        checksum=sum(report.checksum for report in reports),
+        partitions=len(reports),
+        created_ms=publication.created_ms,
+        expires_from_ms=publication.expires_from_ms,
+        expires_ms=publication.expires_ms,
+        fence=spec.fence,
+        lineage=spec.lineage,
+        shares=_shares(reports) if spec.layout is Layout.PACKED else (),
+    )
+
+
+def _shares(reports: Sequence[Report]) -> tuple[Share, ...]:
+    in_order = sorted(reports, key=lambda report: report.partition)
+    return tuple(
+        Share(report.attempt.partition(".")[2], report.buckets, report.is_mapped)
+        for report in in_order
+    )
