@@ -11,7 +11,7 @@ import os
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
@@ -188,12 +188,16 @@ class ClusterDeployment(_Deployment):
 
     def server_of(self, key: str) -> EmbeddedServer:
         """The primary that has a key, as the first living node says."""
-        slot = key_slot(key.encode())
-        return next(server for server, slots in self._slots() if slot in slots)
+        owner = self._owner(key_slot(key.encode()), self.servers)
+        assert owner is not None, f"no node has {key}"
+        return owner
+
+    def _owner(self, slot: int, asked: Sequence[EmbeddedServer]) -> EmbeddedServer | None:
+        return next((server for server, slots in self._slots(asked) if slot in slots), None)
 
     def owners(self) -> set[EmbeddedServer]:
         """The primaries that have slots."""
-        return {server for server, _ in self._slots()}
+        return {server for server, _ in self._slots(self.servers)}
 
     def replica_of(self, key: str) -> bool:
         """Whether the primary that has a key has a living replica."""
@@ -206,8 +210,14 @@ class ClusterDeployment(_Deployment):
             return target
 
     @contextlib.contextmanager
-    def moving(self, key: str, *, keys: int = 1) -> Iterator[EmbeddedServer]:
-        """Within the block, the slot of a key is on its way: so many keys of it have moved."""
+    def moving(
+        self, key: str, *, keys: int = 1, named: Sequence[str] = ()
+    ) -> Iterator[EmbeddedServer]:
+        """Within the block, the slot of a key is on its way: so many keys of it have moved.
+
+        Args:
+            named: or those with these names.
+        """
         source, slot = self.server_of(key), key_slot(key.encode())
         target = next(server for server in self.owners() if server is not source)
         with _talk(source) as old, _talk(target) as new:
@@ -215,19 +225,34 @@ class ClusterDeployment(_Deployment):
             new.cluster("SETSLOT", slot, "IMPORTING", ids[0])
             old.cluster("SETSLOT", slot, "MIGRATING", ids[1])
 
-            def move(count: int) -> bool:
-                if found := old.cluster("GETKEYSINSLOT", slot, count):
+            def move(count: int, names: Sequence[str] = ()) -> bool:
+                if found := names or old.cluster("GETKEYSINSLOT", slot, count):
                     old.migrate("127.0.0.1", target.port, found, 0, 5000)
                 return bool(found)
 
-            move(keys)
+            move(keys, named)
             try:
                 yield target
             finally:
                 while move(100):
                     pass
-                new.cluster("SETSLOT", slot, "NODE", ids[1])
-                old.cluster("SETSLOT", slot, "NODE", ids[1])
+                until(lambda: self._agree(slot, target), "nodes that agree whose slot it is")
+
+    def _agree(self, slot: int, owner: EmbeddedServer) -> bool:
+        """Tell all who do not know it whose a slot is; whether there were none.
+
+        The owner is told first. What one has told a moment before may make another forget it again.
+        """
+        others = self.owners() - {owner}
+        differing = [
+            server for server in (owner, *others) if self._owner(slot, (server,)) is not owner
+        ]
+        with _talk(owner) as node:
+            owner_id = node.cluster("MYID").decode()
+        for server in differing:
+            with _talk(server) as node:
+                node.cluster("SETSLOT", slot, "NODE", owner_id)
+        return not differing
 
     def _start(self) -> None:
         options = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(DOWN_AFTER_MS))
@@ -267,9 +292,10 @@ class ClusterDeployment(_Deployment):
                 return False
             return bool(node.cluster("INFO")["cluster_state"] == "ok")
 
-    def _slots(self) -> list[tuple[EmbeddedServer, range]]:
+    def _slots(self, asked: Sequence[EmbeddedServer]) -> list[tuple[EmbeddedServer, range]]:
+        """Who has which slots, as the first of those says who answers."""
         by_port = {server.port: server for server in self.servers}
-        for server in self.servers:
+        for server in asked:
             with contextlib.suppress(redis.exceptions.ConnectionError), _talk(server) as node:
                 return [
                     (by_port[port], range(first, last + 1))

@@ -15,10 +15,16 @@ import redis
 import redis.asyncio
 from redis.exceptions import NoScriptError, RedisError
 
-from nexus_redis_provider.core.clusters import AsyncNodes, Nodes, plain_client
+from nexus_redis_provider.core.clusters import (
+    AsyncNodes,
+    Nodes,
+    is_spread,
+    plain_client,
+)
 from nexus_redis_provider.core.endpoint import FAILURES, address_of, translated, translated_errors
 from nexus_redis_provider.core.errors import ConfigurationError, ServerError
 from nexus_redis_provider.core.exchanges import exchange, own_connection, reply_of
+from nexus_redis_provider.core.patience import Missed, apatiently, patiently
 from nexus_redis_provider.core.spreading import aspread, spread
 
 T = TypeVar("T")
@@ -57,12 +63,16 @@ class Call(Generic[T]):
 
     Every script is idempotent for its owner, so that a call whose reply was lost is simply sent
     again by the client's retry.
+
+    Attributes:
+        missed: of keys that the script makes itself, those which were not there, as a reply says.
     """
 
     script: str
     keys: tuple[str, ...]
     args: tuple[Argument, ...]
     decode: Callable[[Any], T]
+    missed: Missed[Any] = lambda _: ()
 
 
 def run(client: redis.Redis | Nodes, call: Call[T]) -> T:
@@ -84,11 +94,15 @@ def run(client: redis.Redis | Nodes, call: Call[T]) -> T:
     # A RedisCluster, which is no Redis, has no such attribute.
     has_one = getattr(client, "connection", None) is not None
     send: Any = exchange if has_one else type(client).execute_command
-    try:
+
+    def once() -> Any:
         try:
-            reply = send(client, "EVALSHA", loaded.sha, numkeys, *params)
+            return send(client, "EVALSHA", loaded.sha, numkeys, *params)
         except NoScriptError:
-            reply = send(client, "EVAL", loaded.source, numkeys, *params)
+            return send(client, "EVAL", loaded.source, numkeys, *params)
+
+    try:
+        reply = patiently(client, once, call.missed) if is_spread(client) else once()
     except FAILURES as error:
         raise translated(address_of(client), error) from error
     return call.decode(reply)
@@ -142,11 +156,16 @@ async def arun(client: redis.asyncio.Redis | AsyncNodes, call: Call[T]) -> T:
     loaded = script(call.script)
     numkeys, params = len(call.keys), (*call.keys, *call.args)
     _refuse_text_replies(client)
-    try:
+
+    async def once() -> Any:
         try:
-            reply = await client.evalsha(loaded.sha, numkeys, *params)
+            return await client.evalsha(loaded.sha, numkeys, *params)
         except NoScriptError:
-            reply = await client.eval(loaded.source, numkeys, *params)
+            return await client.eval(loaded.source, numkeys, *params)
+
+    try:
+        spread_out = is_spread(client)
+        reply = await (apatiently(client, once, call.missed) if spread_out else once())
     except FAILURES as error:
         raise translated(address_of(client), error) from error
     return call.decode(reply)

@@ -72,7 +72,7 @@ def test_a_failover_in_the_middle_of_a_load(deployment: SentinelDeployment, layo
         assert dataset.get("k7") == {"id": "k7", "n": 3}
 
 
-def test_a_cluster_is_refused_before_anything_is_sent(namespace: str) -> None:
+def test_what_no_cluster_can_do_is_refused_before_anything_is_sent(namespace: str) -> None:
     cluster = Endpoint.from_url("redis+cluster://127.0.0.1:1")
-    with pytest.raises(ConfigurationError, match="cannot be published to a Redis Cluster yet"):
-        Publication.begin(cluster, spec(namespace))
+    with pytest.raises(ConfigurationError, match="layout='json' or layout='packed', or to"):
+        Publication.begin(cluster, spec(namespace, layout=Layout.HASH))

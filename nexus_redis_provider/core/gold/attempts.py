@@ -19,10 +19,11 @@ from nexus_redis_provider.core.errors import (
     WriteError,
 )
 from nexus_redis_provider.core.gold.expiries import Expiries, spread
+from nexus_redis_provider.core.gold.node_streams import stream_to
 from nexus_redis_provider.core.gold.pacing import Pace
 from nexus_redis_provider.core.gold.publications import Publication, staging_gone
 from nexus_redis_provider.core.gold.specs import Report
-from nexus_redis_provider.core.gold.streams import ServerStream, Stream, refuse_errors
+from nexus_redis_provider.core.gold.streams import refuse_errors
 from nexus_redis_provider.core.gold.wire import Replies
 from nexus_redis_provider.core.scripts import run, script
 
@@ -57,7 +58,7 @@ class Attempt(ABC):
         self._client = self._publication.endpoint.client(protocol=2)
         with translated_errors(self._client):
             self._client.script_load(script(self.script).source)
-        self._stream: Stream = ServerStream(self._client, self._spec.dataset)
+        self._stream = stream_to(self._client, self._spec.dataset)
         self._leave()
         self._pace = Pace(
             *(self._publication, self._attempt, self._client),

@@ -121,6 +121,9 @@ def history(dataset: str, *, namespace: str = DEFAULT_NAMESPACE) -> Call[History
         (keys.head, keys.fence, keys.versions, keys.staging),
         (keys.manifest(""), keys.attempts("")),
         lambda reply: _history(keys, reply),
+        lambda reply: [
+            keys.manifest(name.decode()) for name, _, body in _triples(reply[4]) if not body
+        ],
     )
 
 

@@ -35,11 +35,14 @@ def live_manifest(dataset: str, *, namespace: str = DEFAULT_NAMESPACE) -> Call[M
     keys = GoldKeys(dataset, namespace)
 
     def decode(reply: Any) -> Manifest | None:
-        if not reply:
+        if len(reply) < 2:
             return None
         return Manifest.from_json(reply[0], published_ms=int(reply[1]))
 
-    return Call("live_manifest", (keys.head,), (keys.manifest(""),), decode)
+    def missed(reply: Any) -> list[str]:
+        return [keys.manifest(reply[0].decode())] if len(reply) == 1 else []
+
+    return Call("live_manifest", (keys.head,), (keys.manifest(""),), decode, missed)
 
 
 @dataclass(frozen=True, slots=True)

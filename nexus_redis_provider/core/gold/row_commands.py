@@ -110,9 +110,15 @@ class RowFormat(ABC):
 
     adds_only: bool
 
-    def __init__(self, prefix: str) -> None:
-        """Say what stands before each key."""
+    def __init__(self, prefix: str, *, is_spread: bool = False) -> None:
+        """Say how rows are stored.
+
+        Args:
+            prefix: stands before each key.
+            is_spread: whether rows are on several nodes, so that each has a command of its own.
+        """
         self._prefix = prefix
+        self._is_spread = is_spread
 
     @abstractmethod
     def add(self, batch: RowBatch, *, one_by_one: bool = False) -> Commands:
@@ -140,12 +146,13 @@ class JsonRows(RowFormat):
         That finds a repeated key, and keeps late zombies from changing a row. One command for
         several rows writes all of them, or none; it takes no notice of a key that it has twice.
         """
-        if one_by_one or batch.expires is not None or _repeats_a_key(batch):
+        alone = one_by_one or self._is_spread or batch.expires is not None
+        if alone or _repeats_a_key(batch):
             return self._alone(batch, ("NX",))
         return self._together("MSETNX", batch, b":1\r\n")
 
     def replace(self, batch: RowBatch) -> Commands:
-        if batch.expires is not None:
+        if self._is_spread or batch.expires is not None:
             return self._alone(batch, ())
         return self._together("MSET", batch, OK)
 
@@ -190,10 +197,10 @@ class HashRows(RowFormat):
         return Commands(stream, 1, steps * len(batch), due, steps=steps)
 
 
-def row_format(layout: Layout, prefix: str) -> RowFormat:
+def row_format(layout: Layout, prefix: str, *, is_spread: bool = False) -> RowFormat:
     """How rows of a layout are written that have a key each; of hashes, batches have `fields`."""
     kinds = {Layout.JSON: JsonRows, Layout.HASH: HashRows}
-    return kinds[layout](prefix)
+    return kinds[layout](prefix, is_spread=is_spread)
 
 
 def row_encoder(layout: Layout) -> Callable[..., tuple[Any, ...]]:

@@ -15,7 +15,11 @@ import redis
 from nexus_redis_provider.core.clusters import primaries_of
 from nexus_redis_provider.core.endpoint import Endpoint, translated_errors
 from nexus_redis_provider.core.errors import ConfigurationError, PublishError
+from nexus_redis_provider.core.gold.manifests import Layout
 from nexus_redis_provider.core.gold.specs import Spec
+
+# By name, so that a layout to come is refused until somebody has seen to it.
+_ON_A_CLUSTER = (Layout.JSON, Layout.PACKED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +87,11 @@ def refuse_topology(endpoint: Endpoint, spec: Spec) -> None:
     Raises:
         ConfigurationError: says why, and what to do instead.
     """
-    if not endpoint.is_cluster:
+    if not endpoint.is_cluster or spec.layout in _ON_A_CLUSTER:
         return
+    others = " or ".join(f"layout={layout.value!r}" for layout in _ON_A_CLUSTER)
     raise ConfigurationError(
-        f"Gold dataset {spec.dataset!r} cannot be published to a Redis Cluster yet, as "
-        f"{endpoint} is one. Publish to a single server, or one that Sentinels watch."
+        f"Gold dataset {spec.dataset!r}: layout={spec.layout.value!r} is written in transactions, "
+        f"which the nodes of {endpoint} have only each for its own slots. Publish with {others}, "
+        "or to a single server, or one that Sentinels watch."
     )

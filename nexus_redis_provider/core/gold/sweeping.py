@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
 import redis
 
+from nexus_redis_provider.core.clusters import is_spread
 from nexus_redis_provider.core.endpoint import translated_errors
 from nexus_redis_provider.core.errors import WriteError
 from nexus_redis_provider.core.gold.chains import BucketMap
 from nexus_redis_provider.core.gold.pages import decode_page, page_array
+from nexus_redis_provider.core.gold.unlinking import unlink_everywhere
 from nexus_redis_provider.core.gold.wire import ReplyStream, key_commands
 from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.core.scripts import Call, run
@@ -79,6 +82,10 @@ def page_keys(
 
 def unlink(client: redis.Redis, names: Sequence[str | bytes]) -> None:
     """Remove keys in batches, their memory freed in the background."""
+    if is_spread(client):
+        texts = [name.decode() if isinstance(name, bytes) else name for name in names]
+        unlink_everywhere(client, "", pa.array(texts, pa.string()))
+        return
     with translated_errors(client):
         for start in range(0, len(names), _UNLINK_BATCH):
             client.unlink(*names[start : start + _UNLINK_BATCH])
@@ -143,6 +150,9 @@ def _unlink_rows(client: redis.Redis, keys: GoldKeys, prefix: str, page: bytes) 
     # A million rows are removed after every publish: as one stream of bytes for each page, this
     # takes a third of the time of the client's UNLINK.
     names = page_array(page)
+    if is_spread(client):
+        unlink_everywhere(client, prefix, names)
+        return
     commands = key_commands("UNLINK", prefix, names, _UNLINK_BATCH)
     with translated_errors(client):
         connection = client.connection_pool.get_connection()

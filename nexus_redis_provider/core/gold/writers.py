@@ -70,7 +70,8 @@ class PartitionWriter(Attempt):
         self._conflicts: list[RowBatch] = []
         upsert = self._spec.mode is Mode.UPSERT
         self._prefix = "" if upsert else self._keys.row_prefix(publication.version)
-        self._format = row_format(self._spec.layout, self._prefix)
+        is_spread = publication.endpoint.is_cluster
+        self._format = row_format(self._spec.layout, self._prefix, is_spread=is_spread)
 
     def write(
         self,

@@ -1,0 +1,314 @@
+"""A stream to all nodes of a Cluster, which work side by side: each gets what is in its slots.
+
+What is registered is in the dataset's own slot. So nothing is sent before that is acknowledged;
+most often the nodes are done with the batch before by then.
+
+A command that a node passes on was not executed. It alone is sent again, at once, to where it
+belongs by now, for as long as a reply may take. A connection that breaks ends the stream: nobody
+knows what was executed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import redis
+from redis import exceptions
+from redis.cluster import ClusterNode
+
+from nexus_redis_provider.core.clusters import is_spread
+from nexus_redis_provider.core.endpoint import FAILURES, translated
+from nexus_redis_provider.core.exchanges import execute_all
+from nexus_redis_provider.core.gold.streams import (
+    STAGED,
+    Outcome,
+    ServerStream,
+    Stream,
+    Writes,
+    refuse_errors,
+)
+from nexus_redis_provider.core.gold.transactions import Condition
+from nexus_redis_provider.core.gold.wire import OK, ReplyStream, command, slices
+from nexus_redis_provider.core.scripts import Call, run
+
+_ASKING = command("ASKING")
+_PASSED_ON = (b"-MOVED ", b"-ASK ")
+_NOT_NOW = (b"-TRYAGAIN", b"-CLUSTERDOWN")
+# Slots that move often are followed so many times without a pause.
+_AT_ONCE = 8
+_LONGEST_PAUSE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A connection to a node, which is kept as long as the node's pool is."""
+
+    node: ClusterNode
+    connection: Any
+    replies: ReplyStream
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """What was sent over a line.
+
+    Attributes:
+        line: over which.
+        places: of the things that were sent.
+        due: the replies, if all is as it should be.
+        each: how many of them are for each thing, of which the last one counts.
+        kept: as of `Commands`.
+    """
+
+    line: _Line
+    places: Sequence[int]
+    due: bytes
+    each: int
+    kept: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Returned:
+    """A thing that was not written, as its reply says: `-MOVED 7 host:port`, for example."""
+
+    place: int
+    reply: bytes
+    node: ClusterNode
+
+    def address(self) -> tuple[int, str, int]:
+        """The slot, and host and port of the node that has it."""
+        slot, address = self.reply.decode().split(" ")[1:3]
+        host, _, port = address.rpartition(":")
+        # A node that knows no name of its own stands for itself.
+        return int(slot), self.node.host if host in ("", "?") else host, int(port)
+
+
+class NodeStreams(Stream):
+    """A connection to each node that gets something; used as a context manager, or disconnected.
+
+    At most one batch is on its way to the nodes: whoever sends the next one waits for it.
+    """
+
+    def __init__(self, client: redis.Redis, dataset: str) -> None:
+        """Connect to nobody yet.
+
+        Args:
+            client: of the whole Cluster; with RESP2, but where all replies are numbers.
+            dataset: for messages.
+        """
+        self._client: Any = client
+        self._dataset = dataset
+        self._lines: dict[str, _Line] = {}
+        self._under_way: tuple[Sequence[Writes], list[_Sent]] | None = None
+        self._outcomes: deque[Outcome] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.disconnect()
+        self._release()
+
+    def send(self, registration: Call[int], *writes: Writes) -> None:
+        self._finish()
+        staged = b":%d" % run(self._client, registration)
+        if staged == STAGED and writes:
+            self._under_way = writes, self._send_to_owners(writes[0], range(len(writes[0])))
+        else:
+            self._outcomes.append(Outcome(staged))
+
+    def receive(self) -> Outcome:
+        self._finish()
+        if not self._outcomes:
+            raise exceptions.ConnectionError("the stream broke off before")
+        return self._outcomes.popleft()
+
+    def write_if(self, conditions: Sequence[Condition], writes: Writes) -> None:
+        """As it says, but what happens between the answers and the write is not noticed.
+
+        No transaction spans slots.
+        """
+        answers = execute_all(self._client, [condition.question for condition in conditions])
+        for condition, answer in zip(conditions, answers, strict=True):
+            condition.check(answer)
+        refuse_errors(self._dataset, list(self.exchange(writes).items()))
+
+    def exchange(self, writes: Writes) -> Mapping[int, bytes]:
+        """Write, and wait; by place each reply that was not due."""
+        return self._followed(writes, self._send_to_owners(writes, range(len(writes))))
+
+    def disconnect(self) -> None:
+        for line in self._lines.values():
+            line.connection.disconnect()
+        self._release()
+
+    def _release(self) -> None:
+        for line in self._lines.values():
+            self._client.get_redis_connection(line.node).connection_pool.release(line.connection)
+        self._lines.clear()
+
+    def _finish(self) -> None:
+        """Wait for what is under way."""
+        if self._under_way is None:
+            return
+        (first, *others), sent = self._under_way
+        self._under_way = None
+        unusual = self._followed(first, sent)
+        replies = list(unusual.items())
+        for writes in others:
+            replies += self.exchange(writes).items()
+        kept = sent[0].kept if sent else None
+        self._outcomes.append(Outcome(STAGED, replies, sorted(unusual), kept))
+
+    def _followed(self, writes: Writes, sent: list[_Sent]) -> dict[int, bytes]:
+        """Read all replies, and send again what was returned; by place what was not due."""
+        unusual: dict[int, bytes] = {}
+        patience = _Patience(self._client.get_connection_kwargs()["socket_timeout"])
+        while sent:
+            returned: list[_Returned] = []
+            for place, reply, node in self._read(sent):
+                if reply.startswith((*_PASSED_ON, *_NOT_NOW)):
+                    returned.append(_Returned(place, reply, node))
+                else:
+                    where = b" (at %b)" % node.name.encode() if reply.startswith(b"-") else b""
+                    unusual[place] = reply + where
+            sent = self._send_again(writes, returned, patience) if returned else []
+        return unusual
+
+    def _read(self, sent: Iterable[_Sent]) -> Iterator[tuple[int, bytes, ClusterNode]]:
+        for one in sent:
+            with self._unbroken(one.line.node):
+                unusual = one.line.replies.differing(one.due)
+            for at, reply in unusual:
+                if at % one.each == one.each - 1:
+                    yield one.places[at // one.each], reply, one.line.node
+
+    def _send_again(
+        self, writes: Writes, returned: Sequence[_Returned], patience: _Patience
+    ) -> list[_Sent]:
+        if patience.pause(returned):
+            with self._unbroken(returned[0].node):
+                self._client.nodes_manager.initialize()
+        asked: dict[tuple[str, int], list[int]] = {}
+        others = []
+        for thing in returned:
+            if thing.reply.startswith(b"-ASK "):
+                asked.setdefault(thing.address()[1:], []).append(thing.place)
+                continue
+            if thing.reply.startswith(b"-MOVED "):
+                moved = exceptions.MovedError("{} {}:{}".format(*thing.address()))
+                self._client.nodes_manager.move_slot(moved)
+            others.append(thing.place)
+        sent = self._send_to_owners(writes, others) if others else []
+        for address, places in asked.items():
+            node = self._client.nodes_manager.get_node(*address) or ClusterNode(*address)
+            each = [writes.commands([place]) for place in places]
+            stream = b"".join(_ASKING + one.stream for one in each)
+            due = b"".join(OK + one.due for one in each)
+            sent.append(self._send(node, places, memoryview(stream), due, each[0].kept, each=2))
+        return sent
+
+    def _send_to_owners(self, writes: Writes, places: Sequence[int]) -> list[_Sent]:
+        groups = self._by_owner(writes.slots(), places)
+        sent = []
+        for node, some in groups:
+            commands = writes.commands(None if len(some) == len(writes) else some)
+            sent.append(self._send(node, some, commands.stream, commands.due, commands.kept))
+        return sent
+
+    def _by_owner(
+        self, slots: Sequence[int], places: Sequence[int]
+    ) -> list[tuple[ClusterNode, list[int]]]:
+        owners = self._client.nodes_manager.slots_cache
+        groups: dict[str, tuple[ClusterNode, list[int]]] = {}
+        for place in places:
+            if not (nodes := owners.get(slots[place])):
+                raise exceptions.ConnectionError(f"no node has slot {slots[place]} at the moment")
+            groups.setdefault(nodes[0].name, (nodes[0], []))[1].append(place)
+        return list(groups.values())
+
+    def _send(
+        self,
+        node: ClusterNode,
+        places: Sequence[int],
+        stream: memoryview,
+        due: bytes,
+        kept: bytes | None,
+        *,
+        each: int = 1,
+    ) -> _Sent:
+        with self._unbroken(node):
+            line = self._line(node)
+            # No health check: it would read a reply that is not its own.
+            line.connection.send_packed_command(slices(stream), check_health=False)
+        return _Sent(line, places, due, each, kept)
+
+    def _line(self, node: ClusterNode) -> _Line:
+        if (line := self._lines.get(node.name)) is None:
+            connection = self._client.get_redis_connection(node).connection_pool.get_connection()
+            line = self._lines[node.name] = _Line(node, connection, ReplyStream(connection))
+        return line
+
+    @contextmanager
+    def _unbroken(self, node: ClusterNode) -> Iterator[None]:
+        """Ends all connections where one is in doubt, since replies of others are still to come."""
+        try:
+            yield
+        except BaseException as error:
+            self.disconnect()
+            if isinstance(error, FAILURES):
+                raise translated(node.name, error) from error
+            raise
+
+
+def stream_to(client: redis.Redis, dataset: str) -> Stream:
+    """The stream of an attempt.
+
+    Args:
+        client: of a server or of a whole Cluster, with RESP2.
+        dataset: for messages.
+
+    Raises:
+        UnreachableError, AccessDeniedError: it cannot connect.
+    """
+    if is_spread(client):
+        return NodeStreams(client, dataset)
+    return ServerStream(client, dataset)
+
+
+class _Patience:
+    """How long slots are followed that are on their way."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._until: float | None = None
+        self._rounds = 0
+
+    def pause(self, returned: Sequence[_Returned]) -> bool:
+        """Pause, where that helps; whether nodes are to be asked who has what.
+
+        Raises:
+            redis.exceptions.ConnectionError: enough.
+        """
+        now = time.monotonic()
+        self._until = self._until or now + self._seconds
+        self._rounds += 1
+        if now > self._until:
+            last = returned[0]
+            raise exceptions.ConnectionError(
+                f"{len(returned)} command(s) found no node for {self._seconds} s, the last answer "
+                f"was {last.reply.decode()!r} (by {last.node.name})"
+            )
+        must_wait = any(thing.reply.startswith(_NOT_NOW) for thing in returned)
+        if must_wait or self._rounds > _AT_ONCE:
+            time.sleep(min(0.001 * 2**self._rounds, _LONGEST_PAUSE))
+        return must_wait

@@ -1,0 +1,293 @@
+"""A Cluster in motion: slots move and nodes fail over while rows are written and read."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from redis.crc import key_slot
+
+from nexus_redis_provider.core.endpoint import Endpoint, translated_errors
+from nexus_redis_provider.core.errors import PublishError, UnreachableError
+from nexus_redis_provider.core.gold import bucket_writers, writers
+from nexus_redis_provider.core.gold.bucket_writers import BucketWriter
+from nexus_redis_provider.core.gold.history import history
+from nexus_redis_provider.core.gold.manifests import Layout
+from nexus_redis_provider.core.gold.node_streams import NodeStreams
+from nexus_redis_provider.core.gold.publications import Publication
+from nexus_redis_provider.core.gold.readers import GoldDataset, live_manifest
+from nexus_redis_provider.core.gold.row_commands import RowBatch
+from nexus_redis_provider.core.gold.writers import PartitionWriter
+from nexus_redis_provider.core.keys import GoldKeys
+from nexus_redis_provider.core.scripts import Call, arun, run
+from nexus_redis_provider.embedded import find_server
+from tests.conftest import need_server
+from tests.core.gold_datasets import batch, numbers, packed_batch, publish, publish_packed, spec
+from tests.gold_faults import (
+    DELTA,
+    JSON,
+    PACKED,
+    Reader,
+    Shape,
+    assert_nothing_left,
+    assert_settled,
+)
+from tests.topologies import ClusterDeployment, kill, until
+
+SHAPES = (JSON, PACKED, DELTA)
+
+
+@pytest.fixture(scope="module")
+def deployment() -> Iterator[ClusterDeployment]:
+    need_server(find_server)
+    with ClusterDeployment() as deployment:
+        yield deployment
+
+
+@pytest.fixture
+def keys() -> GoldKeys:
+    return GoldKeys("sales", f"test-{uuid.uuid4().hex[:12]}")
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that each attempt sends several."""
+    monkeypatch.setattr(writers, "_MAX_ROWS", 100)
+    monkeypatch.setattr(bucket_writers, "_MAX_ROWS", 100)
+
+
+@pytest.fixture
+def returned(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How many commands nodes returned, by what they said."""
+    counted: Counter[str] = Counter()
+    send_again = NodeStreams._send_again
+
+    def counting(self: NodeStreams, writes: Any, things: Any, patience: Any) -> Any:
+        counted.update(thing.reply.decode().split()[0] for thing in things)
+        return send_again(self, writes, things, patience)
+
+    monkeypatch.setattr(NodeStreams, "_send_again", counting)
+    return counted
+
+
+def published(endpoint: Endpoint, shape: Shape, keys: GoldKeys, version: int) -> None:
+    plan = spec(keys.namespace, layout=shape.layout, mode=shape.mode)
+    publish_as: Any = publish_packed if shape.layout is Layout.PACKED else publish
+    publish_as(endpoint, shape.rows(version), plan)
+
+
+def key_of(row: str, publication: Publication) -> str:
+    return publication.spec.keys.row_prefix(publication.version) + row
+
+
+# Slots that move.
+
+
+@contextmanager
+def slots_on_the_move(
+    deployment: ClusterDeployment, tags: list[str]
+) -> Iterator[Callable[[], int]]:
+    """Within the block, slots move from node to node, and on; tells how many have moved."""
+    is_over, moved, errors = threading.Event(), [0], []
+
+    def move_on() -> None:
+        try:
+            while not is_over.is_set():
+                with deployment.moving(tags[moved[0] % len(tags)], keys=3):
+                    is_over.wait(0.005)
+                moved[0] += 1
+        except BaseException as error:  # noqa: BLE001 - the test fails by it, not a thread
+            errors.append(error)
+
+    mover = threading.Thread(target=move_on)
+    mover.start()
+    try:
+        yield lambda: moved[0]
+    finally:
+        is_over.set()
+        mover.join()
+    assert not errors, errors
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_slots_move_while_versions_are_published_and_read(
+    deployment: ClusterDeployment, keys: GoldKeys, shape: Shape, returned: Counter[str]
+) -> None:
+    endpoint = deployment.endpoint
+    published(endpoint, shape, keys, 1)
+    # Slots of buckets, and that of the dataset itself; rows are in any.
+    tags = [*(f"{{{share}.{number}}}" for share in range(3) for number in range(3)), keys.head]
+    with Reader(endpoint, keys, shape) as reader, endpoint.client() as client:
+        with slots_on_the_move(deployment, tags) as moved:
+            version = 1
+            while moved() < 30 or not returned:
+                version += 1
+                published(endpoint, shape, keys, version)
+        assert_settled(client, reader, live=version)
+    assert returned["-MOVED"] or returned["-ASK"]
+
+
+@pytest.mark.parametrize("shape", [JSON, PACKED], ids=str)
+def test_rows_follow_a_slot_to_where_it_is(
+    deployment: ClusterDeployment, keys: GoldKeys, shape: Shape, returned: Counter[str]
+) -> None:
+    endpoint, packed = deployment.endpoint, shape is PACKED
+    plan = spec(keys.namespace, layout=shape.layout, ttl=600)
+    publication = Publication.begin(endpoint, plan)
+    kind: Any = BucketWriter if packed else PartitionWriter
+    rows_of: Any = packed_batch if packed else batch
+    with kind(publication, 0, "a") as writer:
+        # What it knows of the slots is of now.
+        with deployment.moving("{0.1}" if packed else key_of("k7", publication)):
+            writer.write(*rows_of(numbers(0, 300, 1)))
+            report = writer.finish()
+        assert returned.keys() == {"-ASK"}
+    if not packed:
+        with PartitionWriter(publication, 1, "a") as other:
+            deployment.move_slot(key_of("k400", publication))
+            other.write(*batch(numbers(300, 300, 1)))
+            reports = [report, other.finish()]
+        assert returned.keys() == {"-ASK", "-MOVED"}
+    publication.commit([report] if packed else reports)
+    with endpoint.client() as client:
+        dataset = GoldDataset(client, "sales", namespace=keys.namespace)
+        assert dataset.verify().rows == (300 if packed else 600)
+        found = client.scan_iter(f"{keys.namespace}:gold:sales:*", count=10_000)
+        assert all(client.ttl(key) > 0 for key in found)
+        assert_nothing_left(client, keys)
+
+
+def test_a_dataset_whose_own_slot_is_long_on_its_way(
+    deployment: ClusterDeployment, keys: GoldKeys
+) -> None:
+    """Meanwhile, no script runs that has keys on both nodes; redis-py gives up after 0.35 s."""
+    endpoint = deployment.endpoint
+    published(endpoint, JSON, keys, 1)
+    is_moving, done = threading.Event(), threading.Event()
+
+    def move() -> None:
+        with deployment.moving(keys.head, keys=2):
+            is_moving.set()
+            done.wait(1)
+
+    mover = threading.Thread(target=move)
+    mover.start()
+    is_moving.wait()
+    published(endpoint, JSON, keys, 2)
+    done.set()
+    mover.join()
+    with endpoint.client() as client:
+        assert GoldDataset(client, "sales", namespace=keys.namespace).get("k7") == {
+            "id": "k7", "n": 2,
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("gone", ["head", "manifest"])
+async def test_half_of_what_a_script_reads_has_moved(
+    kind: str, gone: str, deployment: ClusterDeployment, keys: GoldKeys
+) -> None:
+    """A script makes the name of the manifest: no node knows that it needs that, too."""
+    endpoint = deployment.endpoint
+    with endpoint.client() as client:
+        published(endpoint, JSON, keys, 1)
+        version = run(client, live_manifest("sales", namespace=keys.namespace)).version
+        moved = keys.head if gone == "head" else keys.manifest(version)
+        with deployment.moving(keys.head, named=[moved]):
+            asked = [
+                asyncio.create_task(answer(kind, endpoint, call("sales", namespace=keys.namespace)))
+                for call in (live_manifest, history)
+            ]
+            await asyncio.sleep(0.1)
+        live, seen = [await answered for answered in asked]
+    assert live.version == version
+    assert seen.live_version.is_readable
+
+
+async def answer(kind: str, endpoint: Endpoint, call: Call[Any]) -> Any:
+    if kind == "async":
+        async with endpoint.async_client() as client:
+            return await arun(client, call)
+    with endpoint.client() as client:
+        return await asyncio.to_thread(run, client, call)
+
+
+def overwrite(writer: PartitionWriter) -> None:
+    keys, values, _ = batch({"k7": 7})
+    with translated_errors(writer._client):
+        writer._stream.write_if([], writer._writes(RowBatch(keys, values), writer._format.replace))
+
+
+def test_a_slot_that_nobody_has_is_waited_for(returned: Counter[str]) -> None:
+    need_server(find_server)
+    with ClusterDeployment(primaries=2) as deployment:
+        patience = replace(deployment.endpoint, read_timeout=0.5)
+        publication = Publication.begin(patience, spec("lost"))
+        owner = deployment.server_of(key_of("k7", publication))
+        slot = key_slot(key_of("k7", publication).encode())
+        with owner.endpoint.client() as node:
+            with PartitionWriter(publication, 0, "a") as writer:
+                node.cluster("DELSLOTS", slot)
+                until(lambda: node.cluster("INFO")["cluster_state"] == "fail", "a failure")
+                with pytest.raises(UnreachableError, match=r"no node for 0\.5 s.*CLUSTERDOWN"):
+                    overwrite(writer)
+            with PartitionWriter(publication, 0, "b") as writer:
+                found = threading.Timer(0.2, lambda: node.cluster("ADDSLOTS", slot))
+                found.start()
+                overwrite(writer)
+                found.join()
+                assert node.get(key_of("k7", publication)) == b'{"id":"k7","n":7}'
+    assert returned["-CLUSTERDOWN"]
+
+
+# Nodes that fail over.
+
+
+@pytest.mark.parametrize("shape", [JSON, PACKED], ids=str)
+def test_a_failover_in_the_middle_of_a_load(shape: Shape) -> None:
+    need_server(find_server)
+    keys = GoldKeys("sales", "failover")
+    with ClusterDeployment(with_replicas=True) as deployment:
+        endpoint = deployment.endpoint
+        published(endpoint, shape, keys, 1)
+        for primary in deployment.owners():
+            with primary.endpoint.client() as node:
+                node.wait(1, 4_000)
+        with Reader(endpoint, keys, shape) as reader, endpoint.client() as client:
+            fail(deployment, endpoint, keys, shape)
+            assert_settled(client, reader, live=1)
+            published(endpoint, shape, keys, 2)
+            assert_settled(client, reader, live=2)
+
+
+def fail(deployment: ClusterDeployment, endpoint: Endpoint, keys: GoldKeys, shape: Shape) -> None:
+    """A load whose node dies: with JSON another than the dataset's own, with buckets that."""
+    publication = Publication.begin(endpoint, spec(keys.namespace, layout=shape.layout))
+    own = deployment.server_of(keys.head)
+    victim = own if shape is PACKED else next(iter(deployment.owners() - {own}))
+    kind: Any = BucketWriter if shape is PACKED else PartitionWriter
+    rows_of: Any = packed_batch if shape is PACKED else batch
+
+    def load() -> None:
+        with kind(publication, 0, "a") as writer:
+            writer.write(*rows_of(numbers(0, 300, 2)))
+            kill(victim)
+            writer.write(*rows_of(numbers(300, 300, 2)))
+            writer.finish()
+
+    with pytest.raises(UnreachableError):
+        load()
+    until(lambda: len(deployment.owners() - {victim}) == 3, "a replica that takes over")
+    # Spark would try the task again, with success, on the new primary.
+    with kind(publication, 0, "b") as writer:
+        writer.write(*rows_of(numbers(0, 600, 2)))
+        report = writer.finish()
+    with pytest.raises(PublishError, match=f":{victim.port} restarted or failed over"):
+        publication.commit([report])
+    publication.abort()
