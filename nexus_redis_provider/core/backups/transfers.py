@@ -1,0 +1,143 @@
+"""A snapshot that the server sends as it does to a new replica: no access to its disk is needed.
+
+As `redis-cli --rdb`, but over the same connection as everything else, so TLS, users and Sentinels
+are what they are elsewhere; and by PSYNC, which also says up to where in the history the data is.
+The server sends it without a file of its own where `repl-diskless-sync` is on, as is the default.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+from redis import exceptions
+
+from nexus_redis_provider.core.endpoint import address_of, translated_errors
+from nexus_redis_provider.core.errors import SaveFailedError
+
+# A replica that knows the end by a mark, and wants the snapshot alone.
+_INTRODUCTION = (("REPLCONF", "capa", "eof"), ("REPLCONF", "rdb-only", "1"))
+_MARK = 40
+_CHUNK = 1 << 20
+# The server shows a sign of life every second, and gives up by itself after `repl-timeout`.
+_SILENCE_S = 90.0
+_RESYNC = re.compile(rb"\+FULLRESYNC (\w+) (\d+)")
+_SIZE = re.compile(rb"\$(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in the history of a server's data: `master_replid`, `master_repl_offset`."""
+
+    replid: str
+    offset: int
+
+
+def receive_snapshot(client: redis.Redis, write: Callable[[bytes], Any]) -> Position:
+    """Hand the server's data on, as an RDB file; returns up to where in its history that is.
+
+    The server forks for it, as for BGSAVE, and before that may wait `repl-diskless-sync-delay`
+    seconds, by default 5, for other replicas.
+
+    Args:
+        client: of one server.
+        write: is given the file's bytes in pieces.
+
+    Raises:
+        UnreachableError: no connection, or it was lost on the way.
+        AccessDeniedError: the user lacks `psync` or `replconf`.
+        ServerError: it refuses, as managed servers do; or as a replica without its primary.
+        SaveFailedError: it broke off.
+
+    Redis: REPLCONF, PSYNC. The server keeps a replication backlog for an hour after it.
+    """
+    with translated_errors(client):
+        connection: Any = client.connection_pool.get_connection()
+        try:
+            for words in _INTRODUCTION:
+                connection.send_command(*words)
+                connection.read_response()
+            connection.send_command("PSYNC", "?", "-1", check_health=False)
+            return _Stream(connection, address_of(client)).read(write)
+        finally:
+            # It is a replica's now.
+            connection.disconnect()
+            client.connection_pool.release(connection)
+
+
+class _Stream:
+    """What comes over the connection of a replica."""
+
+    def __init__(self, connection: Any, address: str) -> None:
+        self._socket = connection._sock  # noqa: SLF001 - past redis-py's parser: it is no reply
+        self._socket.settimeout(_SILENCE_S)
+        self._address = address
+        self._left = bytearray()
+
+    def read(self, write: Callable[[bytes], Any]) -> Position:
+        resync = self._line()
+        if (found := _RESYNC.fullmatch(resync)) is None:
+            raise _refusal(resync)
+        start = self._line()
+        if size := _SIZE.fullmatch(start):
+            self._pass_on(int(size[1]), write)
+        elif start.startswith(b"$EOF:"):
+            self._pass_on_until(start.removeprefix(b"$EOF:"), write)
+        else:
+            raise _refusal(start)
+        return Position(found[1].decode(), int(found[2]))
+
+    def _line(self) -> bytes:
+        # Signs of life are empty lines.
+        while True:
+            line, found, rest = bytes(self._left).partition(b"\n")
+            if not found:
+                self._receive()
+                continue
+            self._left = bytearray(rest)
+            if line := line.rstrip(b"\r"):
+                return line
+
+    def _pass_on(self, size: int, write: Callable[[bytes], Any]) -> None:
+        left = size
+        while left:
+            if not self._left:
+                self._receive()
+            piece = bytes(self._left[:left])
+            write(piece)
+            del self._left[: len(piece)]
+            left -= len(piece)
+
+    def _pass_on_until(self, mark: bytes, write: Callable[[bytes], Any]) -> None:
+        # The mark is random, and the last that comes.
+        while not self._left.endswith(mark):
+            if (ready := len(self._left) - _MARK) > 0:
+                write(bytes(self._left[:ready]))
+                del self._left[:ready]
+            self._receive()
+        write(bytes(self._left[:-_MARK]))
+
+    def _receive(self) -> None:
+        with _lost_connections():
+            data = self._socket.recv(_CHUNK)
+        if not data:
+            raise SaveFailedError(self._address, "it broke off while it sent its snapshot")
+        self._left += data
+
+
+@contextmanager
+def _lost_connections() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise exceptions.ConnectionError(f"lost while it sent its snapshot: {error}") from error
+
+
+def _refusal(line: bytes) -> exceptions.ResponseError:
+    text = line.decode(errors="replace").lstrip("-")
+    kind = exceptions.NoPermissionError if text.startswith("NOPERM") else exceptions.ResponseError
+    return kind(text)

@@ -1,0 +1,379 @@
+"""Backups of real servers: sent, saved or copied; and what keeps them from being made."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from nexus_redis_provider.core.backups import logs, saves
+from nexus_redis_provider.core.backups.checks import Tools
+from nexus_redis_provider.core.backups.creating import Plan, create_backup
+from nexus_redis_provider.core.backups.folders import Backup, backups, verify
+from nexus_redis_provider.core.backups.manifests import MANIFEST, Kind, Manifest, Names
+from nexus_redis_provider.core.errors import (
+    AccessDeniedError,
+    BackupError,
+    ConfigurationError,
+    SaveFailedError,
+    SaveUnderWayError,
+    UnreachableError,
+)
+from nexus_redis_provider.core.monitoring.infos import Database
+from nexus_redis_provider.embedded import EmbeddedServer, find_server
+from tests.conftest import WaitUntil, need_server
+from tests.core.backup_servers import AT_ONCE, fill
+from tests.core.conftest import SERVERS
+from tests.topologies import ClusterDeployment
+
+WAYS = ("sent", "saved", "log")
+
+
+@pytest.fixture(params=SERVERS)
+def own(request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
+    binary: Any = need_server(SERVERS[request.param])
+    with EmbeddedServer("--appendonly", "yes", *AT_ONCE, binary=binary) as server:
+        yield server
+
+
+@pytest.fixture
+def asked(own: EmbeddedServer) -> Iterator[redis.Redis]:
+    with own.endpoint.client() as client:
+        yield client
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "backups"
+
+
+def plan(own: EmbeddedServer, way: str, **options: Any) -> Plan:
+    return Plan(
+        kind=Kind.AOF if way == "log" else Kind.RDB,
+        data_dir=None if way == "sent" else own.directory,
+        server_binary=own._binary,
+        **options,
+    )
+
+
+def left(root: Path) -> list[str]:
+    return sorted(one.name for one in root.iterdir()) if root.exists() else []
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_it_says_of_itself(own, asked, root, way) -> None:
+    count = fill(own)
+    backup = create_backup(asked, root, plan(own, way))
+    manifest = backup.manifest
+    info = asked.info()
+    assert manifest == Backup.open(root / manifest.name).manifest
+    assert manifest.address == f"127.0.0.1:{own.port}/0"
+    assert (manifest.server, manifest.run_id) == (
+        info.get("server_name", "redis"),
+        info["run_id"],
+    )
+    assert datetime.now(UTC) - manifest.created_at < timedelta(minutes=1)
+    assert manifest.names == Names(appendonly=True)
+    assert manifest.databases == {
+        0: Database(keys=count - 1, expires=101),
+        3: Database(keys=1, expires=0),
+    }
+    assert manifest.is_still
+    if way == "log":
+        assert (manifest.keys, manifest.expires) == (None, None)
+    else:
+        assert (manifest.keys, manifest.expires) == (count, 101)
+    if way == "sent":
+        assert manifest.replid == info["master_replid"]
+        assert 0 <= manifest.offset <= info["master_repl_offset"]
+    # On disk, for nobody else, and nothing beside it.
+    assert left(root) == [manifest.name]
+    on_disk = {str(one.relative_to(backup.folder)) for one in backup.folder.rglob("*.*")}
+    assert on_disk == {MANIFEST, *(file.path for file in manifest.files)}
+    assert backup.folder.stat().st_mode & 0o777 == 0o700
+    assert (backup.folder / MANIFEST).stat().st_mode & 0o777 == 0o600
+    verify(backup, Tools.find(own._binary))
+
+
+def test_a_snapshot_leaves_no_trace_on_the_server(own, asked, root) -> None:
+    before = set(own.directory.iterdir())
+    create_backup(asked, root, plan(own, "sent"))
+    assert set(own.directory.iterdir()) == before
+    assert asked.info("replication")["connected_slaves"] == 0
+
+
+@pytest.mark.parametrize("diskless", ["yes", "no"])
+def test_a_large_snapshot(own, asked, root, diskless) -> None:
+    asked.config_set("repl-diskless-sync", diskless)
+    asked.config_set("rdbcompression", "no")
+    for number in range(40):
+        asked.set(f"{number}", os.urandom(100_000))
+    manifest = create_backup(asked, root, plan(own, "sent")).manifest
+    assert manifest.bytes > 4_000_000
+    assert manifest.keys == 40
+
+
+def test_a_second_one_has_another_name(own, asked, root, monkeypatch) -> None:
+    first = create_backup(asked, root, plan(own, "sent")).manifest
+    second = create_backup(asked, root, plan(own, "sent")).manifest
+    assert [found.manifest.name for found in backups(root)] == [second.name, first.name]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_server_that_is_written_to(own, asked, root, way, monkeypatch) -> None:
+    """What is in it is what was there at one moment: everything up to a key, and nothing after."""
+    fill(own)
+    stop = threading.Event()
+    # A command that is cut in the middle would be one of these.
+    value = os.urandom(200_000)
+
+    def write() -> None:
+        with own.endpoint.client() as client:
+            number = 0
+            while not stop.is_set():
+                client.set(f"written:{number}", value)
+                number += 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        manifest = create_backup(asked, root, plan(own, way)).manifest
+    finally:
+        stop.set()
+        writer.join()
+    assert not manifest.is_still
+    verify(Backup.open(root / manifest.name), Tools.find(own._binary))
+
+
+def test_a_log_is_not_rewritten_meanwhile(own, asked, root, monkeypatch) -> None:
+    asked.config_set("auto-aof-rewrite-percentage", 77)
+    seen = []
+    copied = logs._copied
+
+    def copy(*args: Any) -> Any:
+        seen.append(asked.config_get("auto-aof-rewrite-percentage"))
+        return copied(*args)
+
+    monkeypatch.setattr(logs, "_copied", copy)
+    create_backup(asked, root, plan(own, "log"))
+    assert seen == [{"auto-aof-rewrite-percentage": "0"}] * 2
+    assert asked.config_get("auto-aof-rewrite-percentage") == {"auto-aof-rewrite-percentage": "77"}
+
+
+def test_a_log_that_is_rewritten_by_hand_meanwhile(
+    own, asked, root, monkeypatch, wait_until: WaitUntil
+) -> None:
+    fill(own)
+    asked.config_set("auto-aof-rewrite-percentage", 77)
+    copied = logs._copied
+
+    def copy(*args: Any) -> Any:
+        done = copied(*args)
+        asked.bgrewriteaof()
+        wait_until(lambda: not asked.info("persistence")["aof_rewrite_in_progress"])
+        return done
+
+    monkeypatch.setattr(logs, "_copied", copy)
+    with pytest.raises(BackupError):
+        create_backup(asked, root, plan(own, "log"))
+    assert left(root) == []
+    assert asked.config_get("auto-aof-rewrite-percentage") == {"auto-aof-rewrite-percentage": "77"}
+
+
+def test_a_log_that_is_being_rewritten_is_waited_for(own, asked, root) -> None:
+    fill(own)
+    asked.config_set("rdb-key-save-delay", 2000)
+    asked.bgrewriteaof()
+    assert asked.info("persistence")["aof_rewrite_in_progress"]
+    manifest = create_backup(asked, root, plan(own, "log")).manifest
+    assert any(file.path.endswith(".2.base.rdb") for file in manifest.files)
+    asked.bgrewriteaof()
+    with pytest.raises(SaveFailedError, match=r"still rewrites its log after 0\.1 s"):
+        create_backup(asked, root, plan(own, "log", timeout=0.1))
+    asked.config_set("rdb-key-save-delay", 0)
+
+
+def test_there_is_no_log(root, server) -> None:
+    own = EmbeddedServer(binary=server._binary)
+    with own, own.endpoint.client() as client, pytest.raises(BackupError, match="keeps no log"):
+        create_backup(client, root, plan(own, "log"))
+    assert left(root) == []
+
+
+def test_a_log_needs_a_directory() -> None:
+    with pytest.raises(ConfigurationError, match="data directory"):
+        Plan(kind=Kind.AOF)
+
+
+@pytest.mark.parametrize("way", ["saved", "log"])
+def test_the_directory_of_another_server(own, asked, root, way) -> None:
+    fill(own)
+    with EmbeddedServer("--appendonly", "yes", binary=own._binary) as other:
+        with other.endpoint.client() as client:
+            client.set("a", 1)
+            client.save()
+        wrong = Plan(
+            kind=Kind.AOF if way == "log" else Kind.RDB,
+            data_dir=other.directory,
+            server_binary=own._binary,
+        )
+        with pytest.raises(ConfigurationError, match="CONFIG GET dir"):
+            create_backup(asked, root, wrong)
+    with pytest.raises(ConfigurationError, match="CONFIG GET dir"):
+        create_backup(asked, root, Plan(kind=wrong.kind, data_dir=root, server_binary=own._binary))
+    assert left(root) == []
+
+
+def test_another_save_is_under_way(own, asked, root) -> None:
+    fill(own)
+    asked.config_set("rdb-key-save-delay", 50_000)
+    asked.bgsave()
+    with pytest.raises(SaveUnderWayError, match="another one is under way"):
+        create_backup(asked, root, plan(own, "saved"))
+    assert left(root) == []
+    asked.config_set("rdb-key-save-delay", 0)
+
+
+def test_the_log_is_being_rewritten(own, asked, root) -> None:
+    fill(own)
+    asked.config_set("rdb-key-save-delay", 50_000)
+    asked.bgrewriteaof()
+    with pytest.raises(SaveUnderWayError, match="child process is active"):
+        create_backup(asked, root, plan(own, "saved"))
+    asked.config_set("rdb-key-save-delay", 0)
+
+
+def test_a_save_that_fails(own, asked, root) -> None:
+    fill(own)
+    shutil.rmtree(own.directory)
+    with pytest.raises(SaveFailedError, match="rdb_last_bgsave_status is 'err'"):
+        create_backup(asked, root, plan(own, "saved"))
+    assert left(root) == []
+
+
+def test_a_save_that_takes_too_long(own, asked, root) -> None:
+    fill(own)
+    asked.config_set("rdb-key-save-delay", 50_000)
+    with pytest.raises(SaveFailedError, match=r"still saves after 0\.2 s"):
+        create_backup(asked, root, plan(own, "saved", timeout=0.2))
+    assert left(root) == []
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def during(action: Any, wait_until: WaitUntil, is_time: Any) -> threading.Thread:
+    def act() -> None:
+        wait_until(is_time)
+        action()
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("way", ["sent", "saved"])
+def test_the_process_that_saves_is_killed(own, asked, root, way, wait_until) -> None:
+    fill(own)
+    asked.config_set("rdb-key-save-delay", 50_000)
+
+    def kill() -> None:
+        os.kill(children(own.pid)[0], signal.SIGKILL)
+
+    killer = during(kill, wait_until, lambda: children(own.pid))
+    with pytest.raises(SaveFailedError, match="Its log says why"):
+        create_backup(asked, root, plan(own, way))
+    killer.join()
+    assert left(root) == []
+
+
+@pytest.mark.parametrize("way", ["sent", "saved"])
+def test_the_server_is_killed(own, asked, root, way, wait_until) -> None:
+    fill(own)
+    asked.config_set("rdb-key-save-delay", 50_000)
+    saving: list[int] = []
+
+    def kill() -> None:
+        saving.extend(children(own.pid))
+        os.kill(own.pid, signal.SIGKILL)
+
+    killer = during(kill, wait_until, lambda: children(own.pid))
+    try:
+        with pytest.raises((SaveFailedError, UnreachableError)):
+            create_backup(asked, root, plan(own, way))
+    finally:
+        killer.join()
+        # It would go on saving by itself.
+        for child in saving:
+            os.kill(child, signal.SIGKILL)
+    assert left(root) == []
+
+
+def test_a_server_that_restarted(own, asked, monkeypatch) -> None:
+    real = saves._state
+    states = iter([{}, {"run_id": "another"}])
+    monkeypatch.setattr(saves, "_state", lambda client: real(client) | next(states))
+    with pytest.raises(SaveFailedError, match="restarted meanwhile"):
+        saves.save(asked, timeout=10)
+
+
+def test_who_may_not_have_a_snapshot_sent(own, asked, root) -> None:
+    rules = {"keys": ["*"], "commands": ["+info", "+config", "+replconf", "+client"]}
+    asked.acl_setuser("clerk", enabled=True, nopass=True, **rules)
+    clerk = redis.Redis(port=own.port, username="clerk", password="x")
+    with clerk, pytest.raises(AccessDeniedError, match="psync"):
+        create_backup(clerk, root, plan(own, "sent"))
+    assert left(root) == []
+
+
+def test_who_may_not_see_the_names(own, asked, root) -> None:
+    commands = ["+info", "+replconf", "+psync", "+client"]
+    asked.acl_setuser("clerk", enabled=True, nopass=True, keys=["*"], commands=commands)
+    with redis.Redis(port=own.port, username="clerk", password="x") as clerk:
+        manifest = create_backup(clerk, root, plan(own, "sent")).manifest
+    assert manifest.names == Names(appendonly=True)
+
+
+@pytest.mark.parametrize(
+    ("way", "paths"),
+    [
+        ("sent", {"my.rdb"}),
+        ("saved", {"my.rdb"}),
+        ("log", {"log/a.aof.1.base.rdb", "log/a.aof.1.incr.aof", "log/a.aof.manifest"}),
+    ],
+)
+def test_names_of_ones_own(root, server, way, paths) -> None:
+    options = ("--dbfilename", "my.rdb", "--appenddirname", "log", "--appendfilename", "a.aof")
+    own = EmbeddedServer("--appendonly", "yes", *options, *AT_ONCE, binary=server._binary)
+    with own, own.endpoint.client() as client:
+        manifest = create_backup(client, root, plan(own, way)).manifest
+    assert {file.path for file in manifest.files} == paths
+
+
+def test_a_cluster_is_refused(root) -> None:
+    need_server(find_server)
+    with ClusterDeployment() as cluster, cluster.endpoint.client() as client:
+        with pytest.raises(ConfigurationError, match="node by node"):
+            create_backup(client, root)
+        # As is said there.
+        with cluster.servers[1].endpoint.client() as node:
+            node.config_set("repl-diskless-sync-delay", 0)
+            assert create_backup(node, root).manifest.keys == 0
+
+
+@pytest.mark.parametrize("path", ["/etc/x", "../x", "a/../../x", ""])
+def test_a_manifest_that_points_elsewhere(path: str) -> None:
+    facts = {"format": 1, "bytes": 0, "kind": "rdb", "created_at": "2026-11-28T00:00:00+00:00"}
+    facts |= {"databases": {}, "names": {}, "files": [{"path": path, "size": 0, "sha256": ""}]}
+    with pytest.raises(BackupError, match="is no path within a backup"):
+        Manifest.from_json("b", json.dumps(facts))

@@ -1,0 +1,219 @@
+"""A restore where it does no harm: what came back, and whether it is what the source has."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from nexus_redis_provider.core.backups.creating import Plan, create_backup
+from nexus_redis_provider.core.backups.digests import digests
+from nexus_redis_provider.core.backups.folders import Backup
+from nexus_redis_provider.core.backups.manifests import MANIFEST, Kind
+from nexus_redis_provider.core.backups.rehearsing import Comparison, rehearse
+from nexus_redis_provider.core.errors import (
+    BackupError,
+    ConfigurationError,
+    CorruptBackupError,
+    RehearsalError,
+    UnreachableError,
+)
+from nexus_redis_provider.core.monitoring.infos import Database
+from nexus_redis_provider.embedded import EmbeddedServer, find_server
+from tests.core.backup_servers import AT_ONCE, fill
+
+
+@pytest.fixture
+def own(server: EmbeddedServer) -> Iterator[EmbeddedServer]:
+    with EmbeddedServer("--appendonly", "yes", *AT_ONCE, binary=server._binary) as own:
+        fill(own)
+        yield own
+
+
+@pytest.fixture
+def asked(own: EmbeddedServer) -> Iterator[redis.Redis]:
+    with own.endpoint.client() as client:
+        yield client
+
+
+@pytest.fixture
+def backup(own: EmbeddedServer, asked: redis.Redis, tmp_path: Path) -> Backup:
+    return create_backup(asked, tmp_path / "b", Plan(server_binary=own._binary))
+
+
+def running_servers(scratch: Path) -> list[Path]:
+    return [
+        process
+        for process in Path("/proc").glob("[0-9]*/cwd")
+        if str(scratch) in str(process.resolve())
+    ]
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_everything_comes_back(own, asked, tmp_path: Path, kind: Kind) -> None:
+    plan = Plan(kind=kind, data_dir=own.directory, server_binary=own._binary)
+    backup = create_backup(asked, tmp_path / "b", plan)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    done = rehearse(
+        backup,
+        compare=Comparison(source=own.endpoint),
+        scratch=scratch,
+        server_binary=own._binary,
+    )
+    assert dict(done.databases) == {
+        0: Database(keys=206, expires=101),
+        3: Database(keys=1, expires=0),
+    }
+    assert (done.keys, done.compared, done.different) == (207, 207, 0)
+    assert done.took > 0
+    # Nothing is left.
+    assert list(scratch.iterdir()) == []
+    assert running_servers(scratch) == []
+
+
+def test_keys_that_have_expired_since_count(server: EmbeddedServer, tmp_path: Path) -> None:
+    with EmbeddedServer(*AT_ONCE, binary=server._binary) as own, own.endpoint.client() as client:
+        at = int(time.time() * 1000) + 1500
+        client.set("goes", 1, pxat=at)
+        backup = create_backup(client, tmp_path / "b", Plan(server_binary=own._binary))
+        while time.time() * 1000 <= at:
+            time.sleep(0.05)
+        done = rehearse(backup, compare=Comparison(source=own.endpoint), server_binary=own._binary)
+    assert (done.keys, done.different) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("databases", "said"),
+    [
+        ({0: Database(keys=206, expires=101)}, "database 3 has 1 keys"),
+        (
+            {0: Database(keys=206, expires=9), 3: Database(keys=1, expires=0)},
+            "database 0 has 206 keys, of which 101 expire, and had 206 and 9",
+        ),
+    ],
+)
+def test_keys_that_are_missing(own, backup: Backup, databases: Any, said: str) -> None:
+    counted = replace(backup.manifest, databases=databases)
+    with pytest.raises(RehearsalError, match=said):
+        rehearse(Backup(backup.folder, counted), server_binary=own._binary)
+    # What was counted while others wrote says nothing.
+    busy = Backup(backup.folder, replace(counted, is_still=False))
+    assert rehearse(busy, server_binary=own._binary).keys == 207
+
+
+def test_a_source_that_has_gone_on(own, asked, backup: Backup) -> None:
+    asked.set("small2", 1)
+    asked.hset("small", "a", 2)
+    asked.persist("hash")
+    asked.delete("list")
+    compare = Comparison(source=own.endpoint)
+    with pytest.raises(RehearsalError, match=r"3 of 207 keys that were sampled are not as"):
+        rehearse(backup, compare=compare, server_binary=own._binary)
+    tolerant = replace(compare, tolerance=0.02)
+    done = rehearse(backup, compare=tolerant, server_binary=own._binary)
+    assert (done.compared, done.different) == (207, 3)
+    few = replace(compare, sample=10, tolerance=1.0)
+    assert rehearse(backup, compare=few, server_binary=own._binary).compared == 11
+
+
+@pytest.mark.parametrize("options", [{"sample": 0}, {"tolerance": 1.1}, {"tolerance": -0.1}])
+def test_a_comparison_that_makes_no_sense(own, options: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        Comparison(source=own.endpoint, **options)
+
+
+def test_a_damaged_file(own, backup: Backup) -> None:
+    (backup.folder / "dump.rdb").write_bytes(b"x")
+    with pytest.raises(CorruptBackupError):
+        rehearse(backup, server_binary=own._binary)
+
+
+def test_a_file_that_no_server_can_load(own, backup: Backup, monkeypatch) -> None:
+    # Past the sums and the tool.
+    monkeypatch.setattr("nexus_redis_provider.core.backups.rehearsing.verify", lambda *_: None)
+    path = backup.folder / "dump.rdb"
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(RehearsalError, match="did not start"):
+        rehearse(backup, server_binary=own._binary)
+
+
+def test_a_server_that_is_too_old(own, backup: Backup) -> None:
+    older = find_server()
+    if "valkey" not in own._binary.name or older == own._binary:
+        pytest.skip("the server at hand is as new as this one")
+    with pytest.raises(RehearsalError, match="Can't handle RDB format version"):
+        rehearse(backup, server_binary=older)
+
+
+def test_no_room(own, backup: Backup, tmp_path: Path) -> None:
+    with pytest.raises(BackupError, match="cannot be rehearsed"):
+        rehearse(backup, scratch=tmp_path / "nowhere", server_binary=own._binary)
+
+
+def test_a_source_that_is_away(own, backup: Backup, tmp_path: Path) -> None:
+    nowhere = Comparison(
+        source=replace(own.endpoint, nodes=(replace(own.endpoint.nodes[0], port=1),))
+    )
+    with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:1"):
+        rehearse(backup, compare=nowhere, scratch=tmp_path, server_binary=own._binary)
+    assert running_servers(tmp_path) == []
+
+
+def test_the_manifest_is_what_is_compared_with(own, backup: Backup) -> None:
+    facts = json.loads((backup.folder / MANIFEST).read_text())
+    facts["databases"]["0"]["keys"] = 1
+    (backup.folder / MANIFEST).write_text(json.dumps(facts))
+    with pytest.raises(RehearsalError, match="had 1 and 101"):
+        rehearse(Backup.open(backup.folder), server_binary=own._binary)
+
+
+def test_digests(client: redis.Redis, namespace: str) -> None:
+    """The same for what is the same, however a server keeps it, and another for anything else."""
+    one, other = f"{namespace}:a".encode(), f"{namespace}:b".encode()
+
+    def are_same() -> bool:
+        first, second = digests(client, [one, other])
+        assert first is not None
+        return first == second
+
+    # A table by hash, in two orders, and a list of few.
+    client.sadd(one, *range(1000))
+    client.sadd(other, *range(999, -1, -1))
+    assert are_same()
+    client.pexpireat(one, 2**42)
+    assert not are_same()
+    client.pexpireat(other, 2**42)
+    assert are_same()
+    client.srem(other, 5)
+    assert not are_same()
+    for name in (one, other):
+        client.delete(name)
+        client.hset(name, mapping={"a": 1, "b": 2})
+    assert are_same()
+    client.hset(other, "c", 3)
+    client.hdel(other, "c")
+    assert are_same()
+    client.hset(other, mapping={"a": 2, "b": 1})
+    assert not are_same()
+    client.delete(one, other)
+    client.rpush(one, "a", "bc")
+    client.rpush(other, "ab", "c")
+    assert not are_same()
+    client.delete(one)
+    assert digests(client, [one]) == [None]
+    client.zadd(one, {"a": 1})
+    client.delete(other)
+    client.zadd(other, {"a": 1.5})
+    assert not are_same()
+    client.delete(one, other)
+    client.set(one, "1")
+    client.rpush(other, "1")
+    assert not are_same()
+    client.delete(one, other)

@@ -1,0 +1,286 @@
+"""Restoring for real: a server starts with what was backed up, with every TTL."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nexus_redis_provider.core.backups import restoring
+from nexus_redis_provider.core.backups.creating import Plan, create_backup
+from nexus_redis_provider.core.backups.folders import Backup
+from nexus_redis_provider.core.backups.manifests import Kind
+from nexus_redis_provider.core.backups.restoring import restore
+from nexus_redis_provider.core.errors import (
+    BackupError,
+    ConfigurationError,
+    CorruptBackupError,
+    RehearsalError,
+)
+from nexus_redis_provider.embedded import EmbeddedServer
+from tests.conftest import WaitUntil
+from tests.core.backup_servers import AT_ONCE, contents, fill, started
+
+
+class Made:
+    """Backups of a server, and what it held."""
+
+    def __init__(self, own: EmbeddedServer, root: Path) -> None:
+        self.binary = own._binary
+        fill(own)
+        self.contents = contents(own.endpoint)
+        with own.endpoint.client() as client:
+            self.backups = {
+                kind: create_backup(
+                    client, root, Plan(kind=kind, data_dir=own.directory, server_binary=self.binary)
+                )
+                for kind in Kind
+            }
+
+
+@pytest.fixture(scope="module")
+def made(server: EmbeddedServer, tmp_path_factory: Any) -> Iterator[Made]:
+    own = EmbeddedServer("--appendonly", "yes", *AT_ONCE, binary=server._binary)
+    with own:
+        yield Made(own, tmp_path_factory.mktemp("backups"))
+
+
+@pytest.fixture(params=Kind)
+def backup(request: Any, made: Made) -> Backup:
+    return made.backups[request.param]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("appendonly", [True, False, None])
+def test_everything_comes_back(made: Made, backup: Backup, data: Path, appendonly) -> None:
+    done = restore(backup, data, appendonly=appendonly, server_binary=made.binary)
+    # By default as it was.
+    assert done.appendonly is (appendonly is not False)
+    assert done.keys == len(made.contents)
+    assert done.set_aside is None
+    made_of = ["appendonlydir"] if done.appendonly else ["dump.rdb"]
+    assert [one.name for one in data.iterdir()] == made_of
+    word = "yes" if done.appendonly else "no"
+    with started(data, "--appendonly", word, binary=made.binary) as server:
+        assert contents(server.endpoint) == made.contents
+        with server.endpoint.client() as client:
+            assert client.pttl(b"key:\xff1") > 3_000_000
+            client.set("new", "x")
+            if done.appendonly:
+                client.bgrewriteaof()
+    if done.appendonly:
+        # And it is a log that goes on.
+        with started(data, "--appendonly", "yes", binary=made.binary) as server:
+            assert len(contents(server.endpoint)) == len(made.contents) + 1
+
+
+def test_the_mistake_that_this_is_about(made: Made, data: Path) -> None:
+    """An RDB file that is merely put there is not read, and all is lost."""
+    data.mkdir()
+    shutil.copy(made.backups[Kind.RDB].folder / "dump.rdb", data)
+    with started(data, "--appendonly", "yes", binary=made.binary) as server:
+        assert contents(server.endpoint) == {}
+
+
+def test_what_has_expired_since_is_gone(server: EmbeddedServer, tmp_path: Path) -> None:
+    with EmbeddedServer(*AT_ONCE, binary=server._binary) as own, own.endpoint.client() as client:
+        client.set("stays", 1)
+        at = int(time.time() * 1000) + 1500
+        client.set("goes", 1, pxat=at)
+        backup = create_backup(client, tmp_path / "b", Plan(server_binary=own._binary))
+        assert backup.manifest.keys == 2
+        while time.time() * 1000 <= at:
+            time.sleep(0.05)
+        for appendonly in (True, False):
+            done = restore(
+                backup,
+                tmp_path / f"data-{appendonly}",
+                appendonly=appendonly,
+                server_binary=own._binary,
+            )
+            assert done.keys == 1
+
+
+def test_a_directory_that_is_not_empty(made: Made, backup: Backup, data: Path) -> None:
+    data.mkdir()
+    (data / "lost+found").mkdir()
+    (data / "redis.conf").write_text("x")
+    with pytest.raises(ConfigurationError, match=r"not empty: redis\.conf\. Say that"):
+        restore(backup, data, server_binary=made.binary)
+    assert sorted(one.name for one in data.iterdir()) == ["lost+found", "redis.conf"]
+
+
+@pytest.mark.parametrize("appendonly", [True, False])
+def test_what_was_there_is_set_aside(made: Made, backup: Backup, data: Path, appendonly) -> None:
+    data.mkdir()
+    word = "yes" if appendonly else "no"
+    # Of both kinds: the one that the server reads must not be the old one.
+    before = started(data, "--appendonly", "yes", binary=made.binary)
+    with before as server, server.endpoint.client() as client:
+        client.set("old", 1)
+        client.save()
+    done = restore(backup, data, appendonly=appendonly, replace=True, server_binary=made.binary)
+    assert done.set_aside is not None
+    assert sorted(one.name for one in done.set_aside.iterdir()) == ["appendonlydir", "dump.rdb"]
+    with started(data, "--appendonly", word, binary=made.binary) as server:
+        assert contents(server.endpoint) == made.contents
+    with started(done.set_aside, "--appendonly", "yes", binary=made.binary) as server:
+        assert [key for _, key in contents(server.endpoint)] == [b"old"]
+
+
+def test_a_server_that_runs_there(made: Made, backup: Backup, data: Path) -> None:
+    data.mkdir()
+    with started(data, binary=made.binary) as running:
+        for folder in (data, data.parent):
+            with pytest.raises(ConfigurationError, match=rf"process {running.pid}\) runs in"):
+                restore(backup, folder, replace=True, server_binary=made.binary)
+        with running.endpoint.client() as client:
+            assert client.ping()
+        assert list(data.iterdir()) == []
+    restore(backup, data, server_binary=made.binary)
+
+
+def state_of(data: Path) -> dict[str, bytes]:
+    return {
+        str(one.relative_to(data)): one.read_bytes() for one in data.rglob("*") if one.is_file()
+    }
+
+
+@pytest.fixture
+def occupied(data: Path) -> Path:
+    data.mkdir()
+    (data / "dump.rdb").write_bytes(b"of before")
+    return data
+
+
+@pytest.mark.parametrize("when", ["loading", "converting"])
+def test_the_server_is_killed_during_the_restore(
+    made: Made, occupied: Path, monkeypatch, when
+) -> None:
+    before = state_of(occupied)
+    name = "databases_in" if when == "loading" else "await_state"
+    real = getattr(restoring, name)
+
+    def kill(client: Any, *args: Any) -> Any:
+        os.kill(client.info("server")["process_id"], signal.SIGKILL)
+        return real(client, *args)
+
+    monkeypatch.setattr(restoring, name, kill)
+    with pytest.raises(BackupError, match="The server that was to load backup"):
+        restore(made.backups[Kind.RDB], occupied, replace=True, server_binary=made.binary)
+    assert state_of(occupied) == before
+    monkeypatch.undo()
+    done = restore(made.backups[Kind.RDB], occupied, replace=True, server_binary=made.binary)
+    assert done.keys == len(made.contents)
+
+
+def test_we_are_killed_during_the_restore(made: Made, backup: Backup, data: Path) -> None:
+    """What is left of it is no hindrance, and nothing that a server reads."""
+    remains = data / ".restoring-abc"
+    remains.mkdir(parents=True)
+    (remains / "dump.rdb").write_bytes(b"half")
+    restore(backup, data, server_binary=made.binary)
+    assert not remains.exists()
+
+
+def test_new_files_are_tried_before_they_are_put_in_place(
+    made: Made, occupied: Path, monkeypatch
+) -> None:
+    before = state_of(occupied)
+    real = restoring.await_state
+
+    def lose(client: Any, *args: Any) -> None:
+        real(client, *args)
+        client.flushall()
+
+    monkeypatch.setattr(restoring, "await_state", lose)
+    with pytest.raises(RehearsalError, match="0 keys came back from the new files, 207 went there"):
+        restore(made.backups[Kind.RDB], occupied, replace=True, server_binary=made.binary)
+    assert state_of(occupied) == before
+
+
+def test_the_log_cannot_be_written(made: Made, data: Path, monkeypatch) -> None:
+    real = restoring.translated_errors
+
+    def spoil(client: Any) -> Any:
+        # Just before it is told to keep a log.
+        (staging,) = data.glob(".restoring-*")
+        shutil.rmtree(staging)
+        return real(client)
+
+    monkeypatch.setattr(restoring, "translated_errors", spoil)
+    with pytest.raises(BackupError):
+        restore(made.backups[Kind.RDB], data, server_binary=made.binary)
+    assert list(data.iterdir()) == []
+
+
+def test_a_damaged_backup(made: Made, backup: Backup, occupied: Path, tmp_path: Path) -> None:
+    copy = Backup.open(Path(shutil.copytree(backup.folder, tmp_path / backup.folder.name)))
+    path = copy.path(copy.manifest.files[0])
+    path.write_bytes(path.read_bytes()[:-1])
+    before = state_of(occupied)
+    with pytest.raises(CorruptBackupError):
+        restore(copy, occupied, replace=True, server_binary=made.binary)
+    assert state_of(occupied) == before
+
+
+def test_fewer_keys_than_there_were(made: Made, occupied: Path) -> None:
+    backup = made.backups[Kind.RDB]
+    more = Backup(backup.folder, replace(backup.manifest, keys=10_000))
+    before = state_of(occupied)
+    with pytest.raises(RehearsalError, match="207 keys came back of 10,000"):
+        restore(more, occupied, replace=True, server_binary=made.binary)
+    assert state_of(occupied) == before
+
+
+def test_a_restore_gives_files_to_the_owner_of_the_directory(made: Made, data: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root gives files away")
+    data.mkdir()
+    os.chown(data, 12345, 12345)
+    restore(made.backups[Kind.RDB], data, server_binary=made.binary)
+    assert {one.stat().st_uid for one in data.rglob("*")} == {12345}
+
+
+def test_a_writer_goes_on_while_the_log_is_copied(
+    server: EmbeddedServer, tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    """What comes back is everything up to a moment, and nothing after it."""
+    stop = threading.Event()
+    own = EmbeddedServer("--appendonly", "yes", binary=server._binary)
+    with own, own.endpoint.client() as client:
+
+        def write() -> None:
+            with own.endpoint.client() as writer:
+                number = 0
+                while not stop.is_set():
+                    writer.set(f"{number}", "x" * 1000)
+                    number += 1
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        try:
+            wait_until(lambda: client.dbsize() > 200)
+            plan = Plan(kind=Kind.AOF, data_dir=own.directory, server_binary=own._binary)
+            backup = create_backup(client, tmp_path / "b", plan)
+            after = client.dbsize()
+        finally:
+            stop.set()
+            thread.join()
+    done = restore(backup, tmp_path / "data", server_binary=own._binary)
+    assert 200 < done.keys <= after
+    with started(tmp_path / "data", "--appendonly", "yes", binary=own._binary) as again:
+        found = {int(key) for _, key in contents(again.endpoint)}
+    assert found == set(range(done.keys))
