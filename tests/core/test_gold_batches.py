@@ -106,7 +106,7 @@ def test_a_commit_twice_is_a_commit_once(endpoint, begin, rows, mode):
     publication.commit(reports)
     later = begin(1)
     later.commit([write(later, {"a": 2})])
-    publication._flip(rows._client, publication._manifest(reports), reports)
+    publication._flip(rows._client, manifest_of(publication, reports), reports)
     assert rows.get("a") == {"id": "a", "n": 2}
     assert rows.manifest().version == later.version
 
