@@ -9,6 +9,7 @@ from nexus_redis_provider.core.gold.batches import Plan, begin_batch
 from nexus_redis_provider.core.gold.history import history
 from nexus_redis_provider.core.gold.manifests import Mode
 from nexus_redis_provider.core.gold.readers import GoldDataset
+from nexus_redis_provider.core.gold.reports import manifest_of
 from nexus_redis_provider.core.scripts import run
 from tests.core.gold_datasets import PERMANENT_ROWS, publish, spec, write
 
