@@ -404,6 +404,22 @@ def test_a_server_that_restarts_loses_the_load_and_says_so(server):
             assert GoldDataset(client, "sales", namespace="restart").verify() == manifest
 
 
+def test_a_restart_between_two_turns_to_write_is_what_the_publisher_hears_of(server):
+    """Who waits for its turn has no connection that breaks: the server just knows nothing."""
+    with own_server(server) as own:
+        plan = spec("restart", limits=Limits(max_writers=1))
+        publication = Publication.begin(own.endpoint, plan)
+        with PartitionWriter(publication, 0, "a") as writer:
+            writer.write(*arguments(publication, {"a": 1}))
+            own.stop()
+            own.start()
+            with pytest.raises(WriteError, match="NOSCRIPT") as caught:
+                write_on(writer, {"b": 1})
+            report = writer.refused(caught.value)
+        with pytest.raises(PublishError, match="restarted or failed over"):
+            publication.commit([report])
+
+
 def test_a_script_cache_that_is_flushed_leaves_no_row_behind(server):
     with own_server(server) as own, own.endpoint.client() as client:
         publication = Publication.begin(own.endpoint, spec("flushed"))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from nexus_redis_provider.core.errors import PublishError, SupersededError
+from nexus_redis_provider.core.errors import PublishError, ServerError, SupersededError, WriteError
 from nexus_redis_provider.core.gold.buckets import Share
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest
+from nexus_redis_provider.core.gold.servers import refuse_losses, server_states
 from nexus_redis_provider.core.gold.specs import Report
 
 if TYPE_CHECKING:
@@ -18,14 +20,18 @@ def refuse_bad_reports(publication: Publication, reports: Sequence[Report]) -> N
     """See that each partition was reported once, and without an error.
 
     Raises:
-        PublishError: the first error that was reported, or what is wrong.
+        PublishError: the first error that was reported, or what it comes of, or what is wrong.
     """
     errors = [report.error for report in reports if report.error is not None]
     # The first failing attempt ends the staging area, which makes others fail as superseded.
     errors.sort(key=lambda error: isinstance(error, SupersededError))
-    if errors:
-        raise errors[0]
     dataset = publication.spec.dataset
+    if errors:
+        if isinstance(errors[0], (SupersededError, WriteError)):
+            # Where the server has lost scripts or staged rows, that is why.
+            with suppress(ServerError), publication.endpoint.client() as client:
+                refuse_losses(dataset, publication.servers, server_states(client))
+        raise errors[0]
     partitions = {report.partition for report in reports}
     if len(partitions) < len(reports):
         raise PublishError(
