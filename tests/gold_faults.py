@@ -24,9 +24,12 @@ from nexus_redis_provider.core.gold.pages import decode_page
 from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.gold.sweeping import sweep
 from nexus_redis_provider.core.keys import GoldKeys
+from tests.core.gold_datasets import publish as publish_rows
+from tests.core.gold_datasets import publish_packed, spec
 from tests.topologies import until
 
-_PAUSE_S = 0.05
+# Between two reads, so that what is read has some of the processor, too.
+_PAUSE_S = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class Shape:
 
     layout: Layout
     mode: Mode = Mode.SNAPSHOT
-    count: int = 600
+    count: int = 300
     every: int = 1
 
     def __str__(self) -> str:
@@ -55,6 +58,25 @@ JSON, HASH, PACKED = map(Shape, (Layout.JSON, Layout.HASH, Layout.PACKED))
 # So few rows change that it writes overlays.
 DELTA = Shape(Layout.PACKED, Mode.DELTA, every=10)
 SHAPES = (JSON, HASH, PACKED, DELTA)
+
+
+def publish(
+    endpoint: Endpoint, keys: GoldKeys, shape: Shape, version: int, *, fence: int | None = None
+) -> None:
+    """Publish a version in this process."""
+    plan = spec(
+        keys.namespace, dataset=keys.dataset, layout=shape.layout, mode=shape.mode, fence=fence
+    )
+    if shape.layout is Layout.PACKED:
+        publish_packed(endpoint, shape.rows(version), plan, shares=2)
+    else:
+        publish_rows(endpoint, shape.rows(version), plan)
+
+
+def staging(client: redis.Redis, keys: GoldKeys) -> dict[str, int]:
+    """The versions that are being staged, with the number of their rows so far."""
+    versions = [version.decode() for version in client.zrange(keys.staging, 0, -1)]
+    return {version: int(client.hget(keys.attempts(version), "rows") or 0) for version in versions}
 
 
 class Reader:
@@ -106,14 +128,13 @@ class Reader:
         with self.endpoint.client() as client:
             dataset = GoldDataset(client, self.keys.dataset, namespace=self.keys.namespace)
             for scans in cycle((True, False)):
-                if self._is_over.is_set():
+                if self._is_over.wait(_PAUSE_S):
                     return
                 try:
                     rows = list(dataset.scan()) if scans else self._found(dataset)
                     self._note({row["id"]: row["n"] for row in rows})
                 except UnreachableError:
                     self.unanswered += 1
-                    self._is_over.wait(_PAUSE_S)
                 except NotPublishedError as error:
                     self._note_missing(dataset, error)
                 except Exception as error:  # noqa: BLE001 - the test fails by it, not a thread

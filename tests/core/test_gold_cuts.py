@@ -23,7 +23,6 @@ from tests.gold_faults import SHAPES, Reader, Shape, assert_settled
 from tests.proxies import FaultyProxy
 
 PARTS, ATTEMPTS = 2, 4
-SMALL = [replace(shape, count=300) for shape in SHAPES]
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +78,7 @@ def rehearsed(endpoint: Endpoint, proxy: FaultyProxy, shape: Shape, namespace: s
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("shape", SMALL, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_tasks_that_are_cut_off_are_tried_again(  # noqa: PLR0917
     endpoint: Endpoint,
     client: redis.Redis,
@@ -98,7 +97,7 @@ def test_tasks_that_are_cut_off_are_tried_again(  # noqa: PLR0917
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("shape", SMALL, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_driver_that_is_cut_off_says_so_and_the_next_publish_is_whole(  # noqa: PLR0917
     endpoint: Endpoint,
     client: redis.Redis,

@@ -13,7 +13,7 @@ from nexus_redis_provider.core.gold.history import rollback
 from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.keys import GoldKeys
 from tests.conftest import PERMANENT
-from tests.core.gold_datasets import PERMANENT_ROWS, keyspace, publish, publish_packed, spec
+from tests.core.gold_datasets import PERMANENT_ROWS, keyspace, spec
 from tests.gold_faults import (
     JSON,
     SHAPES,
@@ -21,6 +21,7 @@ from tests.gold_faults import (
     Shape,
     assert_nothing_left,
     assert_settled,
+    publish,
 )
 from tests.topologies import until
 
@@ -35,21 +36,15 @@ def keys(namespace: str) -> GoldKeys:
     return GoldKeys("sales", namespace)
 
 
-def published(endpoint: Endpoint, shape: Shape, namespace: str, version: int) -> str:
-    plan = spec(namespace, layout=shape.layout, mode=shape.mode)
-    publish_as: Any = publish_packed if "packed" in shape.layout else publish
-    return publish_as(endpoint, shape.rows(version), plan).version
-
-
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_versions_that_follow_each_other_are_right(
     endpoint: Endpoint, client: redis.Redis, namespace: str, keys: GoldKeys, shape: Shape
 ) -> None:
-    published(endpoint, shape, namespace, 1)
+    publish(endpoint, keys, shape, 1)
     with Reader(endpoint, keys, shape) as reader:
         reader.reads_on()
         for version in range(2, 8):
-            published(endpoint, shape, namespace, version)
+            publish(endpoint, keys, shape, version)
         assert_settled(client, reader, live=7)
     assert reader.seen[1] >= 1
 
@@ -66,7 +61,8 @@ def test_versions_that_follow_each_other_are_right(
 def test_what_no_reader_may_see_shows(  # noqa: PLR0917
     endpoint: Endpoint, client: redis.Redis, namespace: str, keys: GoldKeys, fault: Any, text: str
 ) -> None:
-    version = published(endpoint, JSON, namespace, 1)
+    publish(endpoint, keys, JSON, 1)
+    version = client.hget(keys.head, "live").decode()
     with Reader(endpoint, keys, JSON) as reader:
         reader.reads_on()
         fault(client, f"{keys.row_prefix(version)}k7")
@@ -79,7 +75,7 @@ def test_a_step_back_shows(
     endpoint: Endpoint, client: redis.Redis, namespace: str, keys: GoldKeys
 ) -> None:
     for version in (1, 2):
-        published(endpoint, JSON, namespace, version)
+        publish(endpoint, keys, JSON, version)
     with Reader(endpoint, keys, JSON) as reader:
         reader.reads_on()
         rollback(client, "sales", namespace=namespace)
@@ -90,7 +86,7 @@ def test_a_step_back_shows(
 def test_the_wrong_version_and_the_wrong_words_show(
     endpoint: Endpoint, client: redis.Redis, namespace: str, keys: GoldKeys
 ) -> None:
-    published(endpoint, JSON, namespace, 1)
+    publish(endpoint, keys, JSON, 1)
     with Reader(endpoint, keys, JSON) as reader:
         with pytest.raises(AssertionError):
             assert_settled(client, reader, live=2)
@@ -102,7 +98,7 @@ def test_the_wrong_version_and_the_wrong_words_show(
 def test_what_is_left_shows(
     endpoint: Endpoint, client: redis.Redis, namespace: str, keys: GoldKeys, shape: Shape
 ) -> None:
-    published(endpoint, replace(shape, count=3), namespace, 1)
+    publish(endpoint, keys, replace(shape, count=3), 1)
     for key in keyspace(client, namespace) - {keys.events, keys.head, keys.versions}:
         twin = f"{key}x"
         client.copy(key, twin)
@@ -116,7 +112,7 @@ def test_what_is_left_shows(
 def test_what_awaits_the_next_sweep_is_not_left(
     endpoint: Endpoint, client: redis.Redis, namespace: str, keys: GoldKeys
 ) -> None:
-    published(endpoint, JSON, namespace, 1)
+    publish(endpoint, keys, JSON, 1)
     before = keyspace(client, namespace)
     Publication.begin(endpoint, spec(namespace))
     assert_nothing_left(client, keys)

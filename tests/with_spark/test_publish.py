@@ -5,10 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import zlib
 from dataclasses import replace
@@ -29,13 +25,11 @@ from nexus_redis_provider.core.errors import (
     UnreachableError,
 )
 from nexus_redis_provider.core.gold import publications
-from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.gold.row_commands import ROWS_AT_ONCE
-from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.embedded import EmbeddedServer
 from nexus_redis_provider.spark import publish, publishing
 from nexus_redis_provider.spark.rows import prepared
-from tests.core.gold_datasets import dataset_keys, keyspace, user, version_keys
+from tests.core.gold_datasets import dataset_keys, keyspace, user
 from tests.proxies import FaultyProxy
 from tests.with_spark.conftest import PASSWORD, PASSWORD_VARIABLE
 
@@ -314,67 +308,3 @@ def test_a_server_that_dies_in_mid_load_is_told(spark, df, options):
         with pytest.raises(PublishError, match="cannot be reached"):
             publish(slow, **options | {"endpoint": patience})
         killer.join()
-
-
-SLOW_JOB = textwrap.dedent("""
-    import sys
-    from pyspark.sql import SparkSession, functions as F
-    from nexus_redis_provider.spark import publish
-
-    spark = (
-        SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
-        .config("spark.driver.host", "127.0.0.1").getOrCreate()
-    )
-    df = spark.range(20_000_000).select("id", F.lit(2).alias("n"))
-    publish(df, "sales", key="id", endpoint=sys.argv[1])
-""")
-
-
-def test_a_job_killed_in_mid_load_leaves_readers_their_version(spark, df, tmp_path, wait_until):
-    """And the next publish succeeds, and removes what the dead one left once its lease is over."""
-    with EmbeddedServer() as own, own.endpoint.client() as client:
-        manifest = publish(df, "sales", key="id", endpoint=own.endpoint)
-        rows, keys = GoldDataset(client, "sales"), GoldKeys("sales")
-        before = keyspace(client, "nexus")
-        script = tmp_path / "slow_job.py"
-        script.write_text(SLOW_JOB)
-        with (tmp_path / "log").open("wb") as log:
-            job = subprocess.Popen(
-                [sys.executable, str(script), own.url],
-                env=os.environ | {"PYTHONPATH": os.getcwd()},  # noqa: PTH109
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        connected = len(client.client_list())
-        try:
-            wait_until(
-                lambda: (client.zcard(keys.staging) and client.keys("*:page:*:1")) or job.poll(), 90
-            )
-        finally:
-            os.killpg(job.pid, signal.SIGKILL)
-            job.wait()
-        wait_until(lambda: len(client.client_list()) <= connected, 30)
-        orphaned = keyspace(client, "nexus") - before
-        assert len(orphaned) > 10_000, (tmp_path / "log").read_text()[-3000:]
-        assert rows.verify() == manifest
-
-        second = publish(df, "sales", key="id", endpoint=own.endpoint)
-        assert rows.verify() == second
-        assert orphaned <= keyspace(client, "nexus"), "its lease is not over yet"
-
-        (orphan,) = client.zrange(keys.staging, 0, -1)
-        client.zadd(keys.staging, {orphan: client.time()[0] * 1000 - 1})
-        third = publish(df, "sales", key="id", endpoint=own.endpoint)
-        names = [str(number) for number in range(100)]
-        expected = dataset_keys("nexus", "head", "versions")
-        for kept in (second, third):
-            pages = _pages(client, kept.version)
-            expected |= version_keys("nexus", kept.version, names, pages)
-        assert keyspace(client, "nexus") == expected
-
-
-def _pages(client, version):
-    attempts = client.hgetall(GoldKeys("sales").attempts(version))
-    assert len(attempts) == 3
-    return [f"{name.decode()}:0" for name in attempts if name != b"rows"]

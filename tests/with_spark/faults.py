@@ -1,0 +1,201 @@
+"""Processes of Spark that a test may kill: a driver, its executors, and their Python workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import Future
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+
+from nexus_redis_provider.core.errors import PublishError
+from nexus_redis_provider.core.gold.manifests import Manifest
+from nexus_redis_provider.core.keys import GoldKeys
+from nexus_redis_provider.embedded import EmbeddedServer
+from tests.gold_faults import SHAPES, Reader, Shape, assert_settled, publish, staging
+from tests.topologies import until
+from tests.with_spark import faults_job
+from tests.with_spark.conftest import SHORT_LIVED
+
+ROOT = Path(__file__).parents[2]
+CONFIGURATION = {
+    "spark.ui.enabled": "false",
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.default.parallelism": "1",  # Four shares of packed rows for each.
+    "spark.scheduler.mode": "FAIR",
+}
+
+
+OLD_TOKEN = 1
+LOAD_TASKS = 10
+PATIENCE_S = 90
+# Tasks write some rows at a time, one task after the other, and a test can take the turn. What they
+# may write is not looked at before.
+_LOAD = {
+    "fence": OLD_TOKEN,
+    "max_rows_per_second": 300,
+    "max_writers": 1,
+    "memory_margin": None,
+}
+
+
+class Driver:
+    """A driver in a process of its own; used as a context manager.
+
+    Attributes:
+        log: what it and its JVM say.
+    """
+
+    def __init__(self, folder: Path, master: str, **configuration: str) -> None:
+        self.log = folder / "driver.log"
+        self._configuration = {"spark.master": master, **CONFIGURATION, **configuration}
+        self._orders: dict[int, Future[Manifest]] = {}
+        self._is_ready = threading.Event()
+
+    def __enter__(self) -> Self:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", faults_job.__name__, json.dumps(self._configuration)],
+                env=os.environ | SHORT_LIVED | {"PYSPARK_PYTHON": sys.executable},
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+            )
+        self._listener = threading.Thread(target=self._listen)
+        self._listener.start()
+        try:
+            self._warm_up()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.kill()
+
+    def _warm_up(self) -> None:
+        """The first publish of a driver takes it some time, which is to be no part of a load."""
+        if not self._is_ready.wait(PATIENCE_S):
+            raise TimeoutError(f"no driver: {self.log.read_text()[-3000:]}")
+        with EmbeddedServer() as other:
+            for publishing in self.publish_all(1, endpoint=other.endpoint):
+                publishing.result(PATIENCE_S)
+
+    def publish(self, shape: Shape, version: int, **options: Any) -> Future[Manifest]:
+        """Begin to publish a version of a shape; the result is that of `publish`, or its error."""
+        number = len(self._orders)
+        self._orders[number] = Future()
+        line = faults_job.encoded((number, shape, version, options))
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+        return self._orders[number]
+
+    def publish_all(self, version: int, **options: Any) -> list[Future[Manifest]]:
+        """Begin to publish a version of each shape, to a dataset of its name."""
+        return [self.publish(shape, version, dataset=str(shape), **options) for shape in SHAPES]
+
+    def kill(self) -> None:
+        """End it and its JVM as a crash of the machine does; workers end by themselves then."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        with self.process:  # Its pipes are closed, too.
+            self._listener.join()
+
+    def _listen(self) -> None:
+        for line in self.process.stdout:
+            match faults_job.decoded(line):
+                case "ready":
+                    self._is_ready.set()
+                case (number, Exception() as error):
+                    self._orders[number].set_exception(error)
+                case (number, manifest):
+                    self._orders[number].set_result(manifest)
+
+
+def workers_on(port: int, parent: int) -> list[psutil.Process]:
+    """The descendants of a process that are connected to a server: Python workers that write."""
+    return [
+        process
+        for process in psutil.Process(parent).children(recursive=True)
+        if any(
+            link.raddr and link.raddr.port == port for link in process.net_connections(kind="tcp")
+        )
+    ]
+
+
+class Loads:
+    """A dataset of each layout: a version that readers see, and the next one, half written."""
+
+    def __init__(self, server: EmbeddedServer, driver: Driver, stack: ExitStack) -> None:
+        self._server, self._driver = server, driver
+        self._client = stack.enter_context(server.endpoint.client())
+        self.readers: list[Reader] = []
+        for shape in SHAPES:
+            keys = GoldKeys(str(shape))
+            publish(server.endpoint, keys, shape, 1)
+            self.readers.append(stack.enter_context(Reader(server.endpoint, keys, shape)))
+            self.readers[-1].reads_on()
+        self._publishes = driver.publish_all(2, endpoint=server.endpoint, **_LOAD)
+        until(self._are_held, "rows of each that are staged", timeout=60)
+
+    @property
+    def workers(self) -> list[psutil.Process]:
+        """Python workers that are connected to the server, since they write to it."""
+        return workers_on(self._server.port, self._driver.process.pid)
+
+    def go_on(self) -> None:
+        """Let tasks write the rest."""
+        for reader in self.readers:
+            for version in staging(self._client, reader.keys):
+                self._client.zrem(reader.keys.writers(version), "the test")
+
+    def assert_published(self) -> None:
+        for reader, publishing in zip(self.readers, self._publishes, strict=True):
+            publishing.result(PATIENCE_S)
+            assert_settled(self._client, reader, live=2)
+
+    def assert_failed(self, error: type[PublishError], says: str, live: int = 1) -> None:
+        errors = self.errors()
+        for reader, raised in zip(self.readers, errors, strict=True):
+            assert type(raised) is error, raised
+            assert_settled(self._client, reader, live=live, error=raised, says=says)
+
+    def errors(self) -> list[BaseException | None]:
+        """What came of each, when all have ended."""
+        return [publishing.exception(PATIENCE_S) for publishing in self._publishes]
+
+    def assert_left(self) -> None:
+        """As a failed publish, but that nobody is there any more who could tidy up, or say so."""
+        for reader in self.readers:
+            assert sum(staging(self._client, reader.keys).values()) > 0
+            assert_settled(self._client, reader, live=1)
+
+    def _are_held(self) -> bool:
+        held = [self._is_held(reader.keys) for reader in self.readers]
+        return all(held)
+
+    def _is_held(self, keys: GoldKeys) -> bool:
+        """Whether some rows are staged, and no more will be until `go_on`."""
+        for version, rows in staging(self._client, keys).items():
+            if rows:
+                self._client.zadd(keys.writers(version), {"the test": "+inf"})
+                self._client.expire(keys.writers(version), 300)
+                return self._client.zcard(keys.writers(version)) == 1
+        return False
