@@ -27,8 +27,10 @@ from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import NotPublishedError, SchemaError
 from nexus_redis_provider.core.gold.arrays import array_of
 from nexus_redis_provider.core.gold.hashes import field_decoder
+from nexus_redis_provider.core.gold.key_arrays import key_reader
 from nexus_redis_provider.core.gold.layouts import version_of
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest
+from nexus_redis_provider.core.gold.packing import packed_columns
 from nexus_redis_provider.core.gold.parts import (
     Part,
     kept_manifest,
@@ -40,6 +42,7 @@ from nexus_redis_provider.core.gold.readers import live_manifest
 from nexus_redis_provider.core.gold.rows import is_writable
 from nexus_redis_provider.core.gold.schemas import ColumnType
 from nexus_redis_provider.core.gold.templates import KeyTemplate
+from nexus_redis_provider.core.gold.unpacking import array_unpacker
 from nexus_redis_provider.core.gold.versions import Stored, Version
 from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.core.scripts import run
@@ -226,6 +229,8 @@ def _batch_decoder(version: Version, schema: StructType) -> _BatchDecoder:
 
     if version.manifest.layout is Layout.HASH:
         return _fields_decoder(version.manifest, wanted)
+    if version.manifest.layout is Layout.PACKED:
+        return _packed_decoder(version.manifest, wanted)
 
     def by_values(rows: Sequence[_Row]) -> pa.RecordBatch:
         values = version.rows(*zip(*rows, strict=True))
@@ -236,7 +241,7 @@ def _batch_decoder(version: Version, schema: StructType) -> _BatchDecoder:
         return pa.RecordBatch.from_arrays(arrays, schema=wanted)
 
     parsed = [_parsed_as(field.type) for field in wanted]
-    if not parsed or None in parsed or version.manifest.layout is not Layout.JSON:
+    if not parsed or None in parsed:
         return lambda rows: iter((by_values(rows),))
     explicit = pa.schema(list(zip(wanted.names, parsed, strict=True)))
 
@@ -263,6 +268,21 @@ def _batch_decoder(version: Version, schema: StructType) -> _BatchDecoder:
                 yield from either(rows[half:])
 
     return either
+
+
+def _packed_decoder(manifest: Manifest, wanted: pa.Schema) -> _BatchDecoder:
+    """The same of packed rows: by columns, those of the key by its text."""
+    template = KeyTemplate.parse(manifest.key)
+    types = {column.name: column.type for column in manifest.columns}
+    fields = {field.name: field.type for field in wanted}
+    keys = key_reader(template, types, fields)
+    unpack = array_unpacker(packed_columns(manifest.columns, template), fields)
+
+    def decode(rows: Sequence[_Row]) -> Iterator[pa.RecordBatch]:
+        arrays = keys([name for name, _ in rows]) | unpack([value for _, value in rows])
+        yield pa.RecordBatch.from_arrays([arrays[name] for name in wanted.names], schema=wanted)
+
+    return decode
 
 
 def _fields_decoder(manifest: Manifest, wanted: pa.Schema) -> _BatchDecoder:

@@ -20,10 +20,12 @@ from nexus_redis_provider.core.gold.buckets import bucket_of, share_of
 from nexus_redis_provider.core.gold.readers import AsyncGoldDataset, GoldDataset
 from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.embedded import EmbeddedServer
-from nexus_redis_provider.spark import publish
+from nexus_redis_provider.spark import NexusRedisDataSource, publish
 from tests.benchmarks.frames import KEY, frame, session
 from tests.benchmarks.tables import heading, table
 
+_LAYOUTS = ("json", "packed")
+_READS = 7
 _KEYS = 1000
 _ROUNDS = 45
 _CALLERS = 1000
@@ -34,13 +36,16 @@ _PACKED = struct.Struct("<idq")
 
 
 def measure(rows: int) -> None:
-    """A thousand rows at a time, and a thousand callers at a time."""
+    """A thousand rows at a time, a thousand callers at a time, and all rows by Spark."""
     with EmbeddedServer() as server, server.endpoint.client() as client:
         df = frame(session(), rows)
-        for layout in ("json", "packed"):
+        for layout in _LAYOUTS:
             publish(df, layout, key=KEY, endpoint=server.endpoint, layout=layout)
+        heading(f"spark.read of {rows:,} rows, into nothing")
+        print(f"Medians of {_READS} rounds, in which the layouts take turns.\n")
+        table(" | rows/s | least | most", _by_spark(server, rows))
         session().stop()
-        lines = [_many(client, layout, rows) for layout in ("json", "packed")]
+        lines = [_many(client, layout, rows) for layout in _LAYOUTS]
         heading(f"get_many of {_KEYS:,} random rows of {rows:,}, decoded")
         print(f"Medians of {_ROUNDS} rounds, in which the ways take turns, and of their ratios.\n")
         table(
@@ -55,8 +60,25 @@ def measure(rows: int) -> None:
         )
         table(
             " | get, rows/s | its connections | bare GET or HGET, rows/s | to it",
-            [asyncio.run(_crowd(server, layout, rows)) for layout in ("json", "packed")],
+            [asyncio.run(_crowd(server, layout, rows)) for layout in _LAYOUTS],
         )
+
+
+def _by_spark(server: EmbeddedServer, rows: int) -> list[list[str]]:
+    session().dataSource.register(NexusRedisDataSource)
+    speeds: dict[str, list[float]] = {layout: [] for layout in _LAYOUTS}
+    for number in range(_READS + 2):
+        for layout, found in speeds.items():
+            options = {"dataset": layout, "url": server.url}
+            began = time.perf_counter()
+            df = session().read.format("nexus_redis").options(**options).load()
+            df.write.format("noop").mode("overwrite").save()
+            if number > 1:  # The first rounds warm up JVM and workers.
+                found.append(rows / (time.perf_counter() - began))
+    return [
+        [layout, *(f"{of(found):,.0f}" for of in (statistics.median, min, max))]
+        for layout, found in speeds.items()
+    ]
 
 
 def _key(number: int) -> tuple[str, int]:

@@ -9,10 +9,11 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import pyarrow as pa
 from hypothesis import strategies as st
 
 from nexus_redis_provider.core.gold.schemas import ColumnType
-from nexus_redis_provider.core.gold.values import CalendarInterval, Spatial
+from nexus_redis_provider.core.gold.values import CalendarInterval, Spatial, Variant
 
 INSTANTS = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), allow_imaginary=True)  # noqa: DTZ001
 COORDINATES = st.floats(-90, 90)
@@ -56,6 +57,27 @@ FLAT: dict[str, st.SearchStrategy[Any]] = {
     "void": st.none(),
 }
 SPATIAL = {"geometry(EPSG:3857)": points(3857), "geography(OGC:CRS84, SPHERICAL)": points(4326)}
+LEAVES = FLAT | SPATIAL | {"variant": st.builds(Variant, st.binary(), st.binary())}
+SCALARS = {
+    "boolean": pa.bool_(),
+    "byte": pa.int8(),
+    "short": pa.int16(),
+    "integer": pa.int32(),
+    "long": pa.int64(),
+    "float": pa.float32(),
+    "double": pa.float64(),
+    "string": pa.string(),
+    "binary": pa.binary(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("us", "Asia/Kolkata"),
+    "timestamp_ntz": pa.timestamp("us"),
+    "time(6)": pa.time64("ns"),
+    "interval day to second": pa.duration("us"),
+    "void": pa.null(),
+    "variant": pa.struct([("value", pa.binary()), ("metadata", pa.binary())]),
+    # In the order in which Spark sends them.
+    **dict.fromkeys(SPATIAL, pa.struct([("srid", pa.int32()), ("wkb", pa.binary())])),
+}
 NOT_IN_ARROW = {
     "interval year to month": whole(32),
     "interval month": whole(32),
@@ -142,3 +164,29 @@ def exactly(value: object) -> object:
         case Decimal():
             return value.as_tuple()
     return type(value), value
+
+
+def arrow_type(type_: ColumnType) -> pa.DataType:
+    """Spark's Arrow type."""
+    if isinstance(type_, str):
+        if type_.startswith("decimal("):
+            return pa.decimal128(*map(int, type_[len("decimal(") : -1].split(",")))
+        return SCALARS[type_]
+    match type_["type"]:
+        case "array":
+            return pa.list_(arrow_type(type_["elementType"]))
+        case "map":
+            return pa.map_(arrow_type(type_["keyType"]), arrow_type(type_["valueType"]))
+        case _:
+            return pa.struct([(name, arrow_type(of)) for name, of in fields(type_).items()])
+
+
+@st.composite
+def frames(draw: Any) -> tuple[list[ColumnType], list[list[Any]], int]:
+    """Types of some columns, values of each, and a row to begin with."""
+    found = draw(st.lists(types(LEAVES, 2), max_size=3))
+    count = draw(st.integers(0, 4))
+    columns = [
+        draw(st.lists(values(type_, LEAVES), min_size=count, max_size=count)) for type_ in found
+    ]
+    return found, columns, draw(st.integers(0, 2))

@@ -64,7 +64,7 @@ def unpacked(unpack: Unpacker, packed: list[bytes]) -> list[tuple[Any, ...]]:
     return list(zip(*unpack(packed), strict=True)) or [()] * len(packed)
 
 
-@settings(max_examples=100)
+@settings(deadline=None, max_examples=100)
 @given(st.data())
 def test_packed_rows_are_unpacked(data: st.DataObject) -> None:
     kinds = data.draw(st.lists(st.sampled_from(sorted(_VALUES)), max_size=12))
@@ -111,7 +111,7 @@ _KEY_PARTS: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
-@settings(max_examples=300)
+@settings(deadline=None, max_examples=300)
 @given(st.data())
 def test_keys_are_read_again(data: st.DataObject) -> None:
     kinds = data.draw(st.lists(st.sampled_from(sorted(_KEY_PARTS)), min_size=1, max_size=4))

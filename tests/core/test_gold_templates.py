@@ -6,7 +6,7 @@ from datetime import date, datetime
 from enum import Enum
 
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from nexus_redis_provider.core.errors import ConfigurationError
@@ -56,6 +56,7 @@ PARTS = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(PARTS, PARTS), max_size=4), st.data())
 def test_many_keys_are_rendered_as_each_alone(keys, data):
     """In whatever form, and whatever others are with it."""

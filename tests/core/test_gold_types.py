@@ -35,66 +35,18 @@ from nexus_redis_provider.core.gold.schemas import (
     value_decoder,
 )
 from nexus_redis_provider.core.gold.templates import KeyTemplate
-from nexus_redis_provider.core.gold.values import Variant
 from tests.core.gold_types import (
-    FLAT,
+    LEAVES,
     NOT_IN_ARROW,
-    SPATIAL,
     array,
+    arrow_type,
     exactly,
-    fields,
+    frames,
     map_,
     struct_,
-    types,
-    values,
 )
 
 EXACT = Context(prec=200)
-LEAVES = FLAT | SPATIAL | {"variant": st.builds(Variant, st.binary(), st.binary())}
-SCALARS = {
-    "boolean": pa.bool_(),
-    "byte": pa.int8(),
-    "short": pa.int16(),
-    "integer": pa.int32(),
-    "long": pa.int64(),
-    "float": pa.float32(),
-    "double": pa.float64(),
-    "string": pa.string(),
-    "binary": pa.binary(),
-    "date": pa.date32(),
-    "timestamp": pa.timestamp("us", "Asia/Kolkata"),
-    "timestamp_ntz": pa.timestamp("us"),
-    "time(6)": pa.time64("ns"),
-    "interval day to second": pa.duration("us"),
-    "void": pa.null(),
-    "variant": pa.struct([("value", pa.binary()), ("metadata", pa.binary())]),
-    # In the order in which Spark sends them.
-    **dict.fromkeys(SPATIAL, pa.struct([("srid", pa.int32()), ("wkb", pa.binary())])),
-}
-
-
-def arrow_type(type_):
-    if isinstance(type_, str):
-        if type_.startswith("decimal("):
-            return pa.decimal128(*map(int, type_[len("decimal(") : -1].split(",")))
-        return SCALARS[type_]
-    match type_["type"]:
-        case "array":
-            return pa.list_(arrow_type(type_["elementType"]))
-        case "map":
-            return pa.map_(arrow_type(type_["keyType"]), arrow_type(type_["valueType"]))
-        case _:
-            return pa.struct([(name, arrow_type(of)) for name, of in fields(type_).items()])
-
-
-@st.composite
-def frames(draw):
-    found = draw(st.lists(types(LEAVES, 2), max_size=3))
-    count = draw(st.integers(0, 4))
-    columns = [
-        draw(st.lists(values(type_, LEAVES), min_size=count, max_size=count)) for type_ in found
-    ]
-    return found, columns, draw(st.integers(0, 2))
 
 
 def through_json(batch, columns):

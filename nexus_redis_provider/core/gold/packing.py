@@ -11,7 +11,8 @@ without those of the key, which stand in the row's key:
 - `variable`: each other column that is not null: its length, one byte, or 255 and four bytes; then
   its bytes. `string` is UTF-8, `binary` is itself, any other type is its JSON (see `schemas`).
 
-Packing is vectorised and needs pyarrow and numpy; unpacking needs neither.
+Packing is vectorised and needs pyarrow and numpy, as unpacking to Arrow does (see `unpacking`);
+unpacking to Python values needs neither.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 PACKING = 1
 """The version of the format, as a manifest has it."""
-_LONG = 255
+LONG = 255
+"""The first byte of a length that takes four more."""
 _EXACT = Context(prec=38)
 _TEXTS = frozenset({"string", "binary"})
 
@@ -57,17 +59,18 @@ def packed_columns(columns: Sequence[Column], template: KeyTemplate) -> tuple[Co
     return tuple(column for column in columns if column.name not in template.columns)
 
 
-def _nulls_size(columns: Sequence[Column]) -> int:
+def nulls_size(columns: Sequence[Column]) -> int:
+    """Bytes that tell which values of a row are null."""
     # No row is empty: that stands for one that vanished.
     return max(1, (len(columns) + 7) // 8)
 
 
 def is_packed_natively(type_: ColumnType) -> bool:
     """Whether columns of this type are packed as they are, and not as JSON text."""
-    return isinstance(type_, str) and (type_ in _TEXTS or _fixed(type_) is not None)
+    return isinstance(type_, str) and (type_ in _TEXTS or fixed_format(type_) is not None)
 
 
-def _fixed(type_: ColumnType) -> tuple[str, Callable[[Any], Any] | None] | None:
+def fixed_format(type_: ColumnType) -> tuple[str, Callable[[Any], Any] | None] | None:
     """The `struct` format of a type of fixed width, and what makes a Python value of it."""
     if not isinstance(type_, str) or not type_.startswith("decimal("):
         return _FIXED.get(type_) if isinstance(type_, str) else None
@@ -85,16 +88,16 @@ def unpacker(columns: Sequence[Column]) -> Unpacker:
     Args:
         columns: those that were packed.
     """
-    nulls_size = _nulls_size(columns)
-    kinds = [(place, kind) for place, one in enumerate(columns) if (kind := _fixed(one.type))]
-    record = struct.Struct(f"<{nulls_size}s" + "".join(code for _, (code, _) in kinds))
+    head = nulls_size(columns)
+    kinds = [(place, kind) for place, one in enumerate(columns) if (kind := fixed_format(one.type))]
+    record = struct.Struct(f"<{head}s" + "".join(code for _, (code, _) in kinds))
     makers = [(place, make) for place, (_, make) in kinds]
     variable = [
-        (place, _text_decoder(one.type))
+        (place, text_decoder(one.type))
         for place, one in enumerate(columns)
-        if _fixed(one.type) is None
+        if fixed_format(one.type) is None
     ]
-    count, nothing = len(columns), bytes(nulls_size)
+    count, nothing = len(columns), bytes(head)
 
     def unpack(rows: Sequence[bytes]) -> list[Sequence[Any]]:
         bits, *fixed = zip(*map(record.unpack_from, rows), strict=True)
@@ -129,14 +132,15 @@ def _texts(
             texts.append(None)
             continue
         length, start = row[at], at + 1
-        if length == _LONG:
+        if length == LONG:
             length, start = int.from_bytes(row[start : start + 4], "little"), start + 4
         ends[number] = start + length
         texts.append(row[start : start + length])
     return texts
 
 
-def _text_decoder(type_: ColumnType) -> Callable[[bytes], Any]:
+def text_decoder(type_: ColumnType) -> Callable[[bytes], Any]:
+    """A function from the bytes of a variable column to the Python value."""
     if type_ == "string":
         return bytes.decode
     if type_ == "binary":
@@ -157,14 +161,14 @@ def pack(columns: Sequence[Column], arrays: Sequence[pa.Array], rows: int) -> pa
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    nulls = np.zeros((rows, _nulls_size(columns)), np.uint8)
+    nulls = np.zeros((rows, nulls_size(columns)), np.uint8)
     for place, array in enumerate(arrays):
         if array.null_count:
             nulls[:, place // 8] |= np.asarray(array.is_null(), np.uint8) << np.uint8(place % 8)
     head = [nulls]
     parts: list[pa.Array] = []
     for column, array in zip(columns, arrays, strict=True):
-        if (kind := _fixed(column.type)) is not None:
+        if (kind := fixed_format(column.type)) is not None:
             head.append(_fixed_bytes(array, kind[0]))
         else:
             data = pc.cast(array, pa.binary())
@@ -213,18 +217,18 @@ def _lengths(data: pa.BinaryArray) -> pa.BinaryArray:
 
     lengths = pc.binary_length(data)
     longest = pc.max(lengths).as_py() or 0
-    if longest < _LONG:
+    if longest < LONG:
         return pc.take(_short_lengths(), lengths)
     numbers = pc.fill_null(lengths, 0).to_numpy(zero_copy_only=False)
     wide = np.empty((len(data), 5), np.uint8)
-    wide[:, 0] = _LONG
+    wide[:, 0] = LONG
     wide[:, 1:] = numbers.astype("<u4").view(np.uint8).reshape(-1, 4)
     long = pa.Array.from_buffers(pa.binary(5), len(data), [None, pa.py_buffer(wide)])
-    short = pc.take(_short_lengths(), pc.if_else(pc.less(lengths, _LONG), lengths, 0))
-    return pc.if_else(pc.less(lengths, _LONG), short, pc.cast(long, pa.binary()))
+    short = pc.take(_short_lengths(), pc.if_else(pc.less(lengths, LONG), lengths, 0))
+    return pc.if_else(pc.less(lengths, LONG), short, pc.cast(long, pa.binary()))
 
 
 def _short_lengths() -> pa.BinaryArray:
     import pyarrow as pa
 
-    return pa.array([bytes((length,)) for length in range(_LONG)], pa.binary())
+    return pa.array([bytes((length,)) for length in range(LONG)], pa.binary())
