@@ -23,7 +23,8 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "hooks": _modules("hooks.redis"),
         "operators": _modules(
-            *("operators.cache_invalidation", "operators.dag_lock", "operators.gold_publish"),
+            *("operators.backup", "operators.cache_invalidation"),
+            *("operators.dag_lock", "operators.gold_publish"),
         ),
         "extra-links": ["nexus_redis_provider.operators.locking.LockHolderLink"],
         "task-decorators": [

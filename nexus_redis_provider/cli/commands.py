@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nexus_redis_provider.cli.backup_commands import BACKUP
 from nexus_redis_provider.cli.declaring import JSON, Command, Group, option
 from nexus_redis_provider.cli.server_commands import KEYS, PING, SERVER
 
@@ -132,6 +133,6 @@ GOLD = Group(
     ),
 )
 
-GROUPS = (LOCKS, GOLD, KEYS, SERVER)
+GROUPS = (LOCKS, GOLD, KEYS, SERVER, BACKUP)
 # That are of no group.
 COMMANDS = (PING,)

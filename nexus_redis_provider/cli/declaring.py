@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any
 
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE
@@ -27,6 +28,16 @@ class Option:
     settings: Mapping[str, Any]
 
 
+class Subject(Enum):
+    """What a command is given to work on."""
+
+    CLIENT = auto()
+    # Since it may be that none connects.
+    ENDPOINT = auto()
+    # A function that says the endpoint, since it may be that none is needed.
+    ON_DEMAND = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
     """One thing to do.
@@ -34,15 +45,15 @@ class Command:
     Attributes:
         help: what it does; no square brackets, which Airflow's help takes for markup.
         run: `module:function` of what does it, `(client, args) -> Answer`.
-        on_endpoint: it takes the endpoint in place of a client, since it may be that none connects.
         options: its own; those that say which server are added.
+        subject: what `run` takes in place of a client.
     """
 
     name: str
     help: str
     run: str
     options: tuple[Option, ...]
-    on_endpoint: bool = False
+    subject: Subject = Subject.CLIENT
 
     def load(self) -> Callable[..., Any]:
         """The function that does it."""

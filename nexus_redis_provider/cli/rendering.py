@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-_NUMBERS = ("ROWS", "BYTES", "KEPT", "STAGED", "TO SWEEP", "LENGTH", "MS")
+_NUMBERS = ("ROWS", "BYTES", "KEPT", "STAGED", "TO SWEEP", "LENGTH", "MS", "KEYS")
 _FREE_TEXT = (
     "LOCK",
     "HELD BY",
@@ -24,6 +24,7 @@ _FREE_TEXT = (
     "REMOVED",
     "KEY",
     "COMMAND",
+    "SERVER",
 )
 
 

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nexus_redis_provider.cli.declaring import Command
+from nexus_redis_provider.cli.declaring import Command, Subject
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import (
     AccessDeniedError,
@@ -84,7 +84,7 @@ def perform(command: Command, args: Namespace, endpoint: Callable[[], Endpoint])
         _refuse_what_is_no_text(args)
         if not args.json:
             _need_rich()
-        with _subject(command, endpoint()) as subject:
+        with _subject(command, endpoint) as subject:
             answer: Answer | Feed = command.load()(subject, args)
             if isinstance(answer, Feed):
                 _print_feed(answer, as_json=args.json)
@@ -104,8 +104,14 @@ def perform(command: Command, args: Namespace, endpoint: Callable[[], Endpoint])
     return answer.code if answer.complaints else 0
 
 
-def _subject(command: Command, endpoint: Endpoint) -> AbstractContextManager[Any]:
-    return nullcontext(endpoint) if command.on_endpoint else endpoint.client()
+def _subject(command: Command, endpoint: Callable[[], Endpoint]) -> AbstractContextManager[Any]:
+    match command.subject:
+        case Subject.CLIENT:
+            return endpoint().client()
+        case Subject.ENDPOINT:
+            return nullcontext(endpoint())
+        case Subject.ON_DEMAND:
+            return nullcontext(endpoint)
 
 
 def _refuse_what_is_no_text(args: Namespace) -> None:

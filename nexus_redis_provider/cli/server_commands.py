@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nexus_redis_provider.cli.declaring import JSON, Command, Group, option
+from nexus_redis_provider.cli.declaring import JSON, Command, Group, Subject, option
 
 _KEYS = "nexus_redis_provider.cli.keys"
 _PATTERN = option(
@@ -120,5 +120,5 @@ PING = Command(
     "port, TLS, password or the Sentinels' master name",
     "nexus_redis_provider.cli.pinging:ping",
     (JSON,),
-    on_endpoint=True,
+    subject=Subject.ENDPOINT,
 )

@@ -20,10 +20,10 @@ from nexus_redis_provider.core.backups.folders import (
     backups,
     find_backup,
     new_folder,
-    prune,
     verify,
 )
 from nexus_redis_provider.core.backups.manifests import MANIFEST, Kind
+from nexus_redis_provider.core.backups.retention import Retention, prune
 from nexus_redis_provider.core.errors import BackupError, ConfigurationError, CorruptBackupError
 from nexus_redis_provider.embedded import EmbeddedServer
 from tests.core.backup_servers import AT_ONCE, fill
@@ -192,21 +192,19 @@ def test_there_is_none(tmp_path: Path) -> None:
     ],
 )
 def test_what_stays(dated: Dated, tmp_path: Path, options: Any, left: int) -> None:
-    names = dated(1, 3, 5, 7, 9)
-    gone = [one.name for one in prune(tmp_path, **options, dry_run=True, now=NOW)]
+    names, stays = dated(1, 3, 5, 7, 9), Retention(**options)
+    gone = [one.name for one in prune(tmp_path, stays, dry_run=True, now=NOW)]
     assert gone == names[left:][::-1]
     assert names_in(tmp_path) == names
-    assert [one.name for one in prune(tmp_path, **options, now=NOW)] == gone
+    assert [one.name for one in prune(tmp_path, stays, now=NOW)] == gone
     assert names_in(tmp_path) == names[:left]
     assert sorted(one.name for one in tmp_path.iterdir()) == sorted(names[:left])
 
 
 @pytest.mark.parametrize("options", [{}, {"keep": 0}, {"keep_for": 0}])
-def test_retention_that_makes_no_sense(dated: Dated, tmp_path: Path, options: Any) -> None:
-    names = dated(1, 3)
+def test_retention_that_makes_no_sense(options: Any) -> None:
     with pytest.raises(ConfigurationError):
-        prune(tmp_path, **options)
-    assert names_in(tmp_path) == names
+        Retention(**options)
 
 
 def test_what_a_dead_maker_left(dated: Dated, tmp_path: Path) -> None:
@@ -218,14 +216,14 @@ def test_what_a_dead_maker_left(dated: Dated, tmp_path: Path) -> None:
     two_days_ago = NOW.timestamp() - 2 * 86400
     os.utime(old, (two_days_ago, two_days_ago))
     assert names_in(tmp_path) == [name]
-    prune(tmp_path, keep=1)
+    prune(tmp_path, Retention(keep=1))
     assert sorted(one.name for one in tmp_path.iterdir()) == [new.name, name]
 
 
 def test_what_cannot_be_read_stays(dated: Dated, tmp_path: Path) -> None:
     old, _ = dated(3, 1)
     (tmp_path / old / MANIFEST).write_text("")
-    assert prune(tmp_path, keep=1) == []
+    assert prune(tmp_path, Retention(keep=1)) == []
     assert (tmp_path / old).exists()
 
 

@@ -152,6 +152,15 @@ def test_a_server_that_runs_there(made: Made, backup: Backup, data: Path) -> Non
     restore(backup, data, server_binary=made.binary)
 
 
+def test_a_server_that_answers(made: Made, backup: Backup, data: Path) -> None:
+    with EmbeddedServer("--requirepass", "secret", binary=made.binary) as running:
+        with pytest.raises(ConfigurationError, match=rf"127\.0\.0\.1:{running.port}/0 answers"):
+            restore(backup, data, server=running.endpoint, server_binary=made.binary)
+        assert not data.exists()
+    stopped = replace(running.endpoint, retries=0)
+    assert restore(backup, data, server=stopped, server_binary=made.binary).keys == 207
+
+
 def state_of(data: Path) -> dict[str, bytes]:
     return {
         str(one.relative_to(data)): one.read_bytes() for one in data.rglob("*") if one.is_file()

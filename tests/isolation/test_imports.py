@@ -64,6 +64,7 @@ def loaded_by(wheel: Path, modules: list[str], tmp_path: Path) -> set[str]:
         ("cli/commands", {"airflow", "pyspark", "pyarrow", "redis", "rich"}),
         ("cli/main", {"airflow", "pyspark", "pyarrow", "rich"}),
         ("cli/locks", {"airflow", "pyspark", "pyarrow", "rich"}),
+        ("cli/backups", {"airflow", "pyspark", "pyarrow", "rich"}),
         ("cli/keys", {"airflow", "pyspark", "pyarrow", "rich"}),
         ("cli/servers", {"airflow", "pyspark", "pyarrow", "rich"}),
         *((part, {"pyspark", "pyarrow"}) for part in AIRFLOW_PARTS),
@@ -86,6 +87,7 @@ def test_airflows_command_line_loads_nothing_more(wheel, tmp_path):
     assert ours in loaded
     assert {name for name in loaded if "redis" in name} == {
         "nexus_redis_provider.cli",
+        "nexus_redis_provider.cli.backup_commands",
         "nexus_redis_provider.cli.commands",
         "nexus_redis_provider.cli.declaring",
         "nexus_redis_provider.cli.definition",

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 from nexus_redis_provider.core.backups.checks import Counts, Tools
 from nexus_redis_provider.core.backups.files import named_failures, sha256_of, sync
 from nexus_redis_provider.core.backups.manifests import MANIFEST, BackupFile, Kind, Manifest
-from nexus_redis_provider.core.durations import Duration, to_ms
 from nexus_redis_provider.core.errors import (
     BackupError,
     ConfigurationError,
     CorruptBackupError,
 )
 
-_INCOMPLETE = ".incomplete-"
-_REMOVED = ".removed-"
-# Whoever made or removed it is gone.
-_ABANDONED_S = 86_400
+INCOMPLETE = ".incomplete-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +99,7 @@ def new_folder(root: Path, kind: Kind, created_at: datetime) -> Iterator[Path]:
     It is seen by its own name then, with all that is in it on disk.
     """
     name = f"{created_at:%Y%m%dT%H%M%S}.{created_at.microsecond // 1000:03}Z-{kind}"
-    folder = root / f"{_INCOMPLETE}{name}"
+    folder = root / f"{INCOMPLETE}{name}"
     with named_failures(f"No backup was made in {root}"):
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.mkdir(mode=0o700)
@@ -121,7 +116,7 @@ def new_folder(root: Path, kind: Kind, created_at: datetime) -> Iterator[Path]:
 
 def name_of(folder: Path) -> str:
     """By which name a folder of `new_folder` will be seen."""
-    return folder.name.removeprefix(_INCOMPLETE)
+    return folder.name.removeprefix(INCOMPLETE)
 
 
 def verify(backup: Backup, tools: Tools | None = None) -> Counts | None:
@@ -166,63 +161,3 @@ def check(
         if not file.path.endswith(".manifest"):
             tools.check_log(folder / file.path, name)
     return None
-
-
-def prune(
-    root: Path,
-    *,
-    keep: int | None = None,
-    keep_for: Duration | None = None,
-    dry_run: bool = False,
-    now: datetime | None = None,
-) -> list[Manifest]:
-    """Remove old backups; returns them, oldest first.
-
-    One that is among the newest `keep`, or younger than `keep_for`, stays, and so does the newest
-    one, and what cannot be read. What a maker that died has left behind for a day goes, too.
-
-    Args:
-        root: folder of all backups.
-        keep: how many stay, at least.
-        keep_for: seconds, or a timedelta.
-        dry_run: only say which.
-        now: by default the time.
-
-    Raises:
-        ConfigurationError: neither was given, or a number is not positive.
-        BackupError: a folder cannot be removed.
-    """
-    if keep is None and keep_for is None:
-        raise ConfigurationError("Say what stays: keep, keep_for, or both.")
-    if keep is not None and keep < 1:
-        raise ConfigurationError(f"keep must be at least 1, not {keep}: one backup always stays.")
-    now = now or datetime.now(UTC)
-    age = timedelta(milliseconds=to_ms(keep_for, "keep_for")) if keep_for is not None else None
-    sound = [found for found in backups(root) if isinstance(found, Backup)]
-    sound.sort(key=lambda one: one.manifest.created_at, reverse=True)
-    old = [
-        one
-        for one in sound[max(1, keep or 0) :]
-        if age is None or now - one.manifest.created_at > age
-    ]
-    old.reverse()
-    if not dry_run:
-        with named_failures(f"{root} cannot be cleared"):
-            for one in old:
-                _remove(one.folder)
-            _remove_abandoned(root)
-    return [one.manifest for one in old]
-
-
-def _remove(folder: Path) -> None:
-    # At once, so that nobody restores what is half gone.
-    gone = folder.with_name(f"{_REMOVED}{folder.name}")
-    folder.rename(gone)
-    shutil.rmtree(gone)
-
-
-def _remove_abandoned(root: Path) -> None:
-    for found in list(os.scandir(root)):
-        is_ours = found.name.startswith((_INCOMPLETE, _REMOVED))
-        if is_ours and time.time() - found.stat().st_mtime > _ABANDONED_S:
-            shutil.rmtree(found.path)

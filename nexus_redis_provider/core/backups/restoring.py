@@ -33,12 +33,13 @@ from nexus_redis_provider.core.backups.scratch import (
     total,
 )
 from nexus_redis_provider.core.durations import Duration, to_ms
-from nexus_redis_provider.core.endpoint import translated_errors
+from nexus_redis_provider.core.endpoint import Endpoint, translated_errors
 from nexus_redis_provider.core.errors import (
     BackupError,
     ConfigurationError,
     RehearsalError,
     ServerError,
+    UnreachableError,
 )
 from nexus_redis_provider.core.monitoring.infos import Database
 
@@ -73,6 +74,7 @@ def restore(
     *,
     appendonly: bool | None = None,
     replace: bool = False,
+    server: Endpoint | None = None,
     server_binary: Path | None = None,
     timeout: Duration = 3600.0,
 ) -> Restoration:
@@ -86,6 +88,7 @@ def restore(
         directory: `dir` of its configuration.
         appendonly: as in its configuration; by default as the server had it that was backed up.
         replace: set aside what is there, in a folder beside it.
+        server: that is to be started there: must not answer now, wherever it would run.
         server_binary: prepares the files; no newer than the server that is to read them, and by
             default what `find_server` finds.
         timeout: seconds that each step may take.
@@ -98,6 +101,8 @@ def restore(
 
     Cost: memory for all of the data, and room for it twice in the directory.
     """
+    if server is not None:
+        _refuse_answering(server)
     verify(backup, Tools.find(server_binary))
     manifest = backup.manifest
     wanted = manifest.names.appendonly if appendonly is None else appendonly
@@ -147,6 +152,20 @@ def refuse_running(directory: Path) -> None:
                     f"{name} (process {process.name}) runs in {where}: stop it first, it would "
                     "write over what is restored."
                 )
+
+
+def _refuse_answering(server: Endpoint) -> None:
+    try:
+        with server.client() as client, translated_errors(client):
+            client.ping()
+    except UnreachableError:
+        return
+    except ServerError:
+        # It is there to refuse.
+        pass
+    raise ConfigurationError(
+        f"Redis at {server} answers: stop it first, it would write over what is restored."
+    )
 
 
 class _Preparation:

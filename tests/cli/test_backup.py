@@ -1,0 +1,172 @@
+"""`backup`: made, listed, verified, rehearsed, restored and pruned by the command line."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nexus_redis_provider.cli.main import main
+from nexus_redis_provider.core.endpoint import URL_VARIABLE
+from nexus_redis_provider.embedded import EmbeddedServer
+from tests.cli.conftest import Ran
+from tests.core.backup_servers import AT_ONCE, contents, fill, started
+
+SCRIPT = Path(sys.executable).with_name("nexus-redis")
+
+
+@pytest.fixture
+def own() -> Iterator[EmbeddedServer]:
+    with EmbeddedServer("--appendonly", "yes", *AT_ONCE) as own:
+        fill(own)
+        yield own
+
+
+@pytest.fixture
+def backup(own: EmbeddedServer, capsys: Any, monkeypatch: Any) -> Any:
+    monkeypatch.delenv(URL_VARIABLE, raising=False)
+
+    def backup(word: str, *words: str, url: str | None = None) -> Ran:
+        server = ("--url", url) if url else ()
+        return Ran(main((*server, "backup", word, *words)), *capsys.readouterr())
+
+    return backup
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    return str(tmp_path / "backups")
+
+
+def test_the_way_of_a_backup(own: EmbeddedServer, backup: Any, root: str, tmp_path: Path) -> None:
+    made = backup("create", root, "--json", url=own.url).json
+    assert (made["kind"], made["keys"], made["removed"]) == ("rdb", 207, [])
+    log = backup(
+        "create", root, "--kind", "aof", "--data-dir", str(own.directory), "--json", url=own.url
+    ).json
+    before = contents(own.endpoint)
+    # From here on, no server is asked.
+    names = [one["name"] for one in backup("list", root, "--json").json]
+    assert names == [log["name"], made["name"]]
+    heading, _, *rows = backup("list", root).out.splitlines()
+    assert heading.split() == ["BACKUP", "KIND", "WHEN", "(UTC)", "BYTES", "KEYS", "SERVER"]
+    assert [row.split()[0] for row in rows] == names
+    assert rows[1].rstrip().endswith(f"at 127.0.0.1:{own.port}/0")
+    found = backup("verify", root, made["name"], "--json").json
+    assert found == {"name": made["name"], "read_by_tool": True, "keys": 207}
+    ran = backup("verify", root)
+    assert ran.out.startswith(f"Backup {log['name']}: all 3 file(s) are as they were made.")
+    done = backup("rehearse", root, made["name"], "--json").json
+    assert (done["keys"], done["compared"]) == (207, 0)
+    assert done["databases"] == {
+        "0": {"keys": 206, "expires": 101},
+        "3": {"keys": 1, "expires": 0},
+    }
+    ran = backup("rehearse", root, "--compare", url=own.url)
+    assert f"207 keys compared with 127.0.0.1:{own.port}/0: 0 differ." in ran.out
+    data = tmp_path / "data"
+    ran = backup("restore", root, made["name"], "--to", str(data))
+    assert f"{data} holds the 207 keys of backup {made['name']}." in ran.out
+    assert "Start the server with `appendonly yes`" in ran.out
+    with started(data, "--appendonly", "yes", binary=own._binary) as server:
+        assert contents(server.endpoint) == before
+    words = ("restore", root, log["name"], "--to", str(data), "--appendonly", "no", "--json")
+    ran = backup(*words)
+    assert ran.code == 2
+    assert f"{data} is not empty: appendonlydir" in ran.err
+    again = backup(*words, "--replace").json
+    assert again["appendonly"] is False
+    assert Path(again["set_aside"], "appendonlydir").exists()
+    with started(data, "--appendonly", "no", binary=own._binary) as server:
+        assert contents(server.endpoint) == before
+
+
+def test_where_a_server_still_answers(own, backup: Any, root: str, tmp_path: Path) -> None:
+    made = backup("create", root, "--json", url=own.url).json
+    ran = backup("restore", root, made["name"], "--to", str(tmp_path / "data"), url=own.url)
+    assert ran.code == 2
+    assert f"Redis at 127.0.0.1:{own.port}/0 answers: stop it first" in ran.err
+
+
+def test_what_stays(own, backup: Any, root: str) -> None:
+    names = [backup("create", root, "--json", url=own.url).json["name"] for _ in range(3)]
+    ran = backup("prune", root, "--keep", "2", "--dry-run")
+    assert ran.out.splitlines() == ["1 backup(s) would be removed.", names[0]]
+    made = backup("create", root, "--keep", "2", "--keep-days", "0.0000001", "--json", url=own.url)
+    assert made.json["removed"] == names[:2]
+    assert backup("prune", root, "--keep", "1", "--json").json == {
+        "dry_run": False,
+        "removed": [names[2]],
+    }
+    assert [one["name"] for one in backup("list", root, "--json").json] == [made.json["name"]]
+    assert backup("prune", root).code == 2
+
+
+def test_bad_retention_makes_no_backup(own, backup: Any, root: str) -> None:
+    ran = backup("create", root, "--keep", "0", url=own.url)
+    assert (ran.code, ran.out) == (2, "")
+    assert not Path(root).exists()
+
+
+def test_what_is_wrong_is_one_line(own, backup: Any, root: str) -> None:
+    for words, said in (
+        (("list", root), "cannot be read"),
+        (("verify", root), "cannot be read"),
+        (("rehearse", root, "x"), "There is no backup"),
+    ):
+        ran = backup(*words)
+        assert (ran.code, ran.out) == (1, "")
+        assert said in ran.err
+        assert len(ran.err.splitlines()) == 1
+    name = backup("create", root, "--json", url=own.url).json["name"]
+    file = Path(root, name, "dump.rdb")
+    file.write_bytes(file.read_bytes()[:-1])
+    for word in ("verify", "rehearse"):
+        ran = backup(word, root)
+        assert ran.code == 1
+        assert f"Backup '{name}' is not sound: dump.rdb has" in ran.err
+    Path(root, name, "manifest.json").write_text("")
+    ran = backup("list", root)
+    assert (ran.code, ran.out) == (1, f"No backups in {root}.\n")
+    assert f"Backup '{name}' is not sound" in ran.err
+
+
+def test_keys_that_differ_from_the_source(own, backup: Any, root: str) -> None:
+    backup("create", root, "--json", url=own.url)
+    with own.endpoint.client() as client:
+        client.set("small", "other")
+    ran = backup("rehearse", root, "--compare", url=own.url)
+    assert ran.code == 1
+    assert "1 of 207 keys that were sampled are not as" in ran.err
+    assert backup("rehearse", root, "--compare", "--tolerance", "0.1", url=own.url).code == 0
+    # Which server, nobody said.
+    assert backup("rehearse", root, "--compare").code == 2
+
+
+def test_a_full_disk(own: EmbeddedServer, root: str) -> None:
+    """Nothing is left, and nothing is to be seen, where the file cannot be written to its end."""
+    with own.endpoint.client() as client:
+        client.set("large", os.urandom(300_000))
+
+    def no_more_than_100_kb() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    ran = subprocess.run(
+        [SCRIPT, "--url", own.url, "backup", "create", root, "--json"],
+        preexec_fn=no_more_than_100_kb,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 1
+    assert ran.stderr.startswith(f"nexus-redis: No backup was made in {root}: ")
+    assert "File too large" in ran.stderr
+    assert list(Path(root).iterdir()) == []
+    with own.endpoint.client() as client:
+        assert client.ping()

@@ -1,0 +1,111 @@
+"""Backups by an operator: made, rehearsed, and the old ones removed last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nexus_redis_provider.core.backups.folders import Backup, verify
+from nexus_redis_provider.core.errors import ConfigurationError, RehearsalError, UnreachableError
+from nexus_redis_provider.embedded import EmbeddedServer
+from nexus_redis_provider.operators.backup import RedisBackupOperator
+from tests.core.backup_servers import AT_ONCE, fill
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedServer]:
+    with EmbeddedServer("--appendonly", "yes", *AT_ONCE) as own:
+        fill(own)
+        monkeypatch.setenv("AIRFLOW_CONN_OWN", f"nexus-redis://{own.endpoint.nodes[0]}")
+        yield own
+
+
+@pytest.fixture
+def backup(own: EmbeddedServer, tmp_path: Path) -> Any:
+    def backup(**options: Any) -> dict[str, Any]:
+        defaults = {"folder": str(tmp_path / "backups"), "redis_conn_id": "own"}
+        return RedisBackupOperator(task_id="backup", **defaults | options).execute({})
+
+    return backup
+
+
+def names(tmp_path: Path) -> list[str]:
+    return sorted(one.name for one in (tmp_path / "backups").iterdir())
+
+
+def test_a_backup(backup: Any, tmp_path: Path) -> None:
+    facts = backup(rehearse=True, compare=True)
+    found = Backup.open(Path(facts["path"]))
+    verify(found)
+    assert facts == {
+        "name": found.manifest.name,
+        "path": str(tmp_path / "backups" / found.manifest.name),
+        "kind": "rdb",
+        "created_at": found.manifest.created_at.isoformat(),
+        "bytes": found.manifest.bytes,
+        "keys": 207,
+        "offset": found.manifest.offset,
+        "removed": [],
+    }
+
+
+def test_a_log(own: EmbeddedServer, backup: Any) -> None:
+    facts = backup(kind="aof", data_dir=str(own.directory), rehearse=True)
+    assert (facts["kind"], facts["keys"], facts["offset"]) == ("aof", None, None)
+
+
+def test_old_ones_go_last(backup: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = backup()["name"], backup()["name"]
+    facts = backup(keep=2)
+    assert facts["removed"] == [first]
+    assert names(tmp_path) == [second, facts["name"]]
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RehearsalError("b", "nothing came back")
+
+    monkeypatch.setattr("nexus_redis_provider.operators.backup.rehearse", fail)
+    with pytest.raises(RehearsalError):
+        backup(keep=1, rehearse=True)
+    assert len(names(tmp_path)) == 3
+
+
+def test_a_source_that_has_gone_on(own: EmbeddedServer, backup: Any, monkeypatch: Any) -> None:
+    from nexus_redis_provider.operators import backup as module
+
+    real = module.create_backup
+
+    def create(*args: Any) -> Backup:
+        made = real(*args)
+        with own.endpoint.client() as client:
+            client.set("small", "other")
+        return made
+
+    monkeypatch.setattr(module, "create_backup", create)
+    with pytest.raises(RehearsalError, match="1 of 207 keys"):
+        backup(rehearse=True, compare=True)
+    backup(rehearse=True, compare=True, tolerance=0.5)
+
+
+def test_no_server(backup: Any, tmp_path: Path) -> None:
+    with pytest.raises(UnreachableError):
+        backup(redis_conn_id="nowhere")
+    assert not (tmp_path / "backups").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"compare": True}, "give rehearse=True"),
+        ({"keep": 0}, "keep must be at least 1"),
+        ({"keep_for": -1}, "keep_for must be a positive number"),
+        ({"kind": "x"}, "kind must be one of rdb, aof, not 'x'"),
+        ({"kind": "aof"}, "say where that is"),
+        ({"rehearse": True, "compare": True, "sample": 0}, "sample must be at least 1"),
+    ],
+)
+def test_options_that_make_no_sense(backup: Any, options: Any, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        backup(**options)
