@@ -8,7 +8,12 @@ import threading
 import pytest
 
 from nexus_redis_provider.core import exchanges
-from nexus_redis_provider.core.errors import ConfigurationError, GoldError, NotPublishedError
+from nexus_redis_provider.core.errors import (
+    ConfigurationError,
+    GoldError,
+    NotPublishedError,
+    ServerError,
+)
 from nexus_redis_provider.core.gold import readers, talks
 from nexus_redis_provider.core.gold.history import rollback
 from nexus_redis_provider.core.gold.manifests import Layout, Mode
@@ -259,3 +264,40 @@ def test_readers_speak_either_protocol(endpoint, namespace, layout, protocol, mo
         dataset = GoldDataset(own, "sales", namespace=namespace)
         assert dataset.verify().rows == len(list(dataset.scan())) == 300
         assert dataset.get("k7") == {"id": "k7", "n": 7}
+
+
+async def test_a_read_that_is_interrupted_leaves_no_reply_to_the_next(
+    endpoint, namespace, monkeypatch
+):
+    await asyncio.to_thread(publish, endpoint, numbers(0, 9, 7), spec(namespace))
+    read = exchanges._areply_of
+    async with endpoint.async_client(max_connections=1) as own:
+        dataset = AsyncGoldDataset(own, "sales", namespace=namespace)
+        assert (await dataset.get_many(["k1"]))[0]["id"] == "k1"
+        monkeypatch.setattr(exchanges, "_areply_of", interrupted)
+        with pytest.raises(asyncio.CancelledError):
+            await dataset.get_many(["k2"])
+        monkeypatch.setattr(exchanges, "_areply_of", read)
+        assert await dataset.get_many(["k3"]) == [{"id": "k3", "n": 7}]
+
+
+async def interrupted(_):
+    raise asyncio.CancelledError
+
+
+async def test_a_refusal_leaves_no_reply_to_the_next(endpoint, namespace, client):
+    """Of several commands that are sent at once, also where it is the first that is refused."""
+    what = spec(namespace, layout=Layout.HASH)
+    manifest = await asyncio.to_thread(publish, endpoint, numbers(0, 9, 7), what)
+    key = f"{namespace}:gold:sales:{manifest.version}:k1"
+    client.delete(key)
+    client.set(key, "no hash")
+    async with endpoint.async_client(max_connections=1) as own:
+        twin = AsyncGoldDataset(own, "sales", namespace=namespace)
+        dataset = GoldDataset(client, "sales", namespace=namespace)
+        with pytest.raises(ServerError, match="WRONGTYPE"):
+            await twin.get_many(["k1", "k2"])
+        with pytest.raises(ServerError, match="WRONGTYPE"):
+            dataset.get_many(["k1", "k2"])
+        expected = [{"id": "k3", "n": 7}]
+        assert dataset.get_many(["k3"]) == expected == await twin.get_many(["k3"])
