@@ -106,31 +106,58 @@ def _connection_fields() -> dict[str, Any]:
             "string",
             "host:port,host:port: other Sentinels, or nodes of the Cluster, where one is down.",
         ),
-        "master": _field("Sentinel master", "string", "Its name with the Sentinels."),
+        "master": _field("Sentinel master", "string", "The primary's name with the Sentinels."),
         "sentinel_username": _field("Sentinel user", "string", "Where Sentinels ask for it."),
         "sentinel_password": _field(
             "Sentinel password", "string", "Where Sentinels ask for it.", format="password"
         ),
-        "db": _field("Database", "integer", default=0, minimum=0),
-        "ssl": _field("Use TLS", "boolean", default=False),
+        "sentinel_password_env": _reference("Sentinel password's variable", variable=True),
+        "sentinel_password_file": _reference("Sentinel password's file", variable=False),
+        "db": _field(
+            "Database", "integer", "Its number; a Cluster has only 0.", default=0, minimum=0
+        ),
+        "password_env": _reference("Password's variable", variable=True),
+        "password_file": _reference("Password's file", variable=False),
+        "credential_provider": _field(
+            "Credential provider",
+            "string",
+            "package.module.Class on the workers that tells user and password, in place of those.",
+        ),
+        **_tls_fields(),
+        **_client_fields(),
+    }
+
+
+def _tls_fields() -> dict[str, Any]:
+    path = "Path of a PEM file on the workers."
+    return {
+        "ssl": _field(
+            "Use TLS", "boolean", "Also with Sentinels and between nodes.", default=False
+        ),
         "ssl_cert_reqs": _field(
             "Verify the server's certificate",
             "string",
+            "With none, anybody in between may pass for the server.",
             default="required",
             enum=["required", "optional", "none"],
         ),
-        "ssl_check_hostname": _field("Check the host's name", "boolean", default=True),
-        "ssl_ca_certs": _field("CA certificates", "string", "Path of a PEM file on the workers."),
-        "ssl_certfile": _field(
-            "Client certificate", "string", "Path of a PEM file on the workers."
+        "ssl_check_hostname": _field(
+            "Check the host's name",
+            "boolean",
+            "Whether the certificate must be for this host.",
+            default=True,
         ),
-        "ssl_keyfile": _field("Client key", "string", "Path of a PEM file on the workers."),
-        "connect_timeout": _field(
-            "Connect timeout", "number", "Seconds per attempt.", default=3, minimum=0.1
-        ),
-        "read_timeout": _field(
-            "Read timeout", "number", "Seconds per attempt.", default=5, minimum=0.1
-        ),
+        "ssl_ca_certs": _field("CA certificates", "string", f"{path} Empty: the system's."),
+        "ssl_certfile": _field("Client certificate", "string", f"{path} Where the server asks."),
+        "ssl_keyfile": _field("Client key", "string", path),
+    }
+
+
+def _client_fields() -> dict[str, Any]:
+    seconds = "Seconds per attempt."
+    return {
+        "connect_timeout": _field("Connect timeout", "number", seconds, default=3, minimum=0.1),
+        "read_timeout": _field("Read timeout", "number", seconds, default=5, minimum=0.1),
         "retries": _field(
             "Retries",
             "integer",
@@ -139,12 +166,52 @@ def _connection_fields() -> dict[str, Any]:
             minimum=0,
         ),
         "max_connections": _field(
-            "Connections", "integer", "At most, per client.", default=100, minimum=1
+            "Connections",
+            "integer",
+            "At most, of a client's pool; of a Cluster, to each node.",
+            default=100,
+            minimum=1,
+        ),
+        "pool_timeout": _field(
+            "Pool timeout",
+            "number",
+            "Seconds to wait while all connections are in use; 0 is an error at once.",
+            default=0,
+            minimum=0,
+        ),
+        "health_check_interval": _field(
+            "Health check",
+            "number",
+            "Seconds of idleness after which a connection is tried before it is used; 0: never.",
+            default=30,
+            minimum=0,
+        ),
+        "read_from": _field(
+            "Read from",
+            "string",
+            "Where reads go that may be stale; with Sentinels or a Cluster.",
+            default="primary",
+            enum=["primary", "replica"],
+        ),
+        "protocol": _field(
+            "RESP version",
+            "integer",
+            "2 for a proxy that does not speak RESP3.",
+            default=3,
+            enum=[2, 3],
         ),
         "client_name": _field("Client name", "string", "Shown by CLIENT LIST."),
     }
 
 
-def _field(label: str, kind: str, description: str | None = None, **schema: Any) -> dict[str, Any]:
-    field: dict[str, Any] = {"label": label, "schema": {"type": [kind, "null"], **schema}}
-    return field | ({"description": description} if description else {})
+def _reference(label: str, *, variable: bool) -> dict[str, Any]:
+    what = "Environment variable" if variable else "File"
+    return _field(label, "string", f"{what} on the workers that holds the password.")
+
+
+def _field(label: str, kind: str, description: str, **schema: Any) -> dict[str, Any]:
+    return {
+        "label": label,
+        "description": description,
+        "schema": {"type": [kind, "null"], **schema},
+    }

@@ -42,6 +42,12 @@ def kill(server: EmbeddedServer) -> None:
     os.kill(server.pid, signal.SIGKILL)
 
 
+def crash(server: EmbeddedServer) -> None:
+    """End a server as a crash does, and return when it is gone."""
+    kill(server)
+    server._process.wait()
+
+
 @dataclass
 class _Deployment(ABC):
     """Servers that end with the block."""
@@ -283,7 +289,9 @@ class ClusterDeployment(_Deployment):
 
     def _knows_all(self, server: EmbeddedServer) -> bool:
         with _talk(server) as node:
-            return int(node.cluster("INFO")["cluster_known_nodes"]) == len(self.servers)
+            known = node.cluster("NODES").values()
+        # Until the other one has answered, a node goes by a name that is not its own.
+        return len(known) == len(self.servers) and not any("handshake" in k["flags"] for k in known)
 
     def _is_ready(self, server: EmbeddedServer) -> bool:
         with _talk(server) as node:

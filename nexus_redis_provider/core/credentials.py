@@ -6,6 +6,7 @@ looked up there. A literal never leaves the process it was given to.
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
+
+from redis.credentials import CredentialProvider
 
 from nexus_redis_provider.core.errors import ConfigurationError
 
@@ -95,3 +98,33 @@ def _password_in(url: str) -> str:
     # Not by urlsplit: the URL may name several hosts.
     authority = re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0]
     return unquote(authority.rpartition("@")[0].partition(":")[2])
+
+
+def provider_of(name: str) -> CredentialProvider:
+    """What tells user and password whenever a connection is made.
+
+    Args:
+        name: `package.module.Class`, of a subclass of redis-py's `CredentialProvider` that needs
+            no arguments.
+
+    Raises:
+        ConfigurationError: there is no such class.
+    """
+    module, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError(
+            f"credential_provider={name!r} is not package.module.Class: {error}."
+        ) from error
+    # Whoever may write a connection is not thereby to call anything at all.
+    if not (isinstance(found, type) and issubclass(found, CredentialProvider)):
+        raise ConfigurationError(
+            f"credential_provider={name!r} is no subclass of redis.credentials.CredentialProvider."
+        )
+    try:
+        return found()
+    except TypeError as error:
+        raise ConfigurationError(
+            f"credential_provider={name!r} cannot be made without arguments: {error}."
+        ) from error

@@ -17,7 +17,8 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS
 
 from nexus_redis_provider.core.addresses import Node, Topology
 from nexus_redis_provider.core.endpoint import Endpoint
-from nexus_redis_provider.core.faults import Fault, fault_of
+from nexus_redis_provider.core.faults import Fault
+from nexus_redis_provider.core.symptoms import fault_of
 
 T = TypeVar("T")
 

@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast, get_args
 
 import redis
 import redis.asyncio
-from redis import exceptions
 from redis.backoff import ExponentialWithJitterBackoff
+from redis.cluster import LoadBalancingStrategy
 from redis.driver_info import DriverInfo
 
-from nexus_redis_provider.core import following, sentinels
-from nexus_redis_provider.core.addresses import DEFAULT_PORT, Node, Tls, Topology, settings_of
-from nexus_redis_provider.core.credentials import Secret, SecretSource
-from nexus_redis_provider.core.errors import (
-    AccessDeniedError,
-    ConfigurationError,
-    RefusedError,
-    ServerError,
-    UnreachableError,
+from nexus_redis_provider.core import following, pools, sentinels
+from nexus_redis_provider.core.addresses import DEFAULT_PORT, Node, Tls, Topology
+from nexus_redis_provider.core.credentials import Secret, SecretSource, provider_of
+from nexus_redis_provider.core.errors import ConfigurationError
+from nexus_redis_provider.core.translations import (
+    FAILURES,
+    address_of,
+    translated,
+    translated_errors,
 )
+from nexus_redis_provider.core.urls import settings_of
 
 URL_VARIABLE = "NEXUS_REDIS_URL"
 
 __all__ = [
     "DEFAULT_PORT",
+    "FAILURES",
     "URL_VARIABLE",
     "Endpoint",
     "Node",
+    "ReadFrom",
     "Tls",
     "Topology",
     "address_of",
@@ -39,6 +40,9 @@ __all__ = [
     "translated_errors",
 ]
 
+ReadFrom = Literal["primary", "replica"]
+
+_REPLICAS = LoadBalancingStrategy.ROUND_ROBIN_REPLICAS
 # Made once: redis-py reads its own version from the metadata of its package for every client.
 _DRIVER = DriverInfo()
 
@@ -63,8 +67,16 @@ class Endpoint:
         sentinel_username, sentinel_password: for the Sentinels, where they ask for it.
         tls: verification settings, or None for plain TCP; for Sentinels, too.
         connect_timeout, read_timeout: seconds per attempt.
+        credential_provider: `package.module.Class` that tells user and password whenever a
+            connection is made; see `credentials.provider_of`.
         retries: further attempts after a lost connection or a timeout.
         max_connections: of a client's pool; of a Cluster, for each node.
+        pool_timeout: seconds to wait for a connection while all of the pool are in use; 0 is
+            `PoolExhaustedError` at once.
+        health_check_interval: seconds that a connection may be idle before it is tried by a PING
+            ahead of a command, so that one which a firewall dropped is noticed; 0 never tries.
+        read_from: where `read_client` goes; all other clients go to the primary.
+        protocol: 3 or 2: RESP3, or RESP2 for proxies that do not speak that.
         client_name: shown by CLIENT LIST; needs the permission `client|setname`.
     """
 
@@ -76,21 +88,54 @@ class Endpoint:
     password: Secret | None = None
     sentinel_username: str | None = None
     sentinel_password: Secret | None = None
+    credential_provider: str | None = None
     tls: Tls | None = None
     connect_timeout: float = 3.0
     read_timeout: float = 5.0
     retries: int = 2
     max_connections: int = 100
+    pool_timeout: float = 0.0
+    health_check_interval: float = 30.0
+    read_from: ReadFrom = "primary"
+    protocol: Literal[2, 3] = 3
     client_name: str | None = None
 
     def __post_init__(self) -> None:
         self._check_topology()
+        self._check_what_excludes_another()
         for name in ("connect_timeout", "read_timeout", "max_connections"):
             if not getattr(self, name) > 0:
                 raise ConfigurationError(f"{name} must be positive, not {getattr(self, name)!r}.")
-        for name in ("retries", "db"):
+        for name in ("retries", "db", "pool_timeout", "health_check_interval"):
             if getattr(self, name) < 0:
                 raise ConfigurationError(f"{name} must not be negative: {getattr(self, name)!r}.")
+        if self.read_from not in get_args(ReadFrom):
+            known = " or ".join(get_args(ReadFrom))
+            raise ConfigurationError(f"read_from must be {known}, not {self.read_from!r}.")
+        if self.protocol not in (2, 3):
+            raise ConfigurationError(f"protocol must be 2 or 3, not {self.protocol!r}.")
+
+    def _check_what_excludes_another(self) -> None:
+        if self.credential_provider and (self.username or self.password):
+            raise ConfigurationError(
+                "credential_provider tells user and password: give it, or those, not both."
+            )
+        if self.is_cluster and self.pool_timeout:
+            raise ConfigurationError(
+                "Clients of a Cluster do not wait for a connection that is free: give no "
+                f"pool_timeout, and more max_connections than {self.max_connections} if need be."
+            )
+        if self.topology is Topology.STANDALONE and self.read_from == "replica":
+            raise ConfigurationError(
+                "read_from='replica' needs Sentinels or a Cluster, which know the replicas. Of a "
+                "single server, give the replica's own address as a connection of its own."
+            )
+        if any(node.is_socket for node in self.nodes) and (
+            self.tls or self.topology is not Topology.STANDALONE
+        ):
+            raise ConfigurationError(
+                "A Unix socket is that of a single server on this machine, without TLS."
+            )
 
     def _check_topology(self) -> None:
         if not self.nodes:
@@ -128,11 +173,9 @@ class Endpoint:
         Args:
             url: `redis://[user[:password]@]host[:port][/db][?option=value&...]`, for Sentinels
                 `redis+sentinel://...@host[:port],host[:port]/db?master=NAME`, for a Cluster
-                `redis+cluster://...@host[:port],host[:port]`, each with `rediss` for TLS. Options:
-                `password_env`, `password_file`, `connect_timeout`, `read_timeout`, `retries`,
-                `max_connections`, `client_name`; of TLS `ssl_ca_certs`, `ssl_certfile`,
-                `ssl_keyfile`, `ssl_cert_reqs` and `ssl_check_hostname`; of Sentinels `master`,
-                `sentinel_username`, `sentinel_password_env` and `sentinel_password_file`.
+                `redis+cluster://...@host[:port],host[:port]`, each with `rediss` for TLS; for a
+                Unix socket `unix://[user[:password]@]/path[?db=N]`. The options are those of
+                `options.OPTIONS`, which docs/connections.md explains.
 
         Raises:
             ConfigurationError: the URL or an option is wrong; the message never repeats a password.
@@ -177,23 +220,48 @@ class Endpoint:
         """
         options = self._options() | {"retry": self._retry()} | overrides
         if self.topology is Topology.SENTINEL:
-            return following.client_of(sentinels.Primary(self), options)
-        if self.topology is Topology.CLUSTER:
+            return following.client_of(sentinels.Primary(self), options, self.pool_timeout)
+        if self.is_cluster:
             from nexus_redis_provider.core.clusters import general_client  # it needs endpoints
 
             return cast("redis.Redis", general_client(self, options))
-        return redis.Redis(host=self.nodes[0].host, port=self.nodes[0].port, **options)
+        kind = _kind_of(redis, self.nodes[0], options)
+        return pools.client_of(kind, options, self.pool_timeout)
 
     def async_client(self, **overrides: Any) -> redis.asyncio.Redis:
         """The asyncio twin of `client`; close it with `await client.aclose()`."""
         options = self._options() | {"retry": self._async_retry()} | overrides
         if self.topology is Topology.SENTINEL:
-            return following.async_client_of(sentinels.AsyncPrimary(self), options)
-        if self.topology is Topology.CLUSTER:
+            guide = sentinels.AsyncPrimary(self)
+            return following.async_client_of(guide, options, self.pool_timeout)
+        if self.is_cluster:
             from nexus_redis_provider.core.clusters import general_async_client
 
             return cast("redis.asyncio.Redis", general_async_client(self, options))
-        return redis.asyncio.Redis(host=self.nodes[0].host, port=self.nodes[0].port, **options)
+        kind = _kind_of(redis.asyncio, self.nodes[0], options)
+        return pools.async_client_of(kind, options, self.pool_timeout)
+
+    def read_client(self, **overrides: Any) -> redis.Redis:
+        """A client for reads that may be stale: of a replica where `read_from` says so.
+
+        Else, and while there is no replica, it is of the primary, as `client`. Of a Cluster, it
+        sends redis-py's READ_COMMANDS to replicas, and all else to primaries.
+        """
+        if self.read_from == "primary":
+            return self.client(**overrides)
+        if self.is_cluster:
+            return self.client(load_balancing_strategy=_REPLICAS, **overrides)
+        options = self._options() | {"retry": self._retry()} | overrides
+        return following.client_of(sentinels.Replica(self), options, self.pool_timeout)
+
+    def async_read_client(self, **overrides: Any) -> redis.asyncio.Redis:
+        """The asyncio twin of `read_client`."""
+        if self.read_from == "primary":
+            return self.async_client(**overrides)
+        if self.is_cluster:
+            return self.async_client(load_balancing_strategy=_REPLICAS, **overrides)
+        options = self._options() | {"retry": self._async_retry()} | overrides
+        return following.async_client_of(sentinels.AsyncReplica(self), options, self.pool_timeout)
 
     def client_for(self, key: str, **overrides: Any) -> redis.Redis:
         """As `client`, but always a plain one, for a key and all that are in its slot.
@@ -226,6 +294,7 @@ class Endpoint:
             master=None,
             sentinel_username=None,
             sentinel_password=None,
+            read_from="primary",
         )
 
     def sentinel_options(self) -> dict[str, Any]:
@@ -234,6 +303,7 @@ class Endpoint:
             "db": 0,
             "username": self.sentinel_username,
             "password": self.sentinel_password.reveal() if self.sentinel_password else None,
+            "credential_provider": None,
             "client_name": None,
             "retry": None,
         }
@@ -254,9 +324,12 @@ class Endpoint:
             "max_connections": self.max_connections,
             "client_name": self.client_name,
             "driver_info": _DRIVER,
-            # A pooled connection that a firewall dropped is noticed before a command is sent on it.
-            "health_check_interval": 30,
+            "health_check_interval": self.health_check_interval,
+            # Unless it is told, redis-py speaks RESP3 and answers in the forms that it had before.
+            "protocol": None if self.protocol == 3 else self.protocol,
         }
+        if self.credential_provider:
+            options["credential_provider"] = provider_of(self.credential_provider)
         if self.tls:
             options |= {
                 "ssl": True,
@@ -278,69 +351,14 @@ class Endpoint:
         return f"{nodes}/{self.db}"
 
 
-def address_of(client: Any) -> str:
-    """`host:port/db` of a client, or what it follows, for messages."""
-    if (pool := getattr(client, "connection_pool", None)) is None:
-        if (nodes := getattr(client, "startup_nodes", None)) is None:
-            return str(client)
-        return f"Cluster {','.join(f'{node.host}:{node.port}' for node in nodes)}"
-    options = pool.connection_kwargs
-    if "guide" in options:
-        return str(options["guide"])
-    where = options.get("path") or f"{options.get('host')}:{options.get('port')}"
-    return f"{where}/{options.get('db', 0)}"
-
-
-FAILURES = (exceptions.RedisError, exceptions.RedisClusterException)
-
-
-@contextmanager
-def translated_errors(client: Any) -> Iterator[None]:
-    """Within it, redis-py's errors become this package's.
-
-    Args:
-        client: any of redis-py's, of which the message tells the address.
-
-    Raises:
-        UnreachableError: no connection, or no answer in time.
-        AccessDeniedError: bad credentials, or the ACL forbids the command or key.
-        RefusedError: the server refused the command, for want of memory for example.
-    """
-    try:
-        yield
-    except FAILURES as error:
-        raise translated(address_of(client), error) from error
-
-
-_DENIED = (exceptions.AuthenticationError, exceptions.NoPermissionError)
-# A primary that has become a replica, a replica that has lost its primary, a slot that is on its
-# way to another node: all of it is about to change.
-_UNREACHABLE = (
-    exceptions.ConnectionError,
-    exceptions.TimeoutError,
-    exceptions.ReadOnlyError,
-    exceptions.ClusterError,
-    exceptions.TryAgainError,
-    exceptions.AskError,
-    exceptions.SlotNotCoveredError,
-)
-
-
-def translated(where: str, error: BaseException) -> ServerError | exceptions.WatchError:
-    """The error of this package that says what an error of redis-py means.
-
-    That of an optimistic transaction is none, but an answer, and stays as it is.
-    """
-    if isinstance(error, exceptions.WatchError):
-        return error
-    if isinstance(error, exceptions.RedisClusterException) and error.__cause__:
-        # Why it could not look for the nodes.
-        return translated(where, error.__cause__)
-    if isinstance(error, _DENIED):
-        return AccessDeniedError(where, error)
-    if isinstance(error, _UNREACHABLE):
-        return UnreachableError(where, error)
-    return RefusedError(where, str(error))
+def _kind_of(library: Any, node: Node, options: dict[str, Any]) -> type[Any]:
+    """The class of connections to a node; the options get its address."""
+    if node.is_socket:
+        options["path"] = node.host
+        return cast("type[Any]", library.UnixDomainSocketConnection)
+    options["host"], options["port"] = node.host, node.port
+    kind = library.SSLConnection if options.pop("ssl", False) else library.Connection
+    return cast("type[Any]", kind)
 
 
 def _backoff() -> ExponentialWithJitterBackoff:

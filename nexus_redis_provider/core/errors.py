@@ -45,6 +45,18 @@ class UnreachableError(ServerError):
         self.endpoint = endpoint
 
 
+class PoolExhaustedError(UnreachableError):
+    """All connections that a client may have are in use; nothing was sent. Safe to retry later."""
+
+    def __init__(self, endpoint: str, cause: object) -> None:
+        NexusRedisError.__init__(
+            self,
+            f"Redis at {endpoint} was not asked: {str(cause) or 'all connections are in use'}. "
+            "Raise max_connections, or let callers wait with pool_timeout (seconds).",
+        )
+        self.endpoint = endpoint
+
+
 class AccessDeniedError(ServerError):
     """The server refused the credentials or the command; retrying does not help."""
 

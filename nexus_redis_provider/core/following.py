@@ -12,6 +12,8 @@ import redis
 import redis.asyncio
 from redis import exceptions
 
+from nexus_redis_provider.core import pools
+
 # A server that answers so is no longer the one to ask.
 _ELSEWHERE = (exceptions.ReadOnlyError, exceptions.MovedError)
 
@@ -36,29 +38,24 @@ class AsyncGuide(Protocol):
         """As `Guide.left`."""
 
 
-def client_of(guide: Guide, options: dict[str, Any]) -> redis.Redis:
+def client_of(guide: Guide, options: dict[str, Any], wait: float = 0.0) -> redis.Redis:
     """A client that goes where the guide says, whenever it connects.
 
     Args:
         guide: also shown as the client's address, by its `str`.
-        options: as for `redis.Redis`, without host and port.
+        options: of a connection, without host and port; `ssl` for TLS.
+        wait: as of `pools.client_of`.
     """
-    single = options.pop("single_connection_client", False)
     kind = FollowingTls if options.pop("ssl", False) else Following
-    pool = redis.ConnectionPool(connection_class=kind, guide=guide, **options)
-    client = redis.Redis(connection_pool=pool, single_connection_client=single)
-    client.auto_close_connection_pool = True
-    return client
+    return pools.client_of(kind, {**options, "guide": guide}, wait)
 
 
-def async_client_of(guide: AsyncGuide, options: dict[str, Any]) -> redis.asyncio.Redis:
+def async_client_of(
+    guide: AsyncGuide, options: dict[str, Any], wait: float = 0.0
+) -> redis.asyncio.Redis:
     """The asyncio twin of `client_of`."""
-    single = options.pop("single_connection_client", False)
     kind = AsyncFollowingTls if options.pop("ssl", False) else AsyncFollowing
-    pool: Any = redis.asyncio.ConnectionPool(connection_class=kind, guide=guide, **options)
-    client = redis.asyncio.Redis(connection_pool=pool, single_connection_client=single)
-    client.auto_close_connection_pool = True
-    return client
+    return pools.async_client_of(kind, {**options, "guide": guide}, wait)
 
 
 class Following(redis.Connection):

@@ -21,11 +21,16 @@ from nexus_redis_provider.core.clusters import (
     is_spread,
     plain_client,
 )
-from nexus_redis_provider.core.endpoint import FAILURES, address_of, translated, translated_errors
 from nexus_redis_provider.core.errors import ConfigurationError, ServerError
 from nexus_redis_provider.core.exchanges import exchange, own_connection, reply_of
 from nexus_redis_provider.core.patience import Missed, apatiently, patiently
 from nexus_redis_provider.core.spreading import aspread, spread
+from nexus_redis_provider.core.translations import (
+    FAILURES,
+    address_of,
+    translated,
+    translated_errors,
+)
 
 T = TypeVar("T")
 Argument = str | bytes | int

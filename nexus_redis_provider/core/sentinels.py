@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,17 @@ class Primary(_Watched):
         raise self._complaint(doubts)
 
 
+class Replica(Primary):
+    """The guide of connections to a replica, or to the primary while there is none."""
+
+    def address(self) -> tuple[str, int]:
+        """The address of one of the replicas; raises as `Primary.address`."""
+        primary = super().address()
+        # Who has just answered stands first.
+        with redis.Redis(**self._options(self._nodes[0])) as sentinel:
+            return _one_of(sentinel.sentinel_slaves(self._name)) or primary
+
+
 class AsyncPrimary(_Watched):
     """The asyncio twin of `Primary`."""
 
@@ -109,3 +121,24 @@ class AsyncPrimary(_Watched):
             if address:
                 return address[0], address[1]
         raise self._complaint(doubts)
+
+
+class AsyncReplica(AsyncPrimary):
+    """The asyncio twin of `Replica`."""
+
+    async def address(self) -> tuple[str, int]:
+        """As `Replica.address`."""
+        primary = await super().address()
+        async with redis.asyncio.Redis(**self._options(self._nodes[0])) as sentinel:
+            return _one_of(await sentinel.sentinel_slaves(self._name)) or primary
+
+
+def _one_of(replicas: Any) -> tuple[str, int] | None:
+    """Any replica that is up and hears from its primary."""
+    fit = [
+        (state["ip"], state["port"])
+        for state in replicas
+        if state["master-link-status"] == "ok"
+        and not (state["is_sdown"] or state["is_odown"] or state["is_disconnected"])
+    ]
+    return random.choice(fit) if fit else None

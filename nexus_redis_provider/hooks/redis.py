@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow.providers.redis.hooks.redis import RedisHook
 
-from nexus_redis_provider.core.addresses import nodes_of
-from nexus_redis_provider.core.credentials import Secret, SecretSource
+from nexus_redis_provider.core.addresses import Node, Topology, nodes_of
 from nexus_redis_provider.core.diagnosis import diagnose
-from nexus_redis_provider.core.endpoint import Endpoint, Node, Tls, Topology
+from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import ConfigurationError, NexusRedisError
+from nexus_redis_provider.core.options import Wrong, endpoint_settings, flag, whole
 from nexus_redis_provider.hooks.inspecting import Inspecting
 
 if TYPE_CHECKING:
@@ -21,16 +22,6 @@ if TYPE_CHECKING:
 
 CONNECTION_TYPE = "nexus_redis"
 _TYPES = (CONNECTION_TYPE, "redis", "rediss")
-_TLS_EXTRAS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
-_CLIENT_EXTRAS: dict[str, type[int | float | str]] = {
-    "connect_timeout": float,
-    "read_timeout": float,
-    "retries": int,
-    "max_connections": int,
-    "client_name": str,
-    "master": str,
-    "sentinel_username": str,
-}
 
 
 def endpoint_of(connection: Connection, extra: Mapping[str, Any] | None = None) -> Endpoint:
@@ -52,30 +43,25 @@ def endpoint_of(connection: Connection, extra: Mapping[str, Any] | None = None) 
         raise _wrong(connection, f"has the type {connection.conn_type!r}, not {CONNECTION_TYPE!r}")
     if not connection.host:
         raise _wrong(connection, "has no host")
+    wrong = partial(_wrong, connection)
     given = connection.extra_dejson if extra is None else extra
     # A form sends what was left empty as null or as an empty text.
     extras = {name: value for name, value in given.items() if value not in (None, "")}
-    topology = _topology_of(connection, extras)
-    nodes = _nodes_of(connection, extras, topology)
-    tls = _tls_of(connection, extras)
-    settings = {
-        name: _converted(connection, name, kind, extras.pop(name))
-        for name, kind in _CLIENT_EXTRAS.items()
-        if name in extras
+    topology = _topology_of(extras, wrong)
+    nodes = _nodes_of(connection, extras, topology, wrong)
+    encrypted = _flag("ssl", extras.pop("ssl", connection.conn_type == "rediss"), wrong)
+    db = _database_of(connection.schema, extras.pop("db", None), wrong)
+    literals = {
+        "password": _password(connection.password),
+        "sentinel_password": _password(extras.pop("sentinel_password", None)),
     }
-    db = _database_of(connection, extras)
-    sentinel_password = _secret_of(extras.pop("sentinel_password", None))
-    if extras:
-        raise _wrong(connection, f"has unknown extra(s): {', '.join(sorted(extras))}")
     return Endpoint(
         nodes=nodes,
         topology=topology,
         db=db,
         username=connection.login or None,
-        password=_secret_of(connection.password),
-        sentinel_password=sentinel_password,
-        tls=tls,
-        **settings,
+        # The official form stores its defaults of the fields for TLS even where `ssl` is off.
+        **endpoint_settings(extras, literals, encrypted=encrypted, wrong=wrong),
     )
 
 
@@ -140,6 +126,17 @@ class NexusRedisHook(Inspecting, RedisHook):
         """
         return (await self.get_endpoint()).async_client()
 
+    def get_read_conn(self) -> redis.Redis:
+        """A new client for reads that may be stale, which the caller closes.
+
+        It goes to a replica where the connection says `read_from=replica`.
+        """
+        return self.endpoint.read_client()
+
+    async def get_async_read_conn(self) -> redis.asyncio.Redis:
+        """The asyncio twin of `get_read_conn`."""
+        return (await self.get_endpoint()).async_read_client()
+
     def close(self) -> None:
         """Close this hook's sync client; harmless when it has none."""
         if self._client is not None:
@@ -174,79 +171,57 @@ def _wrong(connection: Connection, what: str) -> ConfigurationError:
     return ConfigurationError(f"Airflow connection {connection.conn_id!r} {what}.")
 
 
-def _topology_of(connection: Connection, extras: dict[str, Any]) -> Topology:
+def _topology_of(extras: dict[str, Any], wrong: Wrong) -> Topology:
     text = str(extras.pop("topology", Topology.STANDALONE))
-    if "cluster" in extras and _flag(connection, "cluster", extras.pop("cluster")):
+    if _flag("cluster", extras.pop("cluster", False), wrong):
         if text not in (Topology.STANDALONE, Topology.CLUSTER):
-            raise _wrong(connection, f"has topology={text!r}, and the extra `cluster`; give one")
+            raise wrong(f"has topology={text!r}, and the extra `cluster`; give one")
         return Topology.CLUSTER
     if text not in list(Topology):
-        known = ", ".join(Topology)
-        raise _wrong(connection, f"has topology={text!r}, which must be one of {known}")
+        raise wrong(f"has topology={text!r}, which must be one of {', '.join(Topology)}")
     return Topology(text)
 
 
 def _nodes_of(
-    connection: Connection, extras: dict[str, Any], topology: Topology
+    connection: Connection, extras: dict[str, Any], topology: Topology, wrong: Wrong
 ) -> tuple[Node, ...]:
-    nodes = [Node(str(connection.host), connection.port or topology.default_port)]
+    host = str(connection.host)
+    port = topology.default_port if host.startswith("/") else connection.port
+    nodes = [Node(host, port or topology.default_port)]
     for extra in ("nodes", "startup_nodes"):
         if further := extras.pop(extra, None):
             if topology is Topology.STANDALONE:
-                raise _wrong(
-                    connection,
+                raise wrong(
                     f"has {extra}={further!r}, but one server; say by the extra `topology` "
-                    "whether they are sentinel or cluster",
+                    "whether they are sentinel or cluster"
                 )
             try:
                 nodes.extend(nodes_of(str(further), topology.default_port))
             except ConfigurationError as error:
-                raise _wrong(connection, f"has a bad extra {extra}: {error}".rstrip(".")) from None
+                raise wrong(f"has a bad extra {extra}: {error}".rstrip(".")) from None
     return tuple(dict.fromkeys(nodes))
 
 
-def _tls_of(connection: Connection, extras: dict[str, Any]) -> Tls | None:
-    settings = {name: extras.pop(name) for name in _TLS_EXTRAS if name in extras}
-    wanted = connection.conn_type == "rediss"
-    if "ssl" in extras:
-        wanted = _flag(connection, "ssl", extras.pop("ssl"))
-    # The official form stores its defaults of the other fields even where `ssl` is off.
-    if not wanted:
-        return None
-    hostname = settings.pop("ssl_check_hostname", True)
-    return Tls(
-        check_hostname=_flag(connection, "ssl_check_hostname", hostname),
-        **{name.removeprefix("ssl_"): str(value) for name, value in settings.items()},
-    )
-
-
-def _database_of(connection: Connection, extras: dict[str, Any]) -> int:
-    found = {
-        _converted(connection, name, int, value)
-        for name, value in (("schema", connection.schema), ("db", extras.pop("db", None)))
-        if value not in (None, "")
-    }
+def _database_of(schema: Any, db: Any, wrong: Wrong) -> int:
+    found = set()
+    for name, value in (("schema", schema), ("db", db)):
+        if value not in (None, ""):
+            try:
+                found.add(whole(value))
+            except (TypeError, ValueError):
+                raise wrong(f"has {name}={value!r}, which must be a number") from None
     if len(found) > 1:
-        raise _wrong(connection, "names two databases, one as schema and one as extra `db`")
-    return int(found.pop()) if found else 0
+        raise wrong("names two databases, one as schema and one as extra `db`")
+    return found.pop() if found else 0
 
 
-def _secret_of(password: Any) -> Secret | None:
+def _password(given: Any) -> str | None:
     # As the official hook: the texts "None" and "False" are what some deployments store for none.
-    if str(password).lower() in ("none", "false", ""):
-        return None
-    return Secret(SecretSource.LITERAL, str(password))
+    return None if str(given).lower() in ("none", "false", "") else str(given)
 
 
-def _flag(connection: Connection, name: str, value: Any) -> bool:
-    text = str(value).lower()
-    if text not in ("true", "false"):
-        raise _wrong(connection, f"has {name}={value!r}, which must be true or false")
-    return text == "true"
-
-
-def _converted(connection: Connection, name: str, kind: type, value: Any) -> Any:
+def _flag(name: str, value: Any, wrong: Wrong) -> bool:
     try:
-        return kind(value)
-    except (TypeError, ValueError):
-        raise _wrong(connection, f"has {name}={value!r}, which must be a number") from None
+        return flag(value)
+    except ValueError:
+        raise wrong(f"has {name}={value!r}, which must be true or false") from None

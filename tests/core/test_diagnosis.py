@@ -20,7 +20,7 @@ from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.faults import Fault
 from nexus_redis_provider.embedded import EmbeddedServer, free_port
 from tests.certificates import certificate, server_options
-from tests.topologies import MASTER, ClusterDeployment, SentinelDeployment, kill, until
+from tests.topologies import MASTER, ClusterDeployment, SentinelDeployment, crash, kill, until
 
 PASSWORD = "hunter2"
 
@@ -162,6 +162,10 @@ def test_an_http_server(scheme: str) -> None:
         server.shutdown()
         thread.join()
     assert_fault(diagnosis, Fault.NOT_REDIS, server.server_port)
+
+
+def test_a_socket_that_is_not_there(tmp_path: Path) -> None:
+    assert_fault(found(f"unix://{tmp_path}/redis.sock"), Fault.NO_SOCKET, tmp_path)
 
 
 # What servers answer.
@@ -310,11 +314,6 @@ def test_certificates_of_clients(folder: Path) -> None:
 
 
 # Topologies.
-
-
-def crash(server: EmbeddedServer) -> None:
-    kill(server)
-    server._process.wait()
 
 
 def test_one_kind_of_deployment_in_place_of_another(server: EmbeddedServer) -> None:

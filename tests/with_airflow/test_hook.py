@@ -126,7 +126,7 @@ def test_uris(uri: str, expected: Endpoint) -> None:
     [
         ({"conn_type": "http"}, "'c' has the type 'http', not 'nexus_redis'"),
         ({"host": None}, "'c' has no host"),
-        ({"extra": {"nonsense": 1, "more": 2}}, "unknown extra.*more, nonsense"),
+        ({"extra": {"nonsense": 1, "more": 2}}, "unknown option.*more, nonsense"),
         ({"extra": {"cluster": "perhaps"}}, "cluster='perhaps'"),
         ({"extra": {"startup_nodes": "a:1"}}, "startup_nodes='a:1', but one server"),
         ({"extra": {"nodes": "a:1"}}, "nodes='a:1', but one server"),
@@ -217,7 +217,7 @@ def guarded() -> Iterator[Node]:
         ("nexus-redis://{node}", False, "password: {node} wants a password"),
         ("nexus-redis://127.0.0.1:1", False, "port: nothing listens at 127.0.0.1:1"),
         ("nexus-redis://no.such.host.invalid", False, "host: the host's name in no.such.host"),
-        ("nexus-redis://{node}/?typo=1", False, "unknown extra(s): typo"),
+        ("nexus-redis://{node}/?typo=1", False, "unknown option(s): typo"),
     ],
 )
 def test_connection_test_tells_the_cause(

@@ -1,0 +1,121 @@
+"""The options of a connection, read in the same way from a URL and from an Airflow connection.
+
+How the servers stand together, where they are, the database and whether TLS is used have places of
+their own there; all else is one of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nexus_redis_provider.core.addresses import Tls
+from nexus_redis_provider.core.credentials import Secret, SecretSource
+from nexus_redis_provider.core.errors import ConfigurationError
+
+# Says of an option what is wrong with it, and of which URL or connection.
+Wrong = Callable[[str], ConfigurationError]
+
+
+def flag(value: Any) -> bool:
+    """True or false, or as a text."""
+    text = str(value).lower()
+    if text not in ("true", "false"):
+        raise ValueError(text)
+    return text == "true"
+
+
+def whole(value: Any) -> int:
+    """A whole number, or as a text."""
+    if isinstance(value, bool) or (number := int(value)) != float(value):
+        raise ValueError(value)
+    return number
+
+
+_NUMBER = "must be a number"
+# How each is read, and what is said of what cannot be.
+_READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "master": (str, ""),
+    "sentinel_username": (str, ""),
+    "credential_provider": (str, ""),
+    "read_from": (str, ""),
+    "connect_timeout": (float, _NUMBER),
+    "read_timeout": (float, _NUMBER),
+    "retries": (whole, _NUMBER),
+    "max_connections": (whole, _NUMBER),
+    "pool_timeout": (float, _NUMBER),
+    "health_check_interval": (float, _NUMBER),
+    "protocol": (whole, "must be 2 or 3"),
+    "client_name": (str, ""),
+}
+_TLS_READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "ssl_ca_certs": (str, ""),
+    "ssl_certfile": (str, ""),
+    "ssl_keyfile": (str, ""),
+    "ssl_cert_reqs": (str, ""),
+    "ssl_check_hostname": (flag, "must be true or false"),
+}
+_SECRETS = ("password", "sentinel_password")
+_REFERENCES = tuple(f"{secret}_{source}" for secret in _SECRETS for source in ("env", "file"))
+OPTIONS = (*_READERS, *_TLS_READERS, *_REFERENCES)
+
+
+def endpoint_settings(
+    options: Mapping[str, Any], literals: Mapping[str, Any], *, encrypted: bool, wrong: Wrong
+) -> dict[str, Any]:
+    """The arguments of `Endpoint` that options stand for.
+
+    Args:
+        options: by name; texts, or as JSON has them. None and an empty text are as good as none.
+        literals: passwords that were given themselves, by `password` and `sentinel_password`.
+        encrypted: whether TLS is used; what is said of it counts only then.
+        wrong: makes the error.
+
+    Raises:
+        ConfigurationError: an option is unknown or bad; never tells a password.
+    """
+    given = {name: value for name, value in options.items() if value not in (None, "")}
+    if unknown := sorted(set(given) - set(OPTIONS)):
+        raise wrong(f"has unknown option(s): {', '.join(unknown)}")
+    settings = _read(given, _READERS, wrong)
+    tls = _read(given, _TLS_READERS, wrong) if encrypted else {}
+    settings["tls"] = (
+        Tls(**{name.removeprefix("ssl_"): value for name, value in tls.items()})
+        if encrypted
+        else None
+    )
+    return settings | {name: _secret_of(name, given, literals, wrong) for name in _SECRETS}
+
+
+def _read(
+    given: Mapping[str, Any],
+    readers: Mapping[str, tuple[Callable[[Any], Any], str]],
+    wrong: Wrong,
+) -> dict[str, Any]:
+    found = {}
+    for name, (read, must) in readers.items():
+        if name in given:
+            try:
+                found[name] = read(given[name])
+            except (TypeError, ValueError):
+                raise wrong(f"has {name}={given[name]!r}, which {must}") from None
+    return found
+
+
+def _secret_of(
+    name: str, given: Mapping[str, Any], literals: Mapping[str, Any], wrong: Wrong
+) -> Secret | None:
+    found = [
+        Secret(source, str(given[option]))
+        for option, source in (
+            (f"{name}_env", SecretSource.ENV),
+            (f"{name}_file", SecretSource.FILE),
+        )
+        if option in given
+    ]
+    if literal := literals.get(name):
+        found.append(Secret(SecretSource.LITERAL, literal))
+    if len(found) > 1:
+        what = name.replace("_", " ")
+        raise wrong(f"gives the {what} twice; give it once: itself, by {name}_env or {name}_file")
+    return found[0] if found else None

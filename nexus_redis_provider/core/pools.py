@@ -1,0 +1,89 @@
+"""redis-py's clients, each with a pool of its own that says how it is full, or waits."""
+
+from __future__ import annotations
+
+import queue
+from typing import Any
+
+import redis
+import redis.asyncio
+from redis import exceptions
+
+
+def client_of(kind: type[Any], options: dict[str, Any], wait: float = 0.0) -> redis.Redis:
+    """A client whose connections are of a class.
+
+    Args:
+        kind: of connection.
+        options: of the class; and `single_connection_client`, `max_connections`.
+        wait: seconds to wait for a connection while all are in use; 0 is an error at once.
+    """
+    options = dict(options)
+    single = options.pop("single_connection_client", False)
+    pool: redis.ConnectionPool = (
+        _WaitingPool(connection_class=kind, timeout=wait, **options)  # type: ignore[no-untyped-call]
+        if wait
+        else _Pool(connection_class=kind, **options)
+    )
+    client = redis.Redis(connection_pool=pool, single_connection_client=single)
+    client.auto_close_connection_pool = True
+    return client
+
+
+def async_client_of(
+    kind: type[Any], options: dict[str, Any], wait: float = 0.0
+) -> redis.asyncio.Redis:
+    """The asyncio twin of `client_of`."""
+    options = dict(options)
+    single = options.pop("single_connection_client", False)
+    pool: redis.asyncio.ConnectionPool = (
+        _AsyncWaitingPool(connection_class=kind, timeout=wait, **options)
+        if wait
+        else _AsyncPool(connection_class=kind, **options)
+    )
+    client = redis.asyncio.Redis(connection_pool=pool, single_connection_client=single)
+    client.auto_close_connection_pool = True
+    return client
+
+
+class _Pool(redis.ConnectionPool):
+    def make_connection(self) -> Any:
+        try:
+            return super().make_connection()
+        except exceptions.MaxConnectionsError as error:
+            raise _full(self.max_connections) from error
+
+
+class _AsyncPool(redis.asyncio.ConnectionPool):
+    def get_available_connection(self) -> Any:
+        try:
+            return super().get_available_connection()  # type: ignore[no-untyped-call]
+        except exceptions.MaxConnectionsError as error:
+            raise _full(self.max_connections) from error
+
+
+class _WaitingPool(redis.BlockingConnectionPool):
+    def get_connection(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().get_connection(*args, **options)  # type: ignore[no-untyped-call]
+        except exceptions.ConnectionError as error:
+            if isinstance(error.__context__, queue.Empty):
+                raise _full(self.max_connections, self.timeout) from error
+            raise
+
+
+class _AsyncWaitingPool(redis.asyncio.BlockingConnectionPool):
+    async def get_connection(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().get_connection(*args, **options)  # type: ignore[no-untyped-call]
+        except exceptions.ConnectionError as error:
+            if isinstance(error.__cause__, TimeoutError):
+                raise _full(self.max_connections, self.timeout) from error
+            raise
+
+
+def _full(connections: int, waited: float | None = None) -> exceptions.MaxConnectionsError:
+    after = f" for {waited:g} s" if waited else ""
+    return exceptions.MaxConnectionsError(
+        f"all {connections} connections of the client are in use{after}"
+    )

@@ -1,0 +1,84 @@
+"""What an error of redis-py means, as an error of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from redis import exceptions
+
+from nexus_redis_provider.core.errors import (
+    AccessDeniedError,
+    PoolExhaustedError,
+    RefusedError,
+    ServerError,
+    UnreachableError,
+)
+
+
+def address_of(client: Any) -> str:
+    """`host:port/db` of a client, or what it follows, for messages."""
+    if (pool := getattr(client, "connection_pool", None)) is None:
+        if (nodes := getattr(client, "startup_nodes", None)) is None:
+            return str(client)
+        return f"Cluster {','.join(f'{node.host}:{node.port}' for node in nodes)}"
+    options = pool.connection_kwargs
+    if "guide" in options:
+        return str(options["guide"])
+    where = options.get("path") or f"{options.get('host')}:{options.get('port')}"
+    return f"{where}/{options.get('db', 0)}"
+
+
+FAILURES = (exceptions.RedisError, exceptions.RedisClusterException)
+
+
+@contextmanager
+def translated_errors(client: Any) -> Iterator[None]:
+    """Within it, redis-py's errors become this package's.
+
+    Args:
+        client: any of redis-py's, of which the message tells the address.
+
+    Raises:
+        UnreachableError: no connection, or no answer in time.
+        AccessDeniedError: bad credentials, or the ACL forbids the command or key.
+        RefusedError: the server refused the command, for want of memory for example.
+    """
+    try:
+        yield
+    except FAILURES as error:
+        raise translated(address_of(client), error) from error
+
+
+_DENIED = (exceptions.AuthenticationError, exceptions.NoPermissionError)
+# A primary that has become a replica, a replica that has lost its primary, a slot that is on its
+# way to another node: all of it is about to change.
+_UNREACHABLE = (
+    exceptions.ConnectionError,
+    exceptions.TimeoutError,
+    exceptions.ReadOnlyError,
+    exceptions.ClusterError,
+    exceptions.TryAgainError,
+    exceptions.AskError,
+    exceptions.SlotNotCoveredError,
+)
+
+
+def translated(where: str, error: BaseException) -> ServerError | exceptions.WatchError:
+    """The error of this package that says what an error of redis-py means.
+
+    That of an optimistic transaction is none, but an answer, and stays as it is.
+    """
+    if isinstance(error, exceptions.WatchError):
+        return error
+    if isinstance(error, exceptions.RedisClusterException) and error.__cause__:
+        # Why it could not look for the nodes.
+        return translated(where, error.__cause__)
+    if isinstance(error, exceptions.MaxConnectionsError):
+        return PoolExhaustedError(where, error)
+    if isinstance(error, _DENIED):
+        return AccessDeniedError(where, error)
+    if isinstance(error, _UNREACHABLE):
+        return UnreachableError(where, error)
+    return RefusedError(where, str(error))

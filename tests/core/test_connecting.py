@@ -1,0 +1,202 @@
+"""Sockets, credentials by provider, RESP2, idle connections: what a client does as it connects."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pytest
+import redis
+from redis.credentials import CredentialProvider
+
+from nexus_redis_provider.core.endpoint import Endpoint, Node
+from nexus_redis_provider.core.errors import AccessDeniedError, ConfigurationError
+from nexus_redis_provider.core.gold.manifests import Layout
+from nexus_redis_provider.core.gold.readers import AsyncGoldDataset, GoldDataset
+from nexus_redis_provider.core.gold.tables import publish_table
+from nexus_redis_provider.core.locks import AsyncLock, Lock
+from nexus_redis_provider.core.locks.protocol import inspect, who_holds
+from nexus_redis_provider.core.scripts import arun, run
+from nexus_redis_provider.embedded import EmbeddedServer
+from tests.conftest import Eventually
+
+# Unix sockets.
+
+
+@pytest.fixture
+def path(server: EmbeddedServer, tmp_path: Path) -> Iterator[str]:
+    socket = str(tmp_path / "Redis.sock")
+    with EmbeddedServer("--unixsocket", socket, binary=server._binary):
+        yield socket
+
+
+async def test_a_unix_socket(path: str) -> None:
+    endpoint = Endpoint.from_url(f"unix://{path}?db=2&client_name=me")
+    assert (endpoint.nodes, endpoint.db) == ((Node(path),), 2)
+    assert str(endpoint) == f"{path}/2"
+    with endpoint.client() as client, Lock(endpoint, "a") as lock:
+        assert client.client_info()["name"] == "me"
+        assert client.client_info()["db"] == 2
+        assert run(client, who_holds("a")).token == lock.token
+    async with endpoint.async_client() as async_client, AsyncLock(endpoint, "a") as lock:
+        assert (await arun(async_client, who_holds("a"))).token == lock.token
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("unix://run/redis.sock", "bad host, port or database"),
+        ("unix://", "bad host, port or database"),
+        ("unix:///run/redis.sock?db=x", "bad host, port or database"),
+        ("unix://:hunter2/x@/run/redis.sock", "percent-encoded"),
+        ("unix:///run/redis.sock?ssl_ca_certs=/a", "has ssl_ca_certs, but no TLS"),
+    ],
+)
+def test_a_bad_socket(url: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message) as refused:
+        Endpoint.from_url(url)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_socket_is_of_one_server_without_tls() -> None:
+    for url in ("redis+cluster://h", "redis+sentinel://h?master=m", "rediss://h"):
+        with pytest.raises(ConfigurationError, match="Unix socket is that of a single server"):
+            replace(Endpoint.from_url(url), nodes=(Node("/run/redis.sock"),))
+
+
+# Credentials by a provider.
+
+
+class Rotating(CredentialProvider):
+    """Another password for each connection, as a cloud's token service gives them."""
+
+    passwords: ClassVar[list[str]] = []
+
+    def get_credentials(self) -> tuple[str, str]:
+        return "rotating", self.passwords.pop(0)
+
+
+class Choosy(CredentialProvider):
+    """Not to be made without an argument."""
+
+    def __init__(self, argument: str) -> None:
+        self.argument = argument
+
+
+PROVIDED = Endpoint(credential_provider=f"{__name__}.Rotating", retries=0)
+
+
+async def test_each_connection_asks_the_provider(
+    endpoint: Endpoint, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passwords = ["+one", "+two", "+three"]
+    rights = {"categories": ["+@all"], "keys": ["*"]}
+    client.acl_setuser("rotating", enabled=True, passwords=passwords, **rights)
+    monkeypatch.setattr(Rotating, "passwords", ["one", "two", "three", "wrong"])
+    provided = replace(PROVIDED, nodes=endpoint.nodes)
+    try:
+        with provided.client() as first, pickle.loads(pickle.dumps(provided)).client() as second:
+            assert first.acl_whoami() == second.acl_whoami() == "rotating"
+        async with provided.async_client() as third:
+            assert await third.acl_whoami() == "rotating"
+        with provided.client() as fourth, pytest.raises(AccessDeniedError):
+            run(fourth, who_holds("a"))
+        assert Rotating.passwords == []
+    finally:
+        client.acl_deluser("rotating")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere.Provider", "is not package.module.Class: No module named 'nowhere'"),
+        (f"{__name__}.Absent", "is not package.module.Class: .* 'Absent'"),
+        ("Provider", "is not package.module.Class"),
+        ("os.system", "'os.system' is no subclass of redis.credentials.CredentialProvider"),
+        (f"{__name__}.Endpoint", "is no subclass"),
+        (f"{__name__}.Choosy", "cannot be made without arguments"),
+    ],
+)
+def test_a_name_that_is_no_provider(name: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        Endpoint(credential_provider=name).client()
+
+
+def test_a_provider_or_a_password() -> None:
+    for user in ("u@", ":p@"):
+        with pytest.raises(ConfigurationError, match="give it, or those, not both"):
+            Endpoint.from_url(f"redis://{user}h?credential_provider=a.b.C")
+
+
+# RESP2 and RESP3.
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_both_protocols_do_all(
+    endpoint: Endpoint, namespace: str, eventually: Eventually, protocol: Any
+) -> None:
+    spoken = replace(endpoint, protocol=protocol)
+
+    def wait() -> None:
+        with Lock(spoken, "a", wait=30, namespace=namespace):
+            pass
+
+    with spoken.client() as client:
+        assert client.client_info()["resp"] == str(protocol)
+        with Lock(spoken, "a", namespace=namespace):
+            thread = threading.Thread(target=wait)
+            thread.start()
+            await eventually(lambda: run(client, inspect("a", namespace=namespace)).length)
+        thread.join()
+        rows = [{"shop": str(number), "n": number, "x": None} for number in range(10)]
+        table = pa.Table.from_pylist(rows, pa.schema({"shop": "string", "n": "int64", "x": "int8"}))
+        for layout in Layout:
+            dataset = f"sales-{layout}"
+            where: dict[str, Any] = {"endpoint": spoken, "layout": layout, "namespace": namespace}
+            manifest = publish_table(table, dataset, key="shop", ttl=600, **where)
+            reader = GoldDataset(client, dataset, namespace=namespace)
+            assert reader.verify() == manifest
+            assert reader.get("7") == rows[7]
+            async with spoken.async_client() as async_client:
+                async_reader = AsyncGoldDataset(async_client, dataset, namespace=namespace)
+                assert await async_reader.get("7") == rows[7]
+
+    async def wait_async() -> None:
+        async with AsyncLock(spoken, "a", wait=30, namespace=namespace):
+            pass
+
+    async with AsyncLock(spoken, "a", namespace=namespace):
+        waiting = asyncio.create_task(wait_async())
+        with spoken.client() as client:
+            await eventually(lambda: run(client, inspect("a", namespace=namespace)).length)
+    await waiting
+
+
+def test_there_is_no_other_protocol() -> None:
+    with pytest.raises(ConfigurationError, match="protocol must be 2 or 3, not 1"):
+        Endpoint.from_url("redis://h?protocol=1")
+
+
+# Idle connections.
+
+
+@pytest.mark.parametrize(("interval", "pings"), [(0.01, 1), (0, 0), (60, 0)])
+def test_an_idle_connection_is_tried(
+    interval: float, pings: int, server: EmbeddedServer, client: redis.Redis
+) -> None:
+    def count() -> int:
+        return int(client.info("commandstats").get("cmdstat_ping", {"calls": 0})["calls"])
+
+    with replace(server.endpoint, health_check_interval=interval).client() as idle:
+        idle.get("a")
+        before = count()
+        time.sleep(0.02)
+        idle.get("a")
+        assert count() == before + pings
