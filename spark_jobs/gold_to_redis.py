@@ -60,6 +60,8 @@ datasets     what to publish, each with
              packed) or upsert (rows replaced in place; json)
   layout     json (default) or packed (a quarter of the memory; for GoldDataset and Spark)
   ttl        seconds until the rows vanish; without it they stay
+  ttl_column that says when its row vanishes, a timestamp or seconds from the publish; rows that
+             have null there take the ttl (not packed)
   ttl_jitter seconds by which rows vanish earlier, at most, each at a moment of its own
   keep       previous versions that stay readable, default 1
   min_rows   fewer rows than these are refused; so does the gate of the DAG

@@ -130,6 +130,7 @@ def _manifest_document(manifest: Manifest) -> dict[str, Any]:
         "published": manifest.published_at.isoformat(),
         "expires_from": _iso(manifest.expires_from),
         "expires": _iso(manifest.expires_at),
+        "ttl_column": manifest.ttl_column,
         "fence": manifest.fence,
         "lineage": dict(manifest.lineage),
     }

@@ -112,6 +112,8 @@ def _facts_of(seen: History, live: Version | None) -> list[tuple[str, Any]]:
         age = in_words((seen.now_ms - live.published_ms) / 1000)
         facts.append(("published", f"{moment(live.published_at)} UTC, {age} ago"))
         facts.append(("expires", _expires(live, seen.now_ms)))
+        if live.manifest and live.manifest.ttl_column:
+            facts.append(("expires by", live.manifest.ttl_column))
     if live and (manifest := live.manifest):
         facts += [
             ("key", manifest.key),
@@ -169,9 +171,12 @@ def _expires(version: Version, now_ms: int) -> str:
 def _lifetime(manifest: Manifest, now_ms: int) -> str:
     """When rows expire: the first, and the last."""
     first_ms, last_ms = manifest.expires_from_ms, manifest.expires_ms
-    if first_ms is None or last_ms is None:
+    if first_ms is None:
         return "never"
-    first, last = (in_words(max(0, at_ms - now_ms) / 1000) for at_ms in (first_ms, last_ms))
+    first = in_words(max(0, first_ms - now_ms) / 1000)
+    if last_ms is None:
+        return f"in {first}, some rows never"
+    last = in_words(max(0, last_ms - now_ms) / 1000)
     return f"in {last}" if first == last else f"in {first} to {last}"
 
 

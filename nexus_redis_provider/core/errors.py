@@ -255,6 +255,21 @@ class ValueTooLargeError(PublishError):
         self.max_value_bytes = max_value_bytes
 
 
+class RowTtlError(PublishError):
+    """The column that says when rows expire says of one what no lifetime is."""
+
+    def __init__(self, dataset: str, column: str, key: str, value: int) -> None:
+        super().__init__(
+            f"Gold dataset {dataset!r}: column {column!r} of the row with key {key!r} is {value}, "
+            "and counts the seconds from the publish until the row vanishes: 1 or more, fewer than "
+            "10,000,000,000. Correct the value, or make it null for the ttl of the dataset.",
+            dataset,
+        )
+        self.column = column
+        self.key = key
+        self.value = value
+
+
 class NoRoomError(PublishError):
     """What is to be written does not fit into the server's memory.
 

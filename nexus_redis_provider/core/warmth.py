@@ -330,7 +330,8 @@ def _judge_dataset(
     if manifest is None:
         return Warmth(reasons=(f"dataset {requirement.dataset!r} has no live version",))
     age = (now - manifest.published_at).total_seconds()
-    ends = manifest.expires_from
+    # Of rows that live as long as each says, some may be over by design.
+    ends = manifest.expires_at if manifest.ttl_column else manifest.expires_from
     ttl = None if ends is None else max(0.0, (ends - now).total_seconds())
     reasons = []
     if requirement.min_rows is not None and manifest.rows < requirement.min_rows:

@@ -62,7 +62,8 @@ class GoldPublishOperator(BaseOperator):
     template_fields: Sequence[str] = (
         *("dataset", "key", "redis_conn_id", "namespace"),
         *("sql", "parameters", "conn_id", "rows"),
-        *("mode", "layout", "types", "ttl", "ttl_jitter", "keep", "min_rows", "fence", "lineage"),
+        *("mode", "layout", "types", "ttl", "ttl_jitter", "ttl_column", "keep", "min_rows"),
+        *("fence", "lineage"),
         *LIMITS,
     )
     template_ext: Sequence[str] = (".sql",)
@@ -85,6 +86,7 @@ class GoldPublishOperator(BaseOperator):
         types: Mapping[str, str] | None = None,
         ttl: Duration | str | None = None,
         ttl_jitter: Duration | str | None = None,
+        ttl_column: str | None = None,
         keep: int | str = 1,
         min_rows: int | str = 0,
         max_rows: int = _MAX_ROWS,
@@ -120,6 +122,9 @@ class GoldPublishOperator(BaseOperator):
             ttl: seconds until the rows vanish; None keeps them.
             ttl_jitter: seconds by which rows vanish earlier, at most, each at a moment of its own,
                 so that they are not all missed at once.
+            ttl_column: that says when its row vanishes: a timestamp, or so many seconds from the
+                publish; rows that have null there take the `ttl`, if there is one. Not for
+                `packed`.
             keep: previous versions that stay readable.
             min_rows: fewer rows than these are refused, so that an empty source empties no cache.
             max_rows: more are refused, for all are in the worker's memory; publish those by Spark.
@@ -149,6 +154,7 @@ class GoldPublishOperator(BaseOperator):
         self.types = types
         self.ttl = ttl
         self.ttl_jitter = ttl_jitter
+        self.ttl_column = ttl_column
         self.keep = keep
         self.min_rows = min_rows
         self.max_rows = max_rows
@@ -194,6 +200,7 @@ class GoldPublishOperator(BaseOperator):
                 mode=self.mode,
                 layout=self.layout,
                 types=self.types,
+                ttl_column=self.ttl_column,
                 namespace=self.namespace,
                 **options,
             )

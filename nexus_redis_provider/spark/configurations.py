@@ -14,13 +14,15 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column as SparkColumn
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - the name every Spark user knows
 
 from nexus_redis_provider.core.errors import ConfigurationError
 from nexus_redis_provider.core.gold.columns import key_template
 from nexus_redis_provider.core.gold.limits import Limits
 from nexus_redis_provider.core.gold.manifests import Layout, Mode
+from nexus_redis_provider.core.gold.schemas import Column
 from nexus_redis_provider.core.gold.specs import Spec
 from nexus_redis_provider.spark.failures import SPARK_ERRORS, reason
 
@@ -32,7 +34,7 @@ def _kinds(kind: type, *keys: str) -> _Kinds:
 
 
 _SOURCE = _kinds(str, "path", "table", "query", "format", "schema") | {"options": (dict,)}
-_DATASET = _kinds(str, "from", "where", "mode", "layout")
+_DATASET = _kinds(str, "from", "where", "mode", "layout", "ttl_column")
 _DATASET |= _kinds(int, "ttl", "ttl_jitter", "keep", "min_rows")
 _DATASET |= _kinds(int, "max_rows_per_second", "max_writers", "max_value_bytes", "expected_rows")
 _DATASET |= {
@@ -42,7 +44,7 @@ _DATASET |= {
     "measures": (dict,),
     "key": (str, list),
 }
-_PUBLISH = ("mode", "layout", "ttl", "ttl_jitter", "keep", "min_rows")
+_PUBLISH = ("mode", "layout", "ttl", "ttl_jitter", "ttl_column", "keep", "min_rows")
 _LIMITS = tuple(field.name for field in fields(Limits))
 _JOINS = ("inner", "left", "right", "full", "semi", "anti", "cross")
 _WORDS = {
@@ -109,11 +111,15 @@ class Dataset:
         key = key_template(given["key"], name)
         for column in key.columns:
             _one_of(f"{where}.key", column, [*group_by, *measures])
+        timed: tuple[Column, ...] = ()
+        if (ttl_column := given["ttl_column"]) is not None:
+            _one_of(f"{where}.ttl_column", ttl_column, [*group_by, *measures])
+            timed = (Column(ttl_column, "timestamp"),)  # Its type is known when the rows are.
         for option, known in (("mode", list(Mode)), ("layout", list(Layout))):
             _one_of(f"{where}.{option}", given[option] or known[0], known)
         options = {name: given[name] for name in _PUBLISH if given[name] is not None}
         limits = {name: given[name] for name in _LIMITS if given[name] is not None}
-        Spec(dataset=name, columns=(), key=key, **options, limits=Limits(**limits))
+        Spec(dataset=name, columns=timed, key=key, **options, limits=Limits(**limits))
         return cls(
             source=_one_of(f"{where}.from", given["from"], sources),
             joins=[
@@ -243,7 +249,7 @@ def _wrong(where: str, what: str) -> ConfigurationError:
     return ConfigurationError(f"{where}: {what}.")
 
 
-def _columns(expressions: Mapping[str, str]) -> list[Column]:
+def _columns(expressions: Mapping[str, str]) -> list[SparkColumn]:
     return [F.expr(expression).alias(name) for name, expression in expressions.items()]
 
 

@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from pyspark.sql.datasource import DataSourceReader, DataSourceStreamWriter, DataSourceWriter
 
 _TTL = ("ttl", "ttl_jitter")
-_WRITE = frozenset({"key", "layout", *_TTL, "keep", "fence", "staging_lease", *LIMITS})
+_WRITE = frozenset(
+    {"key", "layout", *_TTL, "ttl_column", "keep", "fence", "staging_lease", *LIMITS}
+)
 # Spark hands over its own as well.
 _STREAM = _WRITE | {"checkpointlocation", "queryname"}
 _READ = frozenset({"version", "partitions"})
@@ -53,9 +55,9 @@ class NexusRedisDataSource(DataSource):
     `NEXUS_REDIS_URL`) and `namespace`.
 
     Writing needs `mode("overwrite")`. Options: `key` (columns separated by commas, or a template),
-    and, if need be, `layout`, `ttl` and `ttl_jitter` (seconds), `keep`, `fence`, `staging_lease`
-    (seconds), `max_rows_per_second`, `max_writers`, `max_value_bytes`, `expected_rows`,
-    `memory_margin`; as for `publish`.
+    and, if need be, `layout`, `ttl` and `ttl_jitter` (seconds), `ttl_column`, `keep`, `fence`,
+    `staging_lease` (seconds), `max_rows_per_second`, `max_writers`, `max_value_bytes`,
+    `expected_rows`, `memory_margin`; as for `publish`.
 
     Reading: all tasks of a query read the version that was live when the query was planned. With
     `spark.sql.python.filterPushdown.enabled`, filters by `=` and `IN` on all key columns read the
@@ -167,6 +169,7 @@ def _spec(schema: StructType, options: Options, mode: Mode = Mode.SNAPSHOT) -> S
         mode=mode,
         layout=layout,
         **{name: options.number(name, float) for name in _TTL},
+        ttl_column=options.text("ttl_column", "") or None,
         keep=options.number("keep", int, 1),
         fence=options.number("fence", int),
         namespace=options.namespace,
@@ -210,4 +213,4 @@ class _Writer(DataSourceArrowWriter):
 
     def _encode(self, batch: pa.RecordBatch) -> Batch:
         spec = self._publication.spec
-        return row_encoder(spec.layout)(batch, spec.columns, spec.key)
+        return row_encoder(spec)(batch)

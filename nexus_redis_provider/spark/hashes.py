@@ -15,7 +15,7 @@ from pyspark.sql import types as T  # noqa: N812 - likewise
 from nexus_redis_provider.core.gold.hashes import field_heads
 from nexus_redis_provider.core.gold.schemas import Column
 from nexus_redis_provider.core.gold.templates import KeyTemplate
-from nexus_redis_provider.spark.rows import json_ready, json_text, keyed
+from nexus_redis_provider.spark.rows import json_ready, json_text, keyed, ttl_of
 
 # Their JSON, without quotes, is what Spark makes of them as text.
 _AS_TEXT = (
@@ -29,13 +29,19 @@ _AS_TEXT = (
 )
 
 
-def prepared_hashes(df: DataFrame, template: KeyTemplate) -> DataFrame:
-    """Columns `key`, `value` (the arguments), `checksum` (CRC-32 of `key NUL value`), `fields`."""
+def prepared_hashes(
+    df: DataFrame, template: KeyTemplate, ttl_column: str | None = None
+) -> DataFrame:
+    """Columns `key`, `value` (the arguments), `checksum` (CRC-32 of `key NUL value`), `fields`.
+
+    And `ttl`, if there is a column that says when rows expire.
+    """
     numbered, named, key = keyed(df, template)
     places = list(named.values())
     # Apart from what uses them twice, so that they are made once.
     texts = numbered.select(
         key.alias("key"),
+        *ttl_of(named, ttl_column),
         *(
             _text(F.col(place), field.dataType).alias(place)
             for place, field in zip(places, df.schema.fields, strict=True)
@@ -46,9 +52,10 @@ def prepared_hashes(df: DataFrame, template: KeyTemplate) -> DataFrame:
         *(_argument(F.col(place), head) for place, head in zip(places, heads, strict=True))
     )
     fields = reduce(add, (F.col(place).isNotNull().cast("int") for place in places))
-    rows = texts.select("key", arguments.alias("value"), fields.alias("fields"))
+    ttl = () if ttl_column is None else ("ttl",)
+    rows = texts.select("key", arguments.alias("value"), fields.alias("fields"), *ttl)
     checksum = F.crc32(F.concat(_binary(F.col("key")), F.lit(b"\0"), F.col("value")))
-    return rows.select("key", "value", checksum.alias("checksum"), "fields")
+    return rows.withColumn("checksum", checksum)
 
 
 def _text(column: SparkColumn, type_: T.DataType) -> SparkColumn:

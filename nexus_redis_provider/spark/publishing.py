@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame, Row
+from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F  # noqa: N812 - the name every Spark user knows
 
 from nexus_redis_provider.core.durations import Duration
@@ -26,11 +26,13 @@ from nexus_redis_provider.core.errors import (
     DuplicateKeyError,
     NullKeyError,
     PublishError,
+    RowTtlError,
     ValueTooLargeError,
 )
 from nexus_redis_provider.core.gold.bucket_writers import BucketWriter
 from nexus_redis_provider.core.gold.columns import key_template
 from nexus_redis_provider.core.gold.deltas import DeltaWriter
+from nexus_redis_provider.core.gold.expiries import MOST_SECONDS
 from nexus_redis_provider.core.gold.limits import MAX_VALUE_BYTES, MEMORY_MARGIN, Limits
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.pacing import expectation
@@ -45,19 +47,19 @@ from nexus_redis_provider.spark.hashes import prepared_hashes
 from nexus_redis_provider.spark.packed import dealt, packed
 from nexus_redis_provider.spark.rows import prepared
 from nexus_redis_provider.spark.schemas import checked_columns
-from nexus_redis_provider.spark.tasks import write_partition
+from nexus_redis_provider.spark.tasks import Batch, write_partition
 
 log = logging.getLogger(__name__)
 OnProgress = Callable[[Progress], None]
 """Called about once a second."""
 
-# The columns are the arguments of `PartitionWriter.write`.
+# The columns are the arguments of `PartitionWriter.write`; see `_arguments`.
 _PREPARED = {Layout.JSON: prepared, Layout.HASH: prepared_hashes}
 # The size of a text is an int.
 _MAX_BYTES = 2**31 - 1
 _REPORT_SCHEMA = (
     "partition int, attempt string, rows long, bytes long, checksum long, pages int, buckets int, "
-    "is_mapped boolean, error binary"
+    "is_mapped boolean, expires_from_ms long, expires_ms long, error binary"
 )
 
 
@@ -71,6 +73,7 @@ def publish(
     layout: Layout | str = Layout.JSON,
     ttl: Duration | None = None,
     ttl_jitter: Duration | None = None,
+    ttl_column: str | None = None,
     keep: int = 1,
     min_rows: int = 0,
     fence: int | None = None,
@@ -99,6 +102,8 @@ def publish(
         ttl: seconds until the rows vanish; None keeps them.
         ttl_jitter: seconds by which rows vanish earlier, at most, each at a moment of its own, so
             that they are not all missed at once.
+        ttl_column: that says when its row vanishes: a timestamp, or so many seconds from now; rows
+            that have null there take the `ttl`, if there is one. Not for `packed`.
         keep: previous versions that stay readable.
         min_rows: fewer rows than these are refused, so that an empty source empties no cache.
         fence: fencing token of the lock that guards this publish (the XCom of `DagLockOperator`).
@@ -130,6 +135,7 @@ def publish(
         layout=Layout(layout),
         ttl=ttl,
         ttl_jitter=ttl_jitter,
+        ttl_column=ttl_column,
         keep=keep,
         min_rows=min_rows,
         fence=fence,
@@ -145,7 +151,8 @@ def publish(
     )
     where = Endpoint.of(endpoint)
     pickle.dumps(where)  # A literal password is refused here, not in the middle of the job.
-    rows = _PREPARED[spec.layout](df, template) if spec.layout in _PREPARED else None
+    prepare = _PREPARED.get(spec.layout)
+    rows = prepare(df, template, ttl_column) if prepare else None
     if rows is not None and spec.mode is Mode.UPSERT:
         rows = rows.persist()
     try:
@@ -183,10 +190,13 @@ def _write_partition(
     publication: Publication, batches: Iterator[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
     """Runs in a Spark task: writes one partition, yields its report as a batch of one row."""
-    parts = (
-        (keys, values, pc.sum(crc).as_py() or 0, *fields) for keys, values, crc, *fields in batches
-    )
-    yield _report_batch(write_partition(publication, parts))
+    yield _report_batch(write_partition(publication, map(_arguments, batches)))
+
+
+def _arguments(batch: pa.RecordBatch) -> Batch:
+    found = dict(zip(batch.schema.names, batch.columns, strict=True))
+    checksum = pc.sum(found["checksum"]).as_py() or 0
+    return found["key"], found["value"], checksum, found.get("fields"), found.get("ttl")
 
 
 def _write_share(
@@ -209,6 +219,8 @@ def _report_batch(report: Report) -> pa.RecordBatch:
             "pages": pa.array([report.pages], pa.int32()),
             "buckets": pa.array([report.buckets], pa.int32()),
             "is_mapped": pa.array([report.is_mapped], pa.bool_()),
+            "expires_from_ms": pa.array([report.expires_from_ms], pa.int64()),
+            "expires_ms": pa.array([report.expires_ms], pa.int64()),
             "error": pa.array([report.error and pickle.dumps(report.error)], pa.binary()),
         }
     )
@@ -225,14 +237,27 @@ def _refuse_bad_rows(rows: DataFrame, spec: Spec) -> None:
     # known before.
     count, size = F.count("*").alias("count"), F.max(F.octet_length("value")).alias("size")
     most = spec.limits.max_value_bytes or _MAX_BYTES
-    counted = rows.groupBy("key").agg(count, size)
-    worst = counted.where(F.expr("key is null or count > 1") | (F.col("size") > most)).limit(1)
+    bad_ttl = F.max(_bad_ttl(rows)).alias("bad_ttl")
+    counted = rows.groupBy("key").agg(count, size, bad_ttl)
+    is_bad = F.expr("key is null or count > 1 or bad_ttl is not null") | (F.col("size") > most)
+    worst = counted.where(is_bad).limit(1)
     for bad in _collected(worst, spec.dataset):
         if bad["key"] is None:
             raise NullKeyError(spec.dataset, spec.key.columns, bad["count"])
         if bad["count"] > 1:
             raise DuplicateKeyError(spec.dataset, bad["key"], bad["count"])
+        if bad["bad_ttl"] is not None:
+            raise RowTtlError(spec.dataset, str(spec.ttl_column), bad["key"], bad["bad_ttl"])
         raise ValueTooLargeError(spec.dataset, bad["key"], bad["size"], most)
+
+
+def _bad_ttl(rows: DataFrame) -> Column:
+    """A lifetime in seconds that is none, else null."""
+    type_ = dict(rows.dtypes).get("ttl", "timestamp")
+    if type_ == "timestamp":
+        return F.lit(None).cast("long")
+    ttl = F.col("ttl").cast("long")
+    return F.when(~ttl.between(1, MOST_SECONDS), ttl)
 
 
 @contextmanager

@@ -37,8 +37,11 @@ _PARTS = {
 }
 
 
-def prepared(df: DataFrame, template: KeyTemplate) -> DataFrame:
-    """Columns `key`, `value` and `checksum` (CRC-32 of `key NUL value`), made in the JVM."""
+def prepared(df: DataFrame, template: KeyTemplate, ttl_column: str | None = None) -> DataFrame:
+    """Columns `key`, `value` and `checksum` (CRC-32 of `key NUL value`), made in the JVM.
+
+    And `ttl`, if there is a column that says when rows expire.
+    """
     numbered, places, key = keyed(df, template)
     row = F.struct(
         *(
@@ -46,8 +49,15 @@ def prepared(df: DataFrame, template: KeyTemplate) -> DataFrame:
             for one in df.schema.fields
         )
     )
-    pairs = numbered.select(key.alias("key"), F.to_json(row, JSON_OPTIONS).alias("value"))
-    return pairs.select("key", "value", F.crc32(F.concat("key", F.lit("\0"), "value")))
+    value, ttl = F.to_json(row, JSON_OPTIONS), ttl_of(places, ttl_column)
+    pairs = numbered.select(key.alias("key"), value.alias("value"), *ttl)
+    checksum = F.crc32(F.concat("key", F.lit("\0"), "value"))
+    return pairs.withColumn("checksum", checksum)
+
+
+def ttl_of(places: Mapping[str, str], ttl_column: str | None) -> list[SparkColumn]:
+    """The column that says when rows expire, as `ttl`, if there is one."""
+    return [] if ttl_column is None else [F.col(places[ttl_column]).alias("ttl")]
 
 
 def keyed(df: DataFrame, template: KeyTemplate) -> tuple[DataFrame, dict[str, str], SparkColumn]:

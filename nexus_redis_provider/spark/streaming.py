@@ -79,7 +79,7 @@ class StreamWriter(DataSourceStreamArrowWriter):
         return begin_batch(self._endpoint, self._spec, self._plan, query, int(number))
 
     def _encode(self, batch: pa.RecordBatch) -> Batch:
-        return row_encoder(self._spec.layout)(batch, self._spec.columns, self._spec.key)
+        return row_encoder(self._spec)(batch)
 
 
 def _publication(messages: Sequence[WriterCommitMessage | None]) -> Publication | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -18,6 +18,7 @@ from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.gold.row_commands import row_encoder
 from nexus_redis_provider.core.gold.schemas import Column
+from nexus_redis_provider.core.gold.tables import publish_table
 from nexus_redis_provider.core.gold.templates import KeyTemplate
 from nexus_redis_provider.core.gold.writers import PartitionWriter
 from nexus_redis_provider.core.keys import GoldKeys
@@ -93,7 +94,7 @@ def typed(endpoint, namespace: str, layout: Layout) -> Manifest:
     )
     publication = Publication.begin(endpoint, typed)
     with PartitionWriter(publication, 0, "a") as writer:
-        writer.write(*row_encoder(layout)(ROW, TYPED, typed.key))
+        writer.write(*row_encoder(typed)(ROW))
         return publication.commit([writer.finish()])
 
 
@@ -383,6 +384,23 @@ def test_verify(call: Call, put: Publish, client: redis.Redis, namespace: str) -
     ran = call("gold", "verify", "sales")
     assert (ran.code, ran.out) == (1, "")
     assert "1 rows with checksum" in ran.err
+
+
+def test_rows_that_say_when_they_expire(call: Call, endpoint, namespace: str) -> None:
+    past, soon = datetime(2020, 1, 1, tzinfo=UTC), datetime.now(UTC) + timedelta(hours=2)
+    table = pa.table({"id": ["a", "b"], "until": [past, soon]})
+    options = {"key": "id", "endpoint": endpoint, "namespace": namespace, "ttl_column": "until"}
+    live = publish_table(table, "sales", **options)
+    assert call("gold", "verify", "sales").out == (
+        f"Gold dataset sales, version {live.version}: 1 of 2 rows have expired, so that no "
+        "checksum can tell whether the others are as they were published.\n"
+    )
+    assert call("gold", "verify", "sales", "--json").json["expired"] == 1
+    out = call("gold", "show", "sales").out
+    assert re.search(r"expires +in 0 s to (2 h|1 h 59 min) *\nexpires by +until *\n", out)
+    assert call("gold", "show", "sales", "--json").json["live"]["ttl_column"] == "until"
+    publish_table(pa.table({"id": ["a", "b"], "until": [past, None]}), "sales", **options)
+    assert re.search(r"expires +in 0 s, some rows never *\n", call("gold", "show", "sales").out)
 
 
 def test_upserted(call: Call, endpoint, namespace: str) -> None:

@@ -31,7 +31,8 @@ from nexus_redis_provider.core.gold.wire import (
 patient = settings(deadline=None)
 TEXTS = st.lists(st.text(), max_size=30)
 MOMENTS = st.integers(1, 2**53)
-EXPIRIES = st.one_of(st.none(), MOMENTS, st.lists(MOMENTS, min_size=1, max_size=5))
+EACH = st.lists(st.one_of(st.none(), MOMENTS), min_size=1, max_size=5)
+EXPIRIES = st.one_of(st.none(), MOMENTS, EACH)
 
 
 @patient
@@ -85,7 +86,7 @@ def test_set_commands_are_those_of_redis_py(*, rows, prefix, options, expires, s
     assert bytes(set_commands(prefix, keys, values, options, expires)) == expected
 
 
-def of_each(expires: int | list[int] | None, keys: pa.StringArray) -> list[int | None]:
+def of_each(expires: int | list[int | None] | None, keys: pa.StringArray) -> list[int | None]:
     """When each key expires."""
     moments = expires if isinstance(expires, list) else [expires]
     return [moments[at % len(moments)] for at in range(len(keys))]
@@ -99,7 +100,10 @@ def test_hash_commands_are_those_of_redis_py(rows, expires, anew):
     for row, at in zip(rows, moments, strict=True):
         expected += packed("UNLINK", f"p:{row}") if anew else b""
         expected += packed("HSET", f"p:{row}", "n", 7)
-        expected += b"" if at is None else packed("PEXPIREAT", f"p:{row}", at)
+        if at is not None:
+            expected += packed("PEXPIREAT", f"p:{row}", at)
+        elif isinstance(expires, list) and None in moments:
+            expected += packed("PERSIST", f"p:{row}")
     values = pa.array([b"$1\r\nn\r\n$1\r\n7\r\n"] * len(rows), pa.binary())
     fields = pa.array([1] * len(rows), pa.int32())
     if isinstance(expires, list):

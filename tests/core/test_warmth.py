@@ -183,6 +183,28 @@ async def test_what_a_dataset_lacks(look: Look, client: redis.Redis, namespace: 
     assert (await look(dataset="d", namespace=namespace, max_age=3 * 3600, min_ttl=10)).is_warm
 
 
+async def test_a_dataset_whose_rows_live_as_long_as_each_says(
+    look: Look, client: redis.Redis, namespace: str
+) -> None:
+    now_ms = int(client.time()[0]) * 1000
+    facts = {"expires_from_ms": now_ms - 1000, "expires_ms": now_ms + HOUR_MS, "ttl_column": "u"}
+    put_manifest(client, namespace, **facts)
+    assert (await look(dataset="d", namespace=namespace, min_ttl=60)).is_warm
+    assert not (await look(dataset="d", namespace=namespace, min_ttl=3601)).is_warm
+    put_manifest(client, namespace, **facts | {"expires_ms": None})
+    assert (await look(dataset="d", namespace=namespace, min_ttl=3601)).ttl is None
+
+
+async def test_rows_that_expire_one_by_one_live_as_long_as_the_first(
+    look: Look, client: redis.Redis, namespace: str
+) -> None:
+    now_ms = int(client.time()[0]) * 1000
+    put_manifest(client, namespace, expires_from_ms=now_ms - 1000, expires_ms=now_ms + HOUR_MS)
+    found = await look(dataset="d", namespace=namespace)
+    assert (found.is_warm, found.ttl) == (True, 0)
+    assert not (await look(dataset="d", namespace=namespace, min_ttl=60)).is_warm
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -160,6 +160,13 @@ def test_an_empty_result_is_a_version(publish: Any, dataset: GoldDataset) -> Non
     assert [column.name for column in dataset.manifest().columns] == ["id", "amount"]
 
 
+def test_rows_say_when_they_expire(publish: Any, client: redis.Redis, namespace: str) -> None:
+    rows = [{"id": "a", "lives": 600}, {"id": "b", "lives": None}]
+    publish(rows=rows, key=f"{namespace}:{{id}}", mode="upsert", ttl_column="lives", ttl=60)
+    assert 60 < client.ttl(f"{namespace}:a") <= 600
+    assert 0 < client.ttl(f"{namespace}:b") <= 60
+
+
 def test_upsert(publish: Any, client: redis.Redis, namespace: str) -> None:
     jitter = timedelta(seconds=10)
     publish(rows=SALES, key=f"{namespace}:{{id}}", mode="upsert", ttl="60", ttl_jitter=jitter)

@@ -67,10 +67,10 @@ CONFIG: dict[str, Any] = {
         "by_day": {
             "from": "orders",
             "group_by": ["day"],
-            "measures": {"orders": "count(price)"},
+            "measures": {"orders": "count(price)", "lives": "7200"},
             "key": "by_day:{day}",
             "mode": "upsert",
-            "ttl": 3600,
+            "ttl_column": "lives",
         },
     },
 }
@@ -180,7 +180,9 @@ def test_publishes_from_csv_and_parquet(
     assert (sales["rows"], sales["bytes"]) == (2, manifest.bytes)
     assert sales["seconds"] > 0
     # The other dataset stands under keys that any client reads.
-    assert json.loads(client.get("by_day:2026-11-23")) == {"day": "2026-11-23", "orders": 3}
+    row = {"day": "2026-11-23", "orders": 3, "lives": 7200}
+    assert json.loads(client.get("by_day:2026-11-23")) == row
+    assert 3600 < client.ttl("by_day:2026-11-23") <= 7200
     assert by_day["rows"] == 2
 
 
@@ -216,6 +218,7 @@ REFUSED_BY_SPARK = {
         (*SALES, "measures", "sum"),
         "any_value(named_struct('a', 1, 'a', 2))",
     ),
+    "ttl type": Case(3, "column 'sum' has type decimal", (*SALES, "ttl_column"), "sum"),
     "key type": Case(3, "column 'sum' has type decimal", (*SALES, "key"), ["shop", "sum"]),
     "too few": Case(
         3, "fewer than min_rows=99", (*SALES, "min_rows"), 99, arguments=("--fence=9",)
@@ -245,6 +248,13 @@ REFUSED_AT_ONCE = {
     ),
     "layout": Case(2, "sales.layout: must be one of json", (*SALES, "layout"), "xml"),
     "ttl": Case(2, "ttl", (*SALES, "ttl"), -1),
+    "ttl_column": Case(2, "ttl_column: must be one of shop", (*SALES, "ttl_column"), "until"),
+    "packed": Case(
+        2,
+        "'packed' does not go with ttl_column",
+        SALES,
+        {**CONFIG["datasets"]["sales"], "layout": "packed", "ttl_column": "orders"},
+    ),
     "jitter": Case(2, "ttl_jitter", (*SALES, "ttl_jitter"), 3600),
     "from": Case(2, "sales.from: must be one of orders", (*SALES, "from"), "order"),
     "join source": Case(2, r"joins\[0\].source", (*SALES, "joins"), [{"source": "x", "on": "y"}]),

@@ -8,6 +8,9 @@ from nexus_redis_provider.core.errors import ConfigurationError, SchemaError
 from nexus_redis_provider.core.gold.schemas import KEY_TYPES, Column
 from nexus_redis_provider.core.gold.templates import KeyTemplate
 
+TTL_TYPES = ("timestamp", "byte", "short", "integer", "long")
+"""Of a column that says when rows expire."""
+
 
 def key_template(key: str | Sequence[str], dataset: str) -> KeyTemplate:
     """The template of a `key` argument: one with braces as it is, columns joined by `|`.
@@ -49,6 +52,25 @@ def check_key_types(columns: Sequence[Column], key: KeyTemplate, dataset: str) -
         if column.name in key.columns and kind not in KEY_TYPES:
             what = f"has type {kind}, which a key cannot be; cast it to a string"
             raise refused_column(dataset, column.name, what)
+
+
+def check_ttl_column(columns: Sequence[Column], ttl_column: str, dataset: str) -> None:
+    """See that a column can say when rows expire.
+
+    Raises:
+        SchemaError: names the column.
+    """
+    types = {column.name: column.type for column in columns}
+    if ttl_column not in types:
+        what = f"of ttl_column is not there; the columns are {', '.join(types) or 'none'}"
+        raise refused_column(dataset, ttl_column, what)
+    if (type_ := types[ttl_column]) not in TTL_TYPES:
+        kind = type_ if isinstance(type_, str) else type_["type"]
+        what = (
+            f"has type {kind}, which says not when a row expires; cast it to timestamp, the moment "
+            "when it does, or to a whole number of seconds from the publish"
+        )
+        raise refused_column(dataset, ttl_column, what)
 
 
 def refused_column(dataset: str, column: str, what: str) -> SchemaError:

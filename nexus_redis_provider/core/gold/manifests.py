@@ -60,8 +60,9 @@ class Manifest:
             the same in any order.
         partitions: task attempts whose rows these are.
         created_ms, published_ms: server clock, milliseconds since 1970.
-        expires_from_ms, expires_ms: when the first of its rows expires, at the earliest, and when
-            the last one does; None where rows do not expire.
+        expires_from_ms: when the first of its rows expires, at the earliest; None if none does.
+        expires_ms: when the last one does, at the latest; None if some do not.
+        ttl_column: which said of each row when it expires, or None.
         fence: fencing token of the publisher, or None.
         lineage: where the rows came from: DAG, run, Spark application.
         shares: of packed rows, who wrote them; empty for other layouts.
@@ -82,6 +83,7 @@ class Manifest:
     published_ms: int = 0
     expires_from_ms: int | None = None
     expires_ms: int | None = None
+    ttl_column: str | None = None
     fence: int | None = None
     lineage: Mapping[str, str] = field(default_factory=dict)
     shares: tuple[Share, ...] = ()

@@ -24,6 +24,7 @@ from nexus_redis_provider.core.errors import (
     SupersededError,
     TooFewRowsError,
 )
+from nexus_redis_provider.core.exchanges import execute_all
 from nexus_redis_provider.core.gold.bases import base_of, bucket_rows, live_packed, share_count
 from nexus_redis_provider.core.gold.buckets import ROWS
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
@@ -146,6 +147,7 @@ class Publication:
             published_ms = None
             while published_ms is None:
                 self._drop_unreported_attempts(client, reports)
+                self._let_pages_expire(client, manifest, reports)
                 published_ms = self._flip(client, manifest, reports)
             # Readers see it: what cannot be swept now is swept by the next publish.
             with suppress(NexusRedisError):
@@ -234,6 +236,16 @@ class Publication:
         with translated_errors(client):
             client.hdel(keys.attempts(version), attempt)
 
+    def _let_pages_expire(
+        self, client: redis.Redis, manifest: Manifest, reports: Sequence[Report]
+    ) -> None:
+        """With the last row, of which nobody knew when pages were written."""
+        expires_ms = manifest.expires_ms
+        if self.spec.ttl_column is not None and expires_ms is not None:
+            pages = [(report.attempt, n) for report in reports for n in range(report.pages)]
+            names = [self.spec.keys.page(self.version, *page) for page in pages]
+            execute_all(client, [("PEXPIREAT", name, expires_ms) for name in names])
+
     def _flip(
         self, client: redis.Redis, manifest: Manifest, reports: Sequence[Report]
     ) -> int | None:
@@ -249,7 +261,7 @@ class Publication:
                 ),
                 (
                     *(self.version, _argument(spec.fence), manifest.to_json()),
-                    *(_argument(self.expires_ms), spec.keep),
+                    *(_argument(manifest.expires_ms), spec.keep),
                     sum(report.pages + report.buckets > 0 for report in reports),
                     int(spec.mode is Mode.UPSERT),
                     *((claim.query, claim.number, claim.text) if claim else ("", 0, "")),

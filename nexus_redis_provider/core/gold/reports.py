@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from nexus_redis_provider.core.errors import PublishError, ServerError, SupersededError, WriteError
 from nexus_redis_provider.core.gold.buckets import Share
-from nexus_redis_provider.core.gold.manifests import Layout, Manifest
+from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.servers import refuse_losses, server_states
 from nexus_redis_provider.core.gold.specs import Report
 
@@ -51,6 +51,7 @@ def refuse_bad_reports(publication: Publication, reports: Sequence[Report]) -> N
 def manifest_of(publication: Publication, reports: Sequence[Report]) -> Manifest:
     """The facts of the version."""
     spec = publication.spec
+    expires_from_ms, expires_ms = _lifetime(publication, reports)
     return Manifest(
         dataset=spec.dataset,
         version=publication.version,
@@ -63,12 +64,25 @@ def manifest_of(publication: Publication, reports: Sequence[Report]) -> Manifest
         checksum=sum(report.checksum for report in reports),
         partitions=len(reports),
         created_ms=publication.created_ms,
-        expires_from_ms=publication.expires_from_ms,
-        expires_ms=publication.expires_ms,
+        expires_from_ms=expires_from_ms,
+        expires_ms=expires_ms,
+        ttl_column=spec.ttl_column,
         fence=spec.fence,
         lineage=spec.lineage,
         shares=_shares(reports) if spec.layout is Layout.PACKED else (),
     )
+
+
+def _lifetime(publication: Publication, reports: Sequence[Report]) -> tuple[int | None, int | None]:
+    """When the first and the last row expire; None where none does, or some do not."""
+    if publication.spec.ttl_column is None:
+        return publication.expires_from_ms, publication.expires_ms
+    found = [report for report in reports if report.rows]
+    firsts = [one.expires_from_ms for one in found if one.expires_from_ms is not None]
+    lasts = [one.expires_ms for one in found if one.expires_ms is not None]
+    # Rows that were upserted before may stay.
+    some_stay = publication.spec.mode is Mode.UPSERT or len(lasts) < len(found)
+    return min(firsts, default=None), None if some_stay else max(lasts, default=None)
 
 
 def _shares(reports: Sequence[Report]) -> tuple[Share, ...]:

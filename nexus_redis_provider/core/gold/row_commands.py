@@ -15,6 +15,7 @@ from nexus_redis_provider.core.gold.expiries import Expiries
 from nexus_redis_provider.core.gold.hashes import encode_hashes
 from nexus_redis_provider.core.gold.manifests import Layout
 from nexus_redis_provider.core.gold.rows import encode_rows
+from nexus_redis_provider.core.gold.specs import Spec
 from nexus_redis_provider.core.gold.wire import (
     NULL,
     OK,
@@ -190,10 +191,10 @@ class HashRows(RowFormat):
             expires=batch.expires,
             anew=anew,
         )
-        expires = batch.expires is not None
-        before, after = b":1\r\n" * anew, b":1\r\n" * expires
-        due = b"".join(b"%b:%d\r\n%b" % (before, n, after) for n in batch.fields.to_pylist())
-        steps = 1 + anew + expires
+        before, afters = b":1\r\n" * anew, _expiry_replies(batch)
+        numbers = batch.fields.to_pylist()
+        due = b"".join(b"%b:%d\r\n%b" % (before, *row) for row in zip(numbers, afters, strict=True))
+        steps = 1 + anew + (batch.expires is not None)
         return Commands(stream, 1, steps * len(batch), due, steps=steps)
 
 
@@ -203,9 +204,27 @@ def row_format(layout: Layout, prefix: str, *, is_spread: bool = False) -> RowFo
     return kinds[layout](prefix, is_spread=is_spread)
 
 
-def row_encoder(layout: Layout) -> Callable[..., tuple[Any, ...]]:
-    """What makes the arguments of `PartitionWriter.write` of an Arrow batch, as `encode_rows`."""
-    return {Layout.JSON: encode_rows, Layout.HASH: encode_hashes}[layout]
+def row_encoder(spec: Spec) -> Callable[[pa.RecordBatch], tuple[Any, ...]]:
+    """What makes the arguments of `PartitionWriter.write` of a batch of the spec's columns."""
+    kinds: dict[Layout, Callable[..., tuple[Any, ...]]]
+    kinds = {Layout.JSON: encode_rows, Layout.HASH: encode_hashes}
+    encode, names = kinds[spec.layout], [column.name for column in spec.columns]
+
+    def encoded(batch: pa.RecordBatch) -> tuple[Any, ...]:
+        keys, values, checksum, *fields = encode(batch, spec.columns, spec.key)
+        ttls = batch.column(names.index(spec.ttl_column)) if spec.ttl_column else None
+        return keys, values, checksum, fields[0] if fields else None, ttls
+
+    return encoded
+
+
+def _expiry_replies(batch: RowBatch) -> list[bytes]:
+    """What is due of each row, a hash, when it was told when to expire, or not to."""
+    if batch.expires is None:
+        return [b""] * len(batch)
+    if isinstance(batch.expires, int):
+        return [b":1\r\n"] * len(batch)
+    return [b":1\r\n" if expires else b":0\r\n" for expires in batch.expires.is_valid().to_pylist()]
 
 
 def _repeats_a_key(batch: RowBatch) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from nexus_redis_provider.core.durations import Duration, to_ms
 from nexus_redis_provider.core.errors import ConfigurationError, PublishError
+from nexus_redis_provider.core.gold.columns import check_ttl_column
 from nexus_redis_provider.core.gold.limits import Limits
 from nexus_redis_provider.core.gold.manifests import Layout, Mode
 from nexus_redis_provider.core.gold.schemas import Column
@@ -28,6 +29,8 @@ class Spec:
         ttl: seconds until rows vanish, counted from `begin`; None keeps them.
         ttl_jitter: seconds by which rows vanish earlier, at most, each at a moment of its own (see
             `expiries`); None lets all vanish at once.
+        ttl_column: that says when its row vanishes: a timestamp, or so many seconds from `begin`;
+            rows that have null there take the ttl, if there is one.
         keep: previous versions that stay readable.
         min_rows: a version with fewer is refused.
         fence: fencing token of the lock that guards this publish, or None.
@@ -43,6 +46,7 @@ class Spec:
     layout: Layout = Layout.JSON
     ttl: Duration | None = None
     ttl_jitter: Duration | None = None
+    ttl_column: str | None = None
     keep: int = 1
     min_rows: int = 0
     fence: int | None = None
@@ -80,14 +84,25 @@ class Spec:
                 f"than it: not {self.ttl_jitter!r} of ttl={self.ttl!r}."
             )
 
+        if self.ttl_column is None:
+            return
+        if self.layout is Layout.PACKED:
+            raise ConfigurationError(
+                "layout='packed' does not go with ttl_column, since rows share a bucket, which "
+                "expires as a whole; use layout='json' or 'hash', or ttl with ttl_jitter."
+            )
+        check_ttl_column(self.columns, self.ttl_column, self.dataset)
+
     @property
     def jitter_ms(self) -> int:
         """By how much rows vanish earlier than their ttl, at most."""
         return 0 if self.ttl_jitter is None else to_ms(self.ttl_jitter, "ttl_jitter")
 
     def expires_ms(self, created_ms: int) -> int | None:
-        """When the last row of a version that was begun then vanishes, or None."""
-        return None if self.ttl is None else created_ms + to_ms(self.ttl, "ttl")
+        """When a version that was begun then vanishes; None where it stays, or each row says it."""
+        if self.ttl is None or self.ttl_column is not None:
+            return None
+        return created_ms + to_ms(self.ttl, "ttl")
 
     @property
     def keys(self) -> GoldKeys:
@@ -104,6 +119,8 @@ class Report:
         attempt: unique name of the attempt.
         rows, bytes: acknowledged rows, and bytes of their keys and values.
         checksum: sum of their CRC-32.
+        expires_from_ms, expires_ms: of rows whose `ttl_column` says when they expire: when the
+            first of them does, or None, and when the last one does, or None if some do not.
         pages: index pages written.
         buckets: into which rows were packed.
         is_mapped: whether some of them are of earlier versions, or empty.
@@ -115,6 +132,8 @@ class Report:
     rows: int = 0
     bytes: int = 0
     checksum: int = 0
+    expires_from_ms: int | None = None
+    expires_ms: int | None = None
     pages: int = 0
     buckets: int = 0
     is_mapped: bool = False

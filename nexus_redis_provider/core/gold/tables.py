@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import pyarrow as pa
@@ -36,6 +37,7 @@ from nexus_redis_provider.core.gold.columns import (
     refused_column,
 )
 from nexus_redis_provider.core.gold.deltas import DeltaWriter
+from nexus_redis_provider.core.gold.expiries import refuse_bad_ttls
 from nexus_redis_provider.core.gold.limits import Limits
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.packing import is_packed_natively, pack, packed_columns
@@ -44,7 +46,6 @@ from nexus_redis_provider.core.gold.row_commands import row_encoder
 from nexus_redis_provider.core.gold.rows import encode_rows, json_texts
 from nexus_redis_provider.core.gold.schemas import Column, ColumnType
 from nexus_redis_provider.core.gold.specs import Report, Spec
-from nexus_redis_provider.core.gold.templates import KeyTemplate
 from nexus_redis_provider.core.gold.writers import PartitionWriter
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE
 
@@ -65,6 +66,7 @@ def publish_table(
     types: Mapping[str, str] | None = None,
     ttl: Duration | None = None,
     ttl_jitter: Duration | None = None,
+    ttl_column: str | None = None,
     keep: int = 1,
     min_rows: int = 0,
     fence: int | None = None,
@@ -90,6 +92,8 @@ def publish_table(
         ttl: seconds until the rows vanish; None keeps them.
         ttl_jitter: seconds by which rows vanish earlier, at most, each at a moment of its own, so
             that they are not all missed at once.
+        ttl_column: that says when its row vanishes: a timestamp, or so many seconds from now; rows
+            that have null there take the `ttl`, if there is one. Not for `packed`.
         keep: previous versions that stay readable.
         min_rows: fewer rows than these are refused, so that an empty source empties no cache.
         fence: fencing token of the lock that guards this publish.
@@ -124,6 +128,7 @@ def publish_table(
         layout=Layout(layout),
         ttl=ttl,
         ttl_jitter=ttl_jitter,
+        ttl_column=ttl_column,
         keep=keep,
         min_rows=min_rows,
         fence=fence,
@@ -133,11 +138,13 @@ def publish_table(
     )
     if plain.num_rows < min_rows:
         raise TooFewRowsError(dataset, plain.num_rows, min_rows)
-    encode = _packed if spec.layout is Layout.PACKED else row_encoder(spec.layout)
-    batches = [encode(batch, columns, template) for batch in plain.to_batches(_BATCH)]
+    encode = partial(_packed, spec) if spec.layout is Layout.PACKED else row_encoder(spec)
+    batches = [encode(batch) for batch in plain.to_batches(_BATCH)]
     _refuse_bad_keys([keys for keys, *_ in batches], spec)
-    for keys, values, *_ in batches:
+    for keys, values, *others in batches:
         spec.limits.check_values(dataset, keys, values)
+        if spec.ttl_column is not None:
+            refuse_bad_ttls(spec, keys, others[-1])
     return _published(Endpoint.of(endpoint), spec, batches)
 
 
@@ -173,9 +180,10 @@ def _write_shares(publication: Publication, batches: Iterable[_Encoded]) -> list
     return reports
 
 
-def _packed(batch: pa.RecordBatch, columns: Sequence[Column], key: KeyTemplate) -> _Encoded:
+def _packed(spec: Spec, batch: pa.RecordBatch) -> _Encoded:
     import numpy as np
 
+    columns, key = spec.columns, spec.key
     parts = [column for column in columns if column.name in key.columns]
     keys, _, _ = encode_rows(batch.select([part.name for part in parts]), parts, key)
     others = packed_columns(columns, key)

@@ -52,11 +52,17 @@ def set_commands(
         options: further words of each command, such as `NX`.
         expires: when.
     """
-    words = [*options] if expires is None else [*options, "PXAT"]
+    words = [*options]
     tail = "".join(f"${len(word)}\r\n{word}\r\n" for word in words)
-    head = f"*{3 + len(words) + (expires is not None)}\r\n$3\r\nSET\r\n"
-    moments = () if expires is None else (_number(expires),)
-    return joined(_rows(head, prefix, keys, values, tail, *moments))
+    head, expiring = (f"*{3 + len(words) + more}\r\n$3\r\nSET\r\n" for more in (0, 2))
+    if expires is None:
+        return joined(_rows(head, prefix, keys, values, tail))
+    expiry = pc.binary_join_element_wise("$4\r\nPXAT\r\n", _number(expires), "")
+    heads = expiring
+    if isinstance(expires, pa.Array) and expires.null_count:
+        heads = pc.if_else(expires.is_valid(), expiring, head)
+        expiry = pc.fill_null(expiry, "")
+    return joined(_rows(heads, prefix, keys, values, tail, expiry))
 
 
 def multi_set_commands(
@@ -95,7 +101,7 @@ def hash_commands(
         keys: strings without nulls.
         values: fields and values, as arguments of a command.
         fields: how many they are.
-        expires: a `PEXPIREAT` follows each, if not None.
+        expires: a `PEXPIREAT` follows each, if not None; where it is null, a `PERSIST`.
         anew: an `UNLINK` precedes each.
     """
     names = pc.cast(_names(prefix, keys), pa.binary())
@@ -103,7 +109,12 @@ def hash_commands(
     parts = [b"*2\r\n$6\r\nUNLINK\r\n", names] if anew else []
     parts += [b"*", words, b"\r\n$4\r\nHSET\r\n", names, values]
     if expires is not None:
-        parts += [b"*3\r\n$9\r\nPEXPIREAT\r\n", names, pc.cast(_number(expires), pa.binary())]
+        verb: object = b"*3\r\n$9\r\nPEXPIREAT\r\n"
+        if isinstance(expires, pa.Array) and expires.null_count:
+            # So that as many commands write each row.
+            verb = pc.if_else(expires.is_valid(), verb, b"*2\r\n$7\r\nPERSIST\r\n")
+        moment = pc.cast(_number(expires), pa.binary())
+        parts += [verb, names, pc.fill_null(moment, b"")]
     return joined(pc.binary_join_element_wise(*parts, b""))
 
 

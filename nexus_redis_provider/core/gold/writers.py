@@ -19,6 +19,7 @@ from nexus_redis_provider.core.errors import (
     StaleFenceError,
 )
 from nexus_redis_provider.core.gold.attempts import Attempt
+from nexus_redis_provider.core.gold.expiries import Lifetimes
 from nexus_redis_provider.core.gold.manifests import Mode
 from nexus_redis_provider.core.gold.pages import encode_page
 from nexus_redis_provider.core.gold.publications import Publication, staging_gone
@@ -72,6 +73,7 @@ class PartitionWriter(Attempt):
         self._prefix = "" if upsert else self._keys.row_prefix(publication.version)
         is_spread = publication.endpoint.is_cluster
         self._format = row_format(self._spec.layout, self._prefix, is_spread=is_spread)
+        self._lifetimes = Lifetimes(self._spec, publication.created_ms)
 
     def write(
         self,
@@ -79,6 +81,7 @@ class PartitionWriter(Attempt):
         values: pa.StringArray | pa.BinaryArray,
         checksum: int,
         fields: pa.Int32Array | None = None,
+        ttls: pa.Array | None = None,
     ) -> None:
         """Write a batch.
 
@@ -86,6 +89,7 @@ class PartitionWriter(Attempt):
             keys, values: arrays of equal length; keys are UTF-8, and a null is refused.
             checksum: sum of the CRC-32 of every `key NUL value` of the batch.
             fields: of rows that are hashes, how many each has.
+            ttls: the column that says when rows expire, if one does.
 
         Raises:
             PublishError: the data, or the publish, is refused.
@@ -98,7 +102,8 @@ class PartitionWriter(Attempt):
         values = pc.cast(values, pa.string() if fields is None else pa.binary())
         self._spec.limits.check_values(self._spec.dataset, keys, values)
         put = self._upsert if self._spec.mode is Mode.UPSERT else self._stage
-        batch, start = RowBatch(keys, values, fields, self._expiries(keys)), 0
+        expires = self._expiries(keys) if ttls is None else self._lifetimes.of(keys, ttls)
+        batch, start = RowBatch(keys, values, fields, expires), 0
         with self._writing():
             while start < len(keys):
                 step = self._pace.rows
@@ -124,6 +129,8 @@ class PartitionWriter(Attempt):
             rows=self._rows,
             bytes=self._bytes,
             checksum=self._checksum,
+            expires_from_ms=self._lifetimes.first_ms,
+            expires_ms=self._lifetimes.last_ms,
             pages=self._pages,
         )
 

@@ -32,7 +32,8 @@ if ARGV[8] ~= '' then
 end
 local newest = redis.call('HGET', KEYS[1], 'newest')
 if newest == ARGV[1] then
-  return {'published', redis.call('HGET', KEYS[5], 'published_ms')}
+  local published_ms = redis.call('HGET', KEYS[5], 'published_ms')
+  return {'published', published_ms or string.format('%.0f', now_ms)}
 end
 local stored = redis.call('GET', KEYS[2])
 if stored and (ARGV[2] == '' or tonumber(ARGV[2]) < tonumber(stored)) then
