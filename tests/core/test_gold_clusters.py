@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import time
 import uuid
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -29,8 +32,9 @@ from nexus_redis_provider.core.gold.batches import Plan, begin_batch
 from nexus_redis_provider.core.gold.history import rollback
 from nexus_redis_provider.core.gold.limits import Limits
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
+from nexus_redis_provider.core.gold.parts import plan_parts, read_part
 from nexus_redis_provider.core.gold.publications import Publication
-from nexus_redis_provider.core.gold.readers import GoldDataset
+from nexus_redis_provider.core.gold.readers import AsyncGoldDataset, GoldDataset, Verification
 from nexus_redis_provider.core.gold.specs import Report
 from nexus_redis_provider.core.gold.sweeping import sweep
 from nexus_redis_provider.core.gold.tables import publish_table
@@ -416,3 +420,38 @@ def test_rows_of_each_share_are_dealt_to_all_nodes(endpoint: Endpoint, namespace
     with endpoint.client() as client:
         found = rows_by_node(client, namespace, publication.version)
     assert min(found) > max(found) / 3
+
+
+async def test_rows_that_say_when_they_expire(
+    endpoint: Endpoint, client: redis.Redis, dataset: GoldDataset, keys: GoldKeys, namespace: str
+) -> None:
+    past, soon = datetime(2020, 1, 1, tzinfo=UTC), datetime.now(UTC).replace(microsecond=0)
+    moments = [past, soon + timedelta(hours=1), soon + timedelta(hours=2)] * 100
+    table = pa.table({"id": [f"k{n}" for n in range(300)], "until": moments})
+    where = {"endpoint": endpoint, "namespace": namespace}
+    manifest = publish_table(table, "sales", key="id", ttl_column="until", **where)
+    expiries = {int(at.timestamp() * 1000) for at in moments}
+    prefix = keys.row_prefix(manifest.version)
+    assert [client.pexpiretime(f"{prefix}k{n}") for n in range(3)] == [-2, *sorted(expiries)[1:]]
+    others = [keys.manifest(manifest.version), keys.page(manifest.version, "0.table", 0)]
+    assert {client.pexpiretime(name) for name in others} == {max(expiries)}
+    assert dataset.verification() == Verification(manifest, 100)
+    left = {f"k{n}" for n in range(300) if n % 3}
+    assert {row["id"] for row in dataset.scan()} == left
+    parts = plan_parts(client, keys, manifest, 3)
+    found = chain.from_iterable(read_part(client, keys, manifest, part) for part in parts)
+    assert {name.decode() for name, _ in chain.from_iterable(found)} == left
+    async with endpoint.async_client() as async_client:
+        twin = AsyncGoldDataset(async_client, "sales", namespace=namespace)
+        assert {row["id"] async for row in twin.scan()} == left
+
+
+def test_buckets_expire_each_at_its_moment(
+    endpoint: Endpoint, client: redis.Redis, keys: GoldKeys, namespace: str
+) -> None:
+    manifest = published(endpoint, PACKED, namespace, 0, ttl=600, ttl_jitter=300)
+    for number, share in enumerate(manifest.shares):
+        for bucket in range(share.buckets):
+            name = keys.bucket(f"{manifest.version}.{share.task}", number, bucket)
+            before = zlib.crc32(b"%d.%d" % (number, bucket)) % 300_001
+            assert client.pexpiretime(name) == manifest.created_ms + 600_000 - before
