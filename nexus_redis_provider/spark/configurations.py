@@ -11,6 +11,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
@@ -45,6 +46,7 @@ _DATASET |= {
     "key": (str, list),
 }
 _PUBLISH = ("mode", "layout", "ttl", "ttl_jitter", "ttl_column", "keep", "min_rows")
+_CHOICES: dict[str, type[StrEnum]] = {"mode": Mode, "layout": Layout}
 _LIMITS = tuple(field.name for field in fields(Limits))
 _JOINS = ("inner", "left", "right", "full", "semi", "anti", "cross")
 _WORDS = {
@@ -115,9 +117,11 @@ class Dataset:
         if (ttl_column := given["ttl_column"]) is not None:
             _one_of(f"{where}.ttl_column", ttl_column, [*group_by, *measures])
             timed = (Column(ttl_column, "timestamp"),)  # Its type is known when the rows are.
-        for option, known in (("mode", list(Mode)), ("layout", list(Layout))):
-            _one_of(f"{where}.{option}", given[option] or known[0], known)
         options = {name: given[name] for name in _PUBLISH if given[name] is not None}
+        for option, kind in _CHOICES.items():
+            if option in options:
+                choice = _one_of(f"{where}.{option}", options[option], list(kind))
+                options[option] = kind(choice)
         limits = {name: given[name] for name in _LIMITS if given[name] is not None}
         Spec(dataset=name, columns=timed, key=key, **options, limits=Limits(**limits))
         return cls(

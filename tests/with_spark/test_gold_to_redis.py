@@ -248,6 +248,7 @@ REFUSED_AT_ONCE = {
     ),
     "layout": Case(2, "sales.layout: must be one of json", (*SALES, "layout"), "xml"),
     "ttl": Case(2, "ttl", (*SALES, "ttl"), -1),
+    "delta": Case(2, "mode='delta' is for layout='packed'", (*SALES, "mode"), "delta"),
     "ttl_column": Case(2, "ttl_column: must be one of shop", (*SALES, "ttl_column"), "until"),
     "packed": Case(
         2,

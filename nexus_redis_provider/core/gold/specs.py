@@ -83,7 +83,6 @@ class Spec:
                 f"ttl_jitter is how much earlier than their ttl rows may vanish, hence shorter "
                 f"than it: not {self.ttl_jitter!r} of ttl={self.ttl!r}."
             )
-
         if self.ttl_column is None:
             return
         if self.layout is Layout.PACKED:
