@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -361,7 +360,7 @@ def test_a_server_that_cannot_save_is_the_error_and_not_what_failed_after_it(
         with PartitionWriter(publication, 0, "a") as writer:
             writer.write(*arguments(publication, {"a": 1}))
             writer._settle()
-            Path(own._directory.name, "dump.rdb").mkdir()  # Where the server saves to.
+            (own.directory / "dump.rdb").mkdir()  # Where the server saves to.
             client.config_set("save", "3600 1")
             client.bgsave()
             wait_until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err")
