@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import cycle
 from types import TracebackType
 from typing import Any, Self
 
@@ -243,6 +245,31 @@ class ClusterDeployment(_Deployment):
                 while move(100):
                     pass
                 until(lambda: self._agree(slot, target), "nodes that agree whose slot it is")
+
+    @contextlib.contextmanager
+    def moving_on(self, keys: Sequence[str]) -> Iterator[Callable[[], int]]:
+        """Within the block, slots of keys move from node to node, and on; tells how many have."""
+        is_over, moved, errors = threading.Event(), list[str](), list[BaseException]()
+
+        def move_on() -> None:
+            try:
+                for key in cycle(keys):
+                    with self.moving(key, keys=3):
+                        is_over.wait(0.005)
+                    moved.append(key)
+                    if is_over.is_set():
+                        return
+            except BaseException as error:  # noqa: BLE001 - the test fails by it, not a thread
+                errors.append(error)
+
+        mover = threading.Thread(target=move_on)
+        mover.start()
+        try:
+            yield lambda: len(moved)
+        finally:
+            is_over.set()
+            mover.join()
+        assert not errors, errors
 
     def _agree(self, slot: int, owner: EmbeddedServer) -> bool:
         """Tell all who do not know it whose a slot is; whether there were none.

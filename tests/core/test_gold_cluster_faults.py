@@ -6,8 +6,7 @@ import asyncio
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -90,32 +89,6 @@ def key_of(row: str, publication: Publication) -> str:
 # Slots that move.
 
 
-@contextmanager
-def slots_on_the_move(
-    deployment: ClusterDeployment, tags: list[str]
-) -> Iterator[Callable[[], int]]:
-    """Within the block, slots move from node to node, and on; tells how many have moved."""
-    is_over, moved, errors = threading.Event(), [0], []
-
-    def move_on() -> None:
-        try:
-            while not is_over.is_set():
-                with deployment.moving(tags[moved[0] % len(tags)], keys=3):
-                    is_over.wait(0.005)
-                moved[0] += 1
-        except BaseException as error:  # noqa: BLE001 - the test fails by it, not a thread
-            errors.append(error)
-
-    mover = threading.Thread(target=move_on)
-    mover.start()
-    try:
-        yield lambda: moved[0]
-    finally:
-        is_over.set()
-        mover.join()
-    assert not errors, errors
-
-
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_slots_move_while_versions_are_published_and_read(
     deployment: ClusterDeployment, keys: GoldKeys, shape: Shape, returned: Counter[str]
@@ -125,7 +98,7 @@ def test_slots_move_while_versions_are_published_and_read(
     # Slots of buckets, and that of the dataset itself; rows are in any.
     tags = [*(f"{{{share}.{number}}}" for share in range(3) for number in range(3)), keys.head]
     with Reader(endpoint, keys, shape) as reader, endpoint.client() as client:
-        with slots_on_the_move(deployment, tags) as moved:
+        with deployment.moving_on(tags) as moved:
             version = 1
             while moved() < 30 or not returned:
                 version += 1
