@@ -10,14 +10,14 @@ knows what was executed.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import redis
 from redis import exceptions
 from redis.cluster import ClusterNode
@@ -25,6 +25,9 @@ from redis.cluster import ClusterNode
 from nexus_redis_provider.core.clusters import is_spread
 from nexus_redis_provider.core.endpoint import FAILURES, translated
 from nexus_redis_provider.core.exchanges import execute_all
+from nexus_redis_provider.core.gold.owners import Owners
+from nexus_redis_provider.core.gold.redirections import Patience, Returned
+from nexus_redis_provider.core.gold.row_commands import Commands
 from nexus_redis_provider.core.gold.streams import (
     STAGED,
     Outcome,
@@ -38,11 +41,6 @@ from nexus_redis_provider.core.gold.wire import OK, ReplyStream, command, slices
 from nexus_redis_provider.core.scripts import Call, run
 
 _ASKING = command("ASKING")
-_PASSED_ON = (b"-MOVED ", b"-ASK ")
-_NOT_NOW = (b"-TRYAGAIN", b"-CLUSTERDOWN")
-# Slots that move often are followed so many times without a pause.
-_AT_ONCE = 8
-_LONGEST_PAUSE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,22 +71,6 @@ class _Sent:
     kept: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Returned:
-    """A thing that was not written, as its reply says: `-MOVED 7 host:port`, for example."""
-
-    place: int
-    reply: bytes
-    node: ClusterNode
-
-    def address(self) -> tuple[int, str, int]:
-        """The slot, and host and port of the node that has it."""
-        slot, address = self.reply.decode().split(" ")[1:3]
-        host, _, port = address.rpartition(":")
-        # A node that knows no name of its own stands for itself.
-        return int(slot), self.node.host if host in ("", "?") else host, int(port)
-
-
 class NodeStreams(Stream):
     """A connection to each node that gets something; used as a context manager, or disconnected.
 
@@ -105,6 +87,7 @@ class NodeStreams(Stream):
         self._client: Any = client
         self._dataset = dataset
         self._lines: dict[str, _Line] = {}
+        self._owners = Owners(client)
         self._under_way: tuple[Sequence[Writes], list[_Sent]] | None = None
         self._outcomes: deque[Outcome] = deque()
 
@@ -122,7 +105,7 @@ class NodeStreams(Stream):
         self._finish()
         staged = b":%d" % run(self._client, registration)
         if staged == STAGED and writes:
-            self._under_way = writes, self._send_to_owners(writes[0], range(len(writes[0])))
+            self._under_way = writes, self._send_to_owners(writes[0])
         else:
             self._outcomes.append(Outcome(staged))
 
@@ -144,7 +127,7 @@ class NodeStreams(Stream):
 
     def exchange(self, writes: Writes) -> Mapping[int, bytes]:
         """Write, and wait; by place each reply that was not due."""
-        return self._followed(writes, self._send_to_owners(writes, range(len(writes))))
+        return self._followed(writes, self._send_to_owners(writes))
 
     def disconnect(self) -> None:
         for line in self._lines.values():
@@ -172,12 +155,12 @@ class NodeStreams(Stream):
     def _followed(self, writes: Writes, sent: list[_Sent]) -> dict[int, bytes]:
         """Read all replies, and send again what was returned; by place what was not due."""
         unusual: dict[int, bytes] = {}
-        patience = _Patience(self._client.get_connection_kwargs()["socket_timeout"])
+        patience = Patience(self._client.get_connection_kwargs()["socket_timeout"])
         while sent:
-            returned: list[_Returned] = []
+            returned: list[Returned] = []
             for place, reply, node in self._read(sent):
-                if reply.startswith((*_PASSED_ON, *_NOT_NOW)):
-                    returned.append(_Returned(place, reply, node))
+                if Returned.is_one(reply):
+                    returned.append(Returned(place, reply, node))
                 else:
                     where = b" (at %b)" % node.name.encode() if reply.startswith(b"-") else b""
                     unusual[place] = reply + where
@@ -193,64 +176,46 @@ class NodeStreams(Stream):
                     yield one.places[at // one.each], reply, one.line.node
 
     def _send_again(
-        self, writes: Writes, returned: Sequence[_Returned], patience: _Patience
+        self, writes: Writes, returned: Sequence[Returned], patience: Patience
     ) -> list[_Sent]:
         if patience.pause(returned):
             with self._unbroken(returned[0].node):
-                self._client.nodes_manager.initialize()
+                self._owners.ask()
         asked: dict[tuple[str, int], list[int]] = {}
-        others = []
-        for thing in returned:
-            if thing.reply.startswith(b"-ASK "):
-                asked.setdefault(thing.address()[1:], []).append(thing.place)
-                continue
-            if thing.reply.startswith(b"-MOVED "):
-                moved = exceptions.MovedError("{} {}:{}".format(*thing.address()))
-                self._client.nodes_manager.move_slot(moved)
-            others.append(thing.place)
+        for one in returned:
+            if one.is_asked_for:
+                asked.setdefault(one.address()[1:], []).append(one.place)
+            elif one.is_moved:
+                self._owners.learn(*one.address())
+        others = [one.place for one in returned if not one.is_asked_for]
         sent = self._send_to_owners(writes, others) if others else []
         for address, places in asked.items():
-            node = self._client.nodes_manager.get_node(*address) or ClusterNode(*address)
             each = [writes.commands([place]) for place in places]
             stream = b"".join(_ASKING + one.stream for one in each)
             due = b"".join(OK + one.due for one in each)
-            sent.append(self._send(node, places, memoryview(stream), due, each[0].kept, each=2))
+            commands = replace(each[0], stream=memoryview(stream), due=due)
+            sent.append(self._send(self._owners.node(*address), places, commands, each=2))
         return sent
 
-    def _send_to_owners(self, writes: Writes, places: Sequence[int]) -> list[_Sent]:
-        groups = self._by_owner(writes.slots(), places)
+    def _send_to_owners(self, writes: Writes, places: Sequence[int] | None = None) -> list[_Sent]:
+        """Send the things at some places, or all, to the nodes that have their slots."""
+        slots = np.array(writes.slots(), np.int64)
+        chosen = np.arange(len(slots)) if places is None else np.array(places)
         sent = []
-        for node, some in groups:
-            commands = writes.commands(None if len(some) == len(writes) else some)
-            sent.append(self._send(node, some, commands.stream, commands.due, commands.kept))
+        for node, found in self._owners.groups(slots[chosen]):
+            some = chosen[found].tolist()
+            commands = writes.commands(None if len(some) == len(slots) else some)
+            sent.append(self._send(node, some, commands))
         return sent
-
-    def _by_owner(
-        self, slots: Sequence[int], places: Sequence[int]
-    ) -> list[tuple[ClusterNode, list[int]]]:
-        owners = self._client.nodes_manager.slots_cache
-        groups: dict[str, tuple[ClusterNode, list[int]]] = {}
-        for place in places:
-            if not (nodes := owners.get(slots[place])):
-                raise exceptions.ConnectionError(f"no node has slot {slots[place]} at the moment")
-            groups.setdefault(nodes[0].name, (nodes[0], []))[1].append(place)
-        return list(groups.values())
 
     def _send(
-        self,
-        node: ClusterNode,
-        places: Sequence[int],
-        stream: memoryview,
-        due: bytes,
-        kept: bytes | None,
-        *,
-        each: int = 1,
+        self, node: ClusterNode, places: Sequence[int], commands: Commands, *, each: int = 1
     ) -> _Sent:
         with self._unbroken(node):
             line = self._line(node)
             # No health check: it would read a reply that is not its own.
-            line.connection.send_packed_command(slices(stream), check_health=False)
-        return _Sent(line, places, due, each, kept)
+            line.connection.send_packed_command(slices(commands.stream), check_health=False)
+        return _Sent(line, places, commands.due, each, commands.kept)
 
     def _line(self, node: ClusterNode) -> _Line:
         if (line := self._lines.get(node.name)) is None:
@@ -283,32 +248,3 @@ def stream_to(client: redis.Redis, dataset: str) -> Stream:
     if is_spread(client):
         return NodeStreams(client, dataset)
     return ServerStream(client, dataset)
-
-
-class _Patience:
-    """How long slots are followed that are on their way."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._until: float | None = None
-        self._rounds = 0
-
-    def pause(self, returned: Sequence[_Returned]) -> bool:
-        """Pause, where that helps; whether nodes are to be asked who has what.
-
-        Raises:
-            redis.exceptions.ConnectionError: enough.
-        """
-        now = time.monotonic()
-        self._until = self._until or now + self._seconds
-        self._rounds += 1
-        if now > self._until:
-            last = returned[0]
-            raise exceptions.ConnectionError(
-                f"{len(returned)} command(s) found no node for {self._seconds} s, the last answer "
-                f"was {last.reply.decode()!r} (by {last.node.name})"
-            )
-        must_wait = any(thing.reply.startswith(_NOT_NOW) for thing in returned)
-        if must_wait or self._rounds > _AT_ONCE:
-            time.sleep(min(0.001 * 2**self._rounds, _LONGEST_PAUSE))
-        return must_wait
