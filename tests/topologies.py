@@ -212,6 +212,24 @@ class ClusterDeployment(_Deployment):
         with _talk(self.server_of(key)) as node:
             return bool(node.info("replication")["connected_slaves"])
 
+    def join(self) -> EmbeddedServer:
+        """One more primary, which has no slots yet."""
+        with _talk(server := self._add()) as node:
+            node.cluster("MEET", "127.0.0.1", self.servers[0].port, self.buses[0])
+        until(lambda: all(map(self._knows_all, self.servers)), "nodes that know each other")
+        until(lambda: self._is_ready(server), "a Cluster that is ready")
+        return server
+
+    def fail_over(self, dead: EmbeddedServer) -> None:
+        """Returns once all that live know who has taken over from a primary that was killed."""
+        living = [server for server in self.servers if server is not dead]
+
+        def is_over() -> bool:
+            views = [{owner for owner, _ in self._slots((server,))} for server in living]
+            return all(dead not in view for view in views) and all(map(self._is_ready, living))
+
+        until(is_over, "a replica that takes over")
+
     def move_slot(self, key: str) -> EmbeddedServer:
         """Give the slot of a key, with all its keys, to another primary; returns that one."""
         with self.moving(key, keys=100) as target:
@@ -219,15 +237,21 @@ class ClusterDeployment(_Deployment):
 
     @contextlib.contextmanager
     def moving(
-        self, key: str, *, keys: int = 1, named: Sequence[str] = ()
+        self,
+        key: str,
+        *,
+        to: EmbeddedServer | None = None,
+        keys: int = 1,
+        named: Sequence[str] = (),
     ) -> Iterator[EmbeddedServer]:
         """Within the block, the slot of a key is on its way: so many keys of it have moved.
 
         Args:
+            to: whom; by default another that has slots.
             named: or those with these names.
         """
         source, slot = self.server_of(key), key_slot(key.encode())
-        target = next(server for server in self.owners() if server is not source)
+        target = to or next(server for server in self.owners() if server is not source)
         with _talk(source) as old, _talk(target) as new:
             ids = old.cluster("MYID").decode(), new.cluster("MYID").decode()
             new.cluster("SETSLOT", slot, "IMPORTING", ids[0])
@@ -288,14 +312,9 @@ class ClusterDeployment(_Deployment):
         return not differing
 
     def _start(self) -> None:
-        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(DOWN_AFTER_MS))
-        fast = ("--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0")
         count = self.primaries * (2 if self.with_replicas else 1)
         for _ in range(count):
-            # Not 10,000 above the server's, where it may be in use, or too high.
-            self.buses.append(free_port())
-            bus = ("--cluster-port", str(self.buses[-1]))
-            self.servers.append(self._server(*options, *fast, *bus, *self.server_options))
+            self._add()
         per_node = -(-REDIS_CLUSTER_HASH_SLOTS // self.primaries)
         for number, server in enumerate(self.servers):
             with _talk(server) as node:
@@ -313,6 +332,15 @@ class ClusterDeployment(_Deployment):
             with _talk(self.servers[number]) as replica:
                 replica.cluster("REPLICATE", primary_id)
         until(lambda: all(map(self._is_ready, self.servers)), "a Cluster that is ready")
+
+    def _add(self) -> EmbeddedServer:
+        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(DOWN_AFTER_MS))
+        fast = ("--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0")
+        # Not 10,000 above the server's, where it may be in use, or too high.
+        self.buses.append(free_port())
+        bus = ("--cluster-port", str(self.buses[-1]))
+        self.servers.append(self._server(*options, *fast, *bus, *self.server_options))
+        return self.servers[-1]
 
     def _knows_all(self, server: EmbeddedServer) -> bool:
         with _talk(server) as node:

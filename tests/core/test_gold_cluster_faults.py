@@ -162,6 +162,25 @@ def test_a_dataset_whose_own_slot_is_long_on_its_way(
         }  # fmt: skip
 
 
+def test_a_node_that_joins_is_welcome(keys: GoldKeys, returned: Counter[str]) -> None:
+    need_server(find_server)
+    with ClusterDeployment(primaries=2) as deployment, deployment.endpoint.client() as client:
+        publication = Publication.begin(deployment.endpoint, spec(keys.namespace))
+        with PartitionWriter(publication, 0, "a") as writer:
+            writer.write(*batch(numbers(0, 300)))
+            new = deployment.join()
+            for row in ("k7", "k301"):
+                with deployment.moving(key_of(row, publication), to=new):
+                    pass
+            writer.write(*batch(numbers(300, 300)))
+            publication.commit([writer.finish()])
+        assert returned["-MOVED"]
+        with new.endpoint.client() as node:
+            assert node.get(key_of("k301", publication)) == b'{"id":"k301","n":0}'
+            assert node.dbsize() >= 2
+        assert GoldDataset(client, "sales", namespace=keys.namespace).verify().rows == 600
+
+
 @pytest.mark.parametrize("gone", ["head", "manifest"])
 async def test_half_of_what_a_script_reads_has_moved(
     kind: str, gone: str, deployment: ClusterDeployment, keys: GoldKeys
@@ -256,7 +275,7 @@ def fail(deployment: ClusterDeployment, endpoint: Endpoint, keys: GoldKeys, shap
 
     with pytest.raises(UnreachableError):
         load()
-    until(lambda: len(deployment.owners() - {victim}) == 3, "a replica that takes over")
+    deployment.fail_over(victim)
     # Spark would try the task again, with success, on the new primary.
     with kind(publication, 0, "b") as writer:
         writer.write(*rows_of(numbers(0, 600, 2)))

@@ -23,6 +23,7 @@ from nexus_redis_provider.core.errors import (
     ConfigurationError,
     DuplicateKeyError,
     NoRoomError,
+    PublishError,
     StaleFenceError,
     SupersededError,
     WriteError,
@@ -145,7 +146,7 @@ def test_versions_are_published_read_verified_rolled_back_and_swept(  # noqa: PL
         latest = published(endpoint, shape, namespace, version)
         assert dataset.verify() == latest
         assert rows_of(dataset) == shape.rows(version)
-    assert dataset.get("k590") == {"id": "k590", "n": 5}
+    assert dataset.get("k10") == {"id": "k10", "n": 5}
     rollback(client, "sales", namespace=namespace)
     dataset.verify()
     assert rows_of(dataset) == shape.rows(4)
@@ -371,6 +372,22 @@ def test_a_node_that_is_full_refuses_the_rows_by_its_name(shape: Shape) -> None:
         expecting = replace(unchecked, limits=Limits(expected_rows=20_000))
         with pytest.raises(NoRoomError, match=f"to be written to 127.0.0.1:{full.port}"):
             load(Publication.begin(endpoint, expecting))
+
+
+def test_what_any_node_evicts_fails_the_publish() -> None:
+    need_server(find_server)
+    options = ("--maxmemory-policy", "allkeys-lru")
+    with ClusterDeployment(server_options=options) as deployment:
+        endpoint, own = deployment.endpoint, deployment.server_of(GoldKeys("sales", "full").head)
+        evicting = next(iter(deployment.owners() - {own}))
+        with evicting.endpoint.client() as node:
+            node.config_set("maxmemory", node.info("memory")["used_memory"] + 500_000)
+        unchecked = spec("full", limits=Limits(memory_margin=None))
+        publication = Publication.begin(endpoint, unchecked)
+        with PartitionWriter(publication, 0, "a") as writer:
+            report = write_all(writer, BIG, per_batch=2_000)
+        with pytest.raises(PublishError, match=rf"127.0.0.1:{evicting.port} evicted \d+ key"):
+            publication.commit([report])
 
 
 # Faces.
