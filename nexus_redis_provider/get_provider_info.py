@@ -24,7 +24,7 @@ def get_provider_info() -> dict[str, Any]:
         "hooks": _modules("hooks.redis"),
         "operators": _modules(
             *("operators.backup", "operators.cache_invalidation"),
-            *("operators.dag_lock", "operators.gold_publish"),
+            *("operators.dag_lock", "operators.gold_publish", "operators.replication"),
         ),
         "extra-links": ["nexus_redis_provider.operators.locking.LockHolderLink"],
         "task-decorators": [
@@ -34,7 +34,10 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "sensors": _modules("sensors.cache_warm"),
-        "triggers": _modules("triggers.dag_lock", "triggers.cache_warm", "triggers.gold_published"),
+        "triggers": _modules(
+            *("triggers.dag_lock", "triggers.cache_warm"),
+            *("triggers.gold_published", "triggers.replication"),
+        ),
         "asset-uris": [
             {
                 "schemes": ["nexus-redis"],

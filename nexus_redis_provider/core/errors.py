@@ -331,6 +331,33 @@ class FillError(NexusRedisError):
     """What was to fill a cache could not be written; keys written before it stay."""
 
 
+class ReplicationError(NexusRedisError):
+    """What was written is not known to be where it should be."""
+
+
+class ReplicationLagError(ReplicationError):
+    """Too few replicas have confirmed in time; what was written stays, and they may yet."""
+
+    def __init__(self, wanted: int, what: str, waited: float) -> None:
+        super().__init__(
+            f"Not confirmed by {wanted} replica(s) after {waited:.1f} s: {what.rstrip('.')}. See "
+            "`server info` for what holds them up."
+        )
+        self.wanted = wanted
+
+
+class ReplicationLostError(ReplicationError):
+    """A primary no longer has the data that was to be confirmed: write it again."""
+
+    def __init__(self, endpoint: str, offset: int) -> None:
+        super().__init__(
+            f"What Redis at {endpoint} had written up to offset {offset:,} is on no primary any "
+            "more: it restarted, or a replica took over that had not received it. Write it again."
+        )
+        self.endpoint = endpoint
+        self.offset = offset
+
+
 class BackupError(NexusRedisError):
     """A backup could not be made, checked, or restored; what was there before is unchanged."""
 

@@ -22,6 +22,7 @@ VALUES = {
     "timeout": 0.5,
     "version": "v9",
     "size": 2_000_000,
+    "offset": 1234,
     "max_value_bytes": 1_000_000,
     "needed": 30,
     "used": 20,

@@ -120,6 +120,10 @@ class ReplicationInfo:
         is_primary: whether it takes writes of its own.
         replid: of the history of its data; another one after a failover or a restart.
         offset: bytes of that history so far; it stands still until the first replica comes.
+        replid_before: of the history that a failover ended, which this one goes on from.
+        shared_until: bytes of it that both have.
+        has_backlog: whether it keeps its history for replicas; without, the first replica that
+            comes begins another one.
         replicas: that follow it.
         primary: `host:port` that it follows, or None.
         is_linked: of a replica, whether it hears its primary.
@@ -128,6 +132,9 @@ class ReplicationInfo:
     is_primary: bool
     replid: str
     offset: int
+    replid_before: str
+    shared_until: int
+    has_backlog: bool
     replicas: tuple[Replica, ...]
     primary: str | None
     is_linked: bool | None
@@ -140,6 +147,9 @@ class ReplicationInfo:
             is_primary=is_primary,
             replid=str(info["master_replid"]),
             offset=info["master_repl_offset"],
+            replid_before=str(info["master_replid2"]),
+            shared_until=max(0, info["second_repl_offset"] - 1),
+            has_backlog=bool(info["repl_backlog_active"]),
             replicas=tuple(
                 Replica(
                     address=f"{one['ip']}:{one['port']}",
@@ -154,6 +164,11 @@ class ReplicationInfo:
             primary=None if is_primary else f"{info['master_host']}:{info['master_port']}",
             is_linked=None if is_primary else info["master_link_status"] == "up",
         )
+
+    def has(self, replid: str, offset: int) -> bool:
+        """Whether its data is that of a history up to an offset, or goes on from there."""
+        is_its_own = replid == self.replid and offset <= self.offset
+        return is_its_own or (replid == self.replid_before and offset <= self.shared_until)
 
     def confirmed(self, offset: int) -> int:
         """How many replicas have confirmed everything up to an offset."""
