@@ -15,8 +15,10 @@ from nexus_redis_provider.core.errors import (
     GoldError,
     NotPublishedError,
     PublishError,
+    SupersededError,
 )
 from nexus_redis_provider.core.gold.history import rollback
+from nexus_redis_provider.core.gold.losses import have_expired
 from nexus_redis_provider.core.gold.manifests import Layout, Mode
 from nexus_redis_provider.core.gold.parts import plan_parts, read_part
 from nexus_redis_provider.core.gold.publications import Publication
@@ -25,8 +27,10 @@ from nexus_redis_provider.core.gold.specs import Spec
 from nexus_redis_provider.core.gold.versions import Row
 from nexus_redis_provider.core.gold.writers import PartitionWriter
 from nexus_redis_provider.core.keys import GoldKeys
+from nexus_redis_provider.core.scripts import run
 from tests.core.gold_datasets import (
     dataset_keys,
+    dealt,
     hashes,
     keyspace,
     numbers,
@@ -35,6 +39,7 @@ from tests.core.gold_datasets import (
     spec,
     version_keys,
     write,
+    write_packed,
 )
 
 TTL = {"ttl": 600, "ttl_jitter": timedelta(seconds=300)}
@@ -152,6 +157,28 @@ def test_a_delta_builds_on_nothing_that_may_vanish_meanwhile(endpoint, client, n
     publish_packed(endpoint, numbers(0, 200), packed)
     publish_packed(endpoint, numbers(0, 200), packed)
     assert {len(sources) for sources in buckets(client, namespace).values()} == {2}
+
+
+def test_a_delta_whose_base_began_to_vanish_is_not_published(
+    endpoint, client, namespace, wait_until
+):
+    options = {"layout": Layout.PACKED, "mode": Mode.DELTA, "staging_lease": 0.5}
+    base = publish_packed(endpoint, ABC, spec(namespace, ttl=601.5, ttl_jitter=600, **options))
+    publication = Publication.begin(endpoint, spec(namespace, ttl=600, **options))
+    assert publication.base == base
+    parts = dealt(ABC, publication.shares)
+    reports = [write_packed(publication, part, number) for number, part in enumerate(parts)]
+
+    def began_to_vanish() -> bool:
+        assert run(client, publication.renewal()) >= 0
+        return run(client, have_expired(GoldKeys("sales", namespace), base))
+
+    wait_until(began_to_vanish)
+    with pytest.raises(SupersededError, match="Publish again"):
+        publication.commit(reports)
+    publication.abort()
+    # What is there is written as a whole.
+    assert publish_packed(endpoint, ABC, spec(namespace, ttl=600, **options)).rows == 3
 
 
 def test_what_an_expired_overlay_has_covered_does_not_come_back(

@@ -267,6 +267,7 @@ class Publication:
                     *((claim.query, claim.number, claim.text) if claim else ("", 0, "")),
                     self.base.version if self.base else "",
                     _argument(self.expires_from_ms),
+                    _argument(self.base.expires_from_ms if self.base else None),
                 ),
                 list,
             ),

@@ -8,11 +8,11 @@
 -- ARGV[7] '1' when the rows are visible already (upsert)
 -- ARGV[8] streaming query or ''   ARGV[9] its micro-batch   ARGV[10] who claimed that
 -- ARGV[11] version that this one is a delta to, or ''
--- ARGV[12] expiry of the first row, ms since 1970, or ''
+-- ARGV[12] expiry of the first row, ms since 1970, or ''   ARGV[13] that of ARGV[11], likewise
 -- Returns {'published', publish time ms} or {'stale', newest fencing token}
 --   or {'superseded', newest version} or {'gone'} when the staging area was taken away
 --   or {'expired'} or {'unsettled'} when further attempts have written
---   or {'rebased'} when the version that it builds on is not kept any more.
+--   or {'rebased'} when the version that it builds on is not kept any more, or has lost rows.
 -- Clock: server TIME.
 -- Atomic: readers see all of the old version or all of the new one, and no older fencing token or
 -- older version ever replaces a newer one.
@@ -70,7 +70,9 @@ end
 if tonumber(redis.call('ZSCORE', KEYS[3], ARGV[1]) or '0') <= now_ms then
   return {'gone'}
 end
-if ARGV[11] ~= '' and not redis.call('ZSCORE', KEYS[4], ARGV[11]) then
+-- A row that was to live longer may have been gone before it was told so.
+local base_lost = ARGV[13] ~= '' and tonumber(ARGV[13]) <= now_ms
+if ARGV[11] ~= '' and (base_lost or not redis.call('ZSCORE', KEYS[4], ARGV[11])) then
   return {'rebased'}
 end
 if ARGV[12] ~= '' and tonumber(ARGV[12]) <= now_ms then
