@@ -96,7 +96,7 @@ BACKUP = Group(
         ),
         Command(
             "restore",
-            "prepare the data directory of a stopped server",
+            "prepare the data directory of a stopped server; one that --url names must not answer",
             f"{_BACKUPS}:restore_one",
             (
                 _FOLDER,

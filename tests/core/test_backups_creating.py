@@ -29,11 +29,12 @@ from nexus_redis_provider.core.errors import (
     UnreachableError,
 )
 from nexus_redis_provider.core.monitoring.infos import Database
+from nexus_redis_provider.core.replication import await_replicas
 from nexus_redis_provider.embedded import EmbeddedServer, find_server
 from tests.conftest import WaitUntil, need_server
 from tests.core.backup_servers import AT_ONCE, fill
 from tests.core.conftest import SERVERS
-from tests.topologies import ClusterDeployment
+from tests.topologies import ClusterDeployment, SentinelDeployment
 
 WAYS = ("sent", "saved", "log")
 
@@ -334,6 +335,30 @@ def test_who_may_not_have_a_snapshot_sent(own, asked, root) -> None:
     with clerk, pytest.raises(AccessDeniedError, match="psync"):
         create_backup(clerk, root, plan(own, "sent"))
     assert left(root) == []
+
+
+@pytest.mark.parametrize("command", ["PSYNC", "REPLCONF"])
+def test_a_server_that_sends_none(server, root, command) -> None:
+    own = EmbeddedServer(config=f'rename-command {command} ""', binary=server._binary)
+    with own, own.endpoint.client() as client:
+        with pytest.raises(ConfigurationError, match=r"sends no snapshots \(unknown command"):
+            create_backup(client, root, plan(own, "sent"))
+        assert left(root) == []
+        # As is said there.
+        create_backup(client, root, plan(own, "saved"))
+
+
+def test_the_primary_that_sentinels_watch(root) -> None:
+    need_server(find_server)
+    with SentinelDeployment(replicas=1) as deployment, deployment.endpoint.client() as client:
+        client.set("a", 1)
+        first = create_backup(client, root).manifest
+        await_replicas(client, timeout=20, poll_interval=0.02)
+        deployment.fail_over()
+        second = create_backup(client, root).manifest
+    assert (first.keys, second.keys) == (1, 1)
+    assert first.run_id != second.run_id
+    assert first.replid != second.replid
 
 
 def test_who_may_not_see_the_names(own, asked, root) -> None:

@@ -12,10 +12,13 @@ from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.gold.sweeping import sweep
 from nexus_redis_provider.core.gold.unpublishing import retire, unpublish
 from nexus_redis_provider.core.keys import GoldKeys
+from nexus_redis_provider.core.keyspace.walks import scan
 from nexus_redis_provider.core.scripts import run
 from nexus_redis_provider.core.warmth import Requirement, probe
-from tests.conftest import PERMANENT
-from tests.core.gold_datasets import PERMANENT_ROWS, publish, publish_packed, spec, write
+from nexus_redis_provider.embedded import find_server
+from tests.conftest import PERMANENT, need_server
+from tests.core.gold_datasets import PERMANENT_ROWS, numbers, publish, publish_packed, spec, write
+from tests.topologies import ClusterDeployment
 
 
 @pytest.fixture
@@ -92,3 +95,14 @@ def test_an_upserted_one_is_refused(client, endpoint, namespace) -> None:
 
 def test_an_unknown_one(client, namespace) -> None:
     assert unpublish(client, "nothing", namespace=namespace) is None
+
+
+def test_on_a_cluster() -> None:
+    need_server(find_server)
+    with ClusterDeployment() as cluster, cluster.endpoint.client() as client:
+        for number in range(2):
+            publish(cluster.endpoint, numbers(0, 50, number), spec("ns"))
+        keys = GoldKeys("sales", "ns")
+        assert unpublish(client, "sales", namespace="ns")
+        assert len(sweep(client, keys)) == 2
+        assert set(scan(client)) == {keys.head.encode(), keys.events.encode()}

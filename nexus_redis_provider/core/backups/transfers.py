@@ -17,7 +17,7 @@ import redis
 from redis import exceptions
 
 from nexus_redis_provider.core.endpoint import address_of, translated_errors
-from nexus_redis_provider.core.errors import SaveFailedError
+from nexus_redis_provider.core.errors import ConfigurationError, SaveFailedError
 
 # A replica that knows the end by a mark, and wants the snapshot alone.
 _INTRODUCTION = (("REPLCONF", "capa", "eof"), ("REPLCONF", "rdb-only", "1"))
@@ -50,12 +50,13 @@ def receive_snapshot(client: redis.Redis, write: Callable[[bytes], Any]) -> Posi
     Raises:
         UnreachableError: no connection, or it was lost on the way.
         AccessDeniedError: the user lacks `psync` or `replconf`.
-        ServerError: it refuses, as managed servers do; or as a replica without its primary.
+        ConfigurationError: it knows no such command, as managed servers do not.
+        ServerError: it refuses, as a replica without its primary does.
         SaveFailedError: it broke off.
 
     Redis: REPLCONF, PSYNC. The server keeps a replication backlog for an hour after it.
     """
-    with translated_errors(client):
+    with translated_errors(client), _unknown_commands(client):
         connection: Any = client.connection_pool.get_connection()
         try:
             for words in _INTRODUCTION:
@@ -130,6 +131,19 @@ class _Stream:
 
 
 @contextmanager
+def _unknown_commands(client: redis.Redis) -> Iterator[None]:
+    try:
+        yield
+    except exceptions.ResponseError as error:
+        if not str(error).startswith("unknown command"):
+            raise
+        raise ConfigurationError(
+            f"Redis at {address_of(client)} sends no snapshots ({error}). Copy the file that it "
+            "saves, by its data directory; of a managed server, use the backups of its provider."
+        ) from error
+
+
+@contextmanager
 def _lost_connections() -> Iterator[None]:
     try:
         yield
@@ -138,6 +152,8 @@ def _lost_connections() -> Iterator[None]:
 
 
 def _refusal(line: bytes) -> exceptions.ResponseError:
-    text = line.decode(errors="replace").lstrip("-")
-    kind = exceptions.NoPermissionError if text.startswith("NOPERM") else exceptions.ResponseError
-    return kind(text)
+    # As redis-py reads it.
+    text = line.decode(errors="replace").removeprefix("-").removeprefix("ERR ")
+    if text.startswith("NOPERM"):
+        return exceptions.NoPermissionError(text)
+    return exceptions.ResponseError(text)
