@@ -264,7 +264,7 @@ def general_client(endpoint: Endpoint, options: dict[str, Any]) -> Any:
 
     Raises: as `Slots.node_of`.
     """
-    options = _without_db(options)
+    options = _options(options)
     Slots.of(endpoint).ask()
     nodes = [redis.cluster.ClusterNode(node.host, node.port) for node in endpoint.nodes]
     with translated_errors(endpoint):
@@ -274,7 +274,7 @@ def general_client(endpoint: Endpoint, options: dict[str, Any]) -> Any:
 def general_async_client(endpoint: Endpoint, options: dict[str, Any]) -> Any:
     """The asyncio twin of `general_client`; connects on first use, and raises then."""
     nodes = [redis.asyncio.cluster.ClusterNode(node.host, node.port) for node in endpoint.nodes]
-    return _AsyncCluster(startup_nodes=nodes, **_without_db(options))
+    return _AsyncCluster(startup_nodes=nodes, **_options(options))
 
 
 class _AsyncCluster(redis.asyncio.cluster.RedisCluster):
@@ -297,10 +297,12 @@ class _AsyncCluster(redis.asyncio.cluster.RedisCluster):
             return await super().initialize(*args, **options)
 
 
-def _without_db(options: dict[str, Any]) -> dict[str, Any]:
+def _options(options: dict[str, Any]) -> dict[str, Any]:
     if "single_connection_client" in options:
         raise ConfigurationError(
             "A client of a whole Cluster has more than one connection; for keys in one slot, "
             "Endpoint.client_for(key) gives one that takes single_connection_client."
         )
-    return {name: value for name, value in options.items() if name != "db"}
+    found = {name: value for name, value in options.items() if name != "db"}
+    # A slot that nobody has at the moment makes no others unreachable.
+    return {"require_full_coverage": False} | found

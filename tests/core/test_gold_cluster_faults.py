@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from redis.crc import key_slot
 
-from nexus_redis_provider.core.endpoint import Endpoint, translated_errors
+from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import PublishError, UnreachableError
 from nexus_redis_provider.core.gold import bucket_writers, writers
 from nexus_redis_provider.core.gold.bucket_writers import BucketWriter
@@ -22,7 +22,7 @@ from nexus_redis_provider.core.gold.manifests import Layout
 from nexus_redis_provider.core.gold.node_streams import NodeStreams
 from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.gold.readers import GoldDataset, live_manifest
-from nexus_redis_provider.core.gold.row_commands import RowBatch
+from nexus_redis_provider.core.gold.specs import Report
 from nexus_redis_provider.core.gold.writers import PartitionWriter
 from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.core.scripts import Call, arun, run
@@ -38,7 +38,7 @@ from tests.gold_faults import (
     assert_nothing_left,
     assert_settled,
 )
-from tests.topologies import ClusterDeployment, kill, until
+from tests.topologies import ClusterDeployment, kill
 
 SHAPES = (JSON, PACKED, DELTA)
 
@@ -210,35 +210,79 @@ async def answer(kind: str, endpoint: Endpoint, call: Call[Any]) -> Any:
         return await asyncio.to_thread(run, client, call)
 
 
-def overwrite(writer: PartitionWriter) -> None:
-    keys, values, _ = batch({"k7": 7})
-    with translated_errors(writer._client):
-        writer._stream.write_if([], writer._writes(RowBatch(keys, values), writer._format.replace))
-
-
-def test_a_slot_that_nobody_has_is_waited_for(returned: Counter[str]) -> None:
+def test_a_slot_that_nobody_has_is_waited_for(keys: GoldKeys, returned: Counter[str]) -> None:
     need_server(find_server)
-    with ClusterDeployment(primaries=2) as deployment:
+    alone = ("--cluster-require-full-coverage", "no")
+    with ClusterDeployment(primaries=2, server_options=alone) as deployment:
         patience = replace(deployment.endpoint, read_timeout=0.5)
-        publication = Publication.begin(patience, spec("lost"))
-        owner = deployment.server_of(key_of("k7", publication))
-        slot = key_slot(key_of("k7", publication).encode())
-        with owner.endpoint.client() as node:
-            with PartitionWriter(publication, 0, "a") as writer:
-                node.cluster("DELSLOTS", slot)
-                until(lambda: node.cluster("INFO")["cluster_state"] == "fail", "a failure")
-                with pytest.raises(UnreachableError, match=r"no node for 0\.5 s.*CLUSTERDOWN"):
-                    overwrite(writer)
-            with PartitionWriter(publication, 0, "b") as writer:
-                found = threading.Timer(0.2, lambda: node.cluster("ADDSLOTS", slot))
-                found.start()
-                overwrite(writer)
-                found.join()
-                assert node.get(key_of("k7", publication)) == b'{"id":"k7","n":7}'
-    assert returned["-CLUSTERDOWN"]
+        publication = Publication.begin(patience, spec(keys.namespace))
+        key = key_of("k7", publication)
+        owner, slot = deployment.server_of(key), key_slot(key.encode())
+
+        def lose() -> None:
+            for server in deployment.servers:
+                with server.endpoint.client() as node:
+                    node.cluster("DELSLOTS", slot)
+
+        def restore() -> None:
+            for server in (owner, *deployment.owners() - {owner}):
+                with server.endpoint.client() as node, owner.endpoint.client() as own:
+                    node.cluster("SETSLOT", slot, "NODE", own.cluster("MYID"))
+
+        with PartitionWriter(publication, 0, "a") as writer:
+            lose()
+            writer.write(*batch(numbers(0, 100)))
+            with pytest.raises(UnreachableError, match=r"no node for 0\.5 s.*CLUSTERDOWN"):
+                writer.finish()
+            restore()
+        assert returned.pop("-CLUSTERDOWN")
+        lose()
+        with PartitionWriter(publication, 0, "b") as writer:
+            timer = threading.Timer(0.2, restore)
+            timer.start()
+            writer.write(*batch(numbers(0, 100)))
+            publication.commit([writer.finish()])
+            timer.join()
+        assert returned["-CLUSTERDOWN"]
+        with deployment.endpoint.client() as client:
+            assert GoldDataset(client, "sales", namespace=keys.namespace).verify().rows == 100
 
 
-# Nodes that fail over.
+# Nodes that fail over, and connections that break.
+
+
+@pytest.mark.parametrize("shape", [JSON, PACKED], ids=str)
+def test_a_connection_that_breaks_is_told_and_the_next_attempt_publishes(
+    deployment: ClusterDeployment, keys: GoldKeys, shape: Shape
+) -> None:
+    endpoint, packed = deployment.endpoint, shape is PACKED
+    publication = Publication.begin(endpoint, spec(keys.namespace, layout=shape.layout))
+    broken = next(iter(deployment.owners()))
+
+    def load(attempt: str, *, breaks: bool = False) -> Report:
+        kind: Any = BucketWriter if packed else PartitionWriter
+        rows_of: Any = packed_batch if packed else batch
+        with kind(publication, 0, attempt) as writer:
+            writer.write(*rows_of(numbers(0, 300)))
+            if breaks:
+                follow = writer._stream._followed
+
+                def cut(*sent: Any) -> Any:
+                    with broken.endpoint.client() as node:
+                        node.client_kill_filter(_type="normal", skipme=True)
+                    return follow(*sent)
+
+                writer._stream._followed = cut
+            writer.write(*rows_of(numbers(300, 300)))
+            report: Report = writer.finish()
+            return report
+
+    with pytest.raises(UnreachableError, match=f"127.0.0.1:{broken.port} cannot be reached"):
+        load("a", breaks=True)
+    publication.commit([load("b")])
+    with endpoint.client() as client:
+        assert GoldDataset(client, "sales", namespace=keys.namespace).verify().rows == 600
+        assert_nothing_left(client, keys)
 
 
 @pytest.mark.parametrize("shape", [JSON, PACKED], ids=str)

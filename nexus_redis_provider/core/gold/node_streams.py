@@ -179,8 +179,7 @@ class NodeStreams(Stream):
         self, writes: Writes, returned: Sequence[Returned], patience: Patience
     ) -> list[_Sent]:
         if patience.pause(returned):
-            with self._unbroken(returned[0].node):
-                self._owners.ask()
+            self._owners.ask()
         asked: dict[tuple[str, int], list[int]] = {}
         for one in returned:
             if one.is_asked_for:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,6 @@ class Owners:
         """Each node that has some of the slots, with the places of those."""
         nodes, owners = self._known = self._known or self._table()
         owned = owners[slots]
-        if (owned < 0).any():
-            lost = slots[owned < 0][0]
-            raise exceptions.ConnectionError(f"no node has slot {lost} at the moment")
         return [(nodes[one], np.flatnonzero(owned == one)) for one in np.unique(owned).tolist()]
 
     def learn(self, slot: int, host: str, port: int) -> None:
@@ -40,8 +38,9 @@ class Owners:
         self._known = None
 
     def ask(self) -> None:
-        """Ask the nodes who has what."""
-        self._manager.initialize()
+        """Ask the nodes who has what; no news where none answers."""
+        with suppress(exceptions.RedisClusterException):
+            self._manager.initialize()
         self._known = None
 
     def node(self, host: str, port: int) -> ClusterNode:
@@ -50,10 +49,13 @@ class Owners:
         return found or ClusterNode(host, port)
 
     def _table(self) -> tuple[list[ClusterNode], Numbers]:
-        """All nodes, and for each slot the place of its node among them, or -1."""
+        """All nodes, and for each slot the place of its node among them.
+
+        One that nobody is known to have is for the first node to say whose it is.
+        """
         nodes: dict[str, ClusterNode] = {}
         places: dict[str, int] = {}
-        owners = np.full(REDIS_CLUSTER_HASH_SLOTS, -1)
+        owners = np.zeros(REDIS_CLUSTER_HASH_SLOTS, np.int64)
         for slot, (primary, *_) in self._manager.slots_cache.items():
             nodes.setdefault(primary.name, primary)
             owners[slot] = places.setdefault(primary.name, len(places))
