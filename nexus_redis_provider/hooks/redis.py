@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
+from weakref import finalize
 
 from airflow.providers.redis.hooks.redis import RedisHook
 
@@ -12,6 +13,7 @@ from nexus_redis_provider.core.diagnosis import diagnose
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import ConfigurationError, NexusRedisError
 from nexus_redis_provider.core.options import Wrong, endpoint_settings, flag, whole
+from nexus_redis_provider.core.sharing import borrow, give_back
 from nexus_redis_provider.hooks.inspecting import Inspecting
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ def endpoint_of(connection: Connection, extra: Mapping[str, Any] | None = None) 
 class NexusRedisHook(Inspecting, RedisHook):
     """Clients of the Redis that a connection describes, with bounded timeouts and retries.
 
-    Takes the place of the official `RedisHook`, whose connections it also reads. One hook keeps one
+    Takes the place of the official `RedisHook`, whose connections it also reads. A hook has one
     sync client; close it, or use the hook as a context manager. What `Inspecting` adds is about all
     keys and servers.
 
@@ -112,9 +114,13 @@ class NexusRedisHook(Inspecting, RedisHook):
         return self._endpoint
 
     def get_conn(self) -> redis.Redis:
-        """This hook's one client, which connects on first use; replies are bytes."""
+        """A client for this hook until it is closed, which connects on first use.
+
+        Replies are bytes. All hooks of a process with the same connection share its pool.
+        """
         if self._client is None:
-            self._client = self.endpoint.client()
+            self._client = borrow(self.endpoint)
+            self._return = finalize(self, give_back, self.endpoint, self._client)
         return self._client
 
     async def get_async_conn(self) -> redis.asyncio.Redis:
@@ -138,10 +144,10 @@ class NexusRedisHook(Inspecting, RedisHook):
         return (await self.get_endpoint()).async_read_client()
 
     def close(self) -> None:
-        """Close this hook's sync client; harmless when it has none."""
+        """End the use of this hook's sync client; harmless when it has none."""
         if self._client is not None:
-            self._client.close()
             self._client = None
+            self._return()
 
     def __enter__(self) -> Self:
         return self

@@ -12,6 +12,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from nexus_redis_provider.core.errors import UnreachableError
 from nexus_redis_provider.core.scripts import heed_cancellation
+from nexus_redis_provider.core.sharing import LoopClient
 from nexus_redis_provider.hooks.redis import NexusRedisHook
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ class PollingTrigger(BaseTrigger):
     """Looks now and then, changes nothing, and fires once: when it is time to go on, or at `until`.
 
     A worker does whatever follows, so it does not matter if a trigger runs twice. While the server
-    is away the trigger keeps looking; that is not the answer it waits for.
+    is away the trigger keeps looking; that is not the answer it waits for. All triggers of a
+    triggerer that look at one server share a few connections.
     """
 
     def __init__(self, *, redis_conn_id: str, poll_interval: float, until: float | None) -> None:
@@ -57,18 +59,18 @@ class PollingTrigger(BaseTrigger):
         }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        hook = NexusRedisHook(self.redis_conn_id)
-        # Closed before the event goes out: nobody need come back to this generator after it.
-        async with await hook.get_async_conn() as client:
-            while not await self._is_due(client):  # noqa: ASYNC110 - what it waits for is remote
+        endpoint = await NexusRedisHook(self.redis_conn_id).get_endpoint()
+        # Left before the event goes out: nobody need come back to this generator after it.
+        async with LoopClient.of(endpoint) as shared:
+            while not await self._is_due(shared):  # noqa: ASYNC110 - what it waits for is remote
                 await asyncio.sleep(self._pause())
         yield TriggerEvent({"until": self.until})  # type: ignore[no-untyped-call]
 
-    async def _is_due(self, client: redis.asyncio.Redis) -> bool:
+    async def _is_due(self, shared: LoopClient) -> bool:
         if self.until is not None and time.time() >= self.until:
             return True
         try:
-            due = await self.look(client)
+            due = await shared.use(self.look)
         except UnreachableError as error:
             self.log.warning("%s Waiting on.", error)
             due = False

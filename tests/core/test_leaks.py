@@ -1,0 +1,160 @@
+"""No connection is left by threads, event loops and processes that are done."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import multiprocessing
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+import redis
+
+from nexus_redis_provider.core.endpoint import Endpoint
+from nexus_redis_provider.core.locks import AsyncLock, Lock
+from nexus_redis_provider.core.sharing import LoopClient, borrow, give_back
+from nexus_redis_provider.embedded import EmbeddedServer
+from tests.conftest import WaitUntil
+
+Count = Callable[[], int]
+
+
+@pytest.fixture
+def own(server: EmbeddedServer) -> Iterator[EmbeddedServer]:
+    """A server that nobody else is connected to, of the same kind."""
+    with EmbeddedServer(binary=server._binary) as own:
+        yield own
+
+
+@pytest.fixture
+def count(own: EmbeddedServer) -> Iterator[Count]:
+    """How many clients the server has, but for the one that asks."""
+    with own.endpoint.client(single_connection_client=True) as watcher:
+
+        def count() -> int:
+            gc.collect()
+            return len(watcher.client_list()) - 1
+
+        yield count
+
+
+def hold(endpoint: Endpoint, name: str) -> None:
+    """A lock for longer than a third of its lease, so that it is renewed."""
+    with Lock(endpoint, name, lease=1, wait=20) as lock:
+        renewed = lock._hold.renewed_at  # type: ignore[union-attr]
+        while lock._hold.renewed_at == renewed:  # type: ignore[union-attr]
+            assert not lock.lost.wait(0.02)
+
+
+def test_threads(own: EmbeddedServer, count: Count, wait_until: WaitUntil) -> None:
+    threads = [threading.Thread(target=hold, args=(own.endpoint, f"{n}")) for n in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wait_until(lambda: count() == 0)
+
+
+def test_event_loops(own: EmbeddedServer, count: Count, wait_until: WaitUntil) -> None:
+    async def work() -> None:
+        async def one(name: str) -> None:
+            async with AsyncLock(own.endpoint, name, wait=20, lease=0.3):
+                await asyncio.sleep(0.15)
+
+        async with own.endpoint.async_client() as client, asyncio.TaskGroup() as group:
+            await client.ping()
+            for number in range(6):
+                group.create_task(one(str(number % 3)))
+
+    for _ in range(5):
+        asyncio.run(work())
+    wait_until(lambda: count() == 0)
+
+
+def test_loops_that_are_interrupted(
+    own: EmbeddedServer, count: Count, wait_until: WaitUntil
+) -> None:
+    async def work() -> None:
+        holding = AsyncLock(own.endpoint, "a", wait=20)
+        async with holding:
+            waiting = asyncio.create_task(AsyncLock(own.endpoint, "a", wait=20).__aenter__())
+            await asyncio.sleep(0.1)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+
+    for _ in range(5):
+        asyncio.run(work())
+    wait_until(lambda: count() == 0)
+
+
+def _child(endpoint: Endpoint) -> None:
+    hold(endpoint, "child")
+    client = borrow(endpoint)
+    client.ping()
+    # Ended without a word, as by os._exit: the server finds out by the end of the connection.
+
+
+def test_forks(own: EmbeddedServer, count: Count, wait_until: WaitUntil) -> None:
+    borrowed = borrow(own.endpoint)
+    with Lock(own.endpoint, "parent"):
+        borrowed.ping()
+        before = count()
+        context = multiprocessing.get_context("fork")
+        children = [context.Process(target=_child, args=(own.endpoint,)) for _ in range(4)]
+        for child in children:
+            child.start()
+        for child in children:
+            child.join()
+        assert [child.exitcode for child in children] == [0] * 4
+        wait_until(lambda: count() == before)
+        assert borrowed.ping(), "what the parent has is still its own"
+    give_back(own.endpoint, borrowed)
+    # The thread that holds locks keeps its one connection.
+    wait_until(lambda: count() == 1)
+
+
+def test_users_of_a_process_share_a_pool(own: EmbeddedServer, count: Count) -> None:
+    first, second = borrow(own.endpoint), borrow(own.endpoint)
+    other = borrow(replace(own.endpoint, db=1))
+    assert first is second
+    assert other is not first
+    assert first.ping()
+    assert second.ping()
+    assert count() == 1
+    give_back(own.endpoint, first)
+    assert second.ping(), "one of the two still has it"
+    assert count() == 1
+    give_back(own.endpoint, second)
+    give_back(own.endpoint, second)
+    give_back(replace(own.endpoint, db=1), other)
+    assert count() == 0
+    again = borrow(own.endpoint)
+    assert again is not first
+    give_back(own.endpoint, again)
+
+
+async def test_users_of_a_loop_share_a_few_connections(
+    own: EmbeddedServer, count: Count, eventually: WaitUntil
+) -> None:
+    most = 0
+
+    async def look(client: redis.asyncio.Redis) -> None:
+        nonlocal most
+        await client.ping()
+        most = max(most, len(client.connection_pool._in_use_connections))
+
+    async def wait() -> None:
+        async with LoopClient.of(own.endpoint) as shared:
+            for _ in range(3):
+                await shared.use(look)
+                await asyncio.sleep(0.01)
+
+    await asyncio.gather(*(wait() for _ in range(300)))
+    assert most <= 8
+    await eventually(lambda: count() == 0)
+    async with LoopClient.of(own.endpoint) as shared:
+        await shared.use(look)
+        assert count() == 1
+    await eventually(lambda: count() == 0)
