@@ -165,6 +165,7 @@ def test_a_lost_reply_of_the_commit_publishes_once(proxy, endpoint, client, name
 def test_a_lost_reply_of_the_beginning_leaves_only_a_lease(  # noqa: PLR0917
     proxy, endpoint, client, namespace, wait_until, monkeypatch
 ):
+    Publication.begin(endpoint, spec(namespace)).abort()  # From now on the server has the script.
     monkeypatch.setattr(publications, "sweep", lambda *_: proxy.lose_reply())
     through = proxy.endpoint
     publication = Publication.begin(through, spec(namespace, staging_lease=1))
