@@ -52,7 +52,7 @@ def gold_dag(
     schedule: str | None = None,
     tags: Sequence[str] = (),
     on_held: OnHeld = "wait",
-    state_conn_id: str = "nexus_redis_default",
+    state_conn_id: str | None = None,
     redis_conn_id: str = "nexus_redis_default",
     spark_conn_id: str = "spark_default",
 ) -> DAG:
@@ -64,7 +64,7 @@ def gold_dag(
         schedule: of the DAG; None runs it on demand.
         tags: of the DAG.
         on_held: what a run does while another one holds the lock.
-        state_conn_id: the Redis of the lock.
+        state_conn_id: the Redis of the lock; by default `[nexus_redis] state_conn_id`.
         redis_conn_id: the Redis that NEXUS_REDIS_URL names, where the datasets are published.
         spark_conn_id: the Spark connection; without it the operator would try YARN.
     """

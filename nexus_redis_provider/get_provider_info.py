@@ -80,7 +80,18 @@ def get_provider_info() -> dict[str, Any]:
                         "type": "string",
                         "example": "analytics-production",
                         "default": "",
-                    }
+                    },
+                    "state_conn_id": {
+                        "description": (
+                            "Connection of the Redis for locks, where no task names another one. "
+                            "All else is by default on nexus_redis_default: set this where that is "
+                            "a cache, which may evict keys."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "nexus_redis_state",
+                        "default": "nexus_redis_default",
+                    },
                 },
             }
         },

@@ -47,6 +47,7 @@ LOCKS = Group(
             ),
         ),
     ),
+    is_state=True,
 )
 
 _GOLD = "nexus_redis_provider.cli.gold"

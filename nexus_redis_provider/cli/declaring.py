@@ -68,12 +68,14 @@ class Group:
 
     Attributes:
         has_namespace: whether the things have a namespace, which can then be given.
+        is_state: whether they are on the server for state; else on that for all else.
     """
 
     name: str
     help: str
     commands: tuple[Command, ...]
     has_namespace: bool = True
+    is_state: bool = False
 
     @property
     def server_options(self) -> tuple[Option, ...]:

@@ -15,7 +15,8 @@ from nexus_redis_provider.cli.declaring import URL, Command, Group, Option, opti
 CONN_ID = option(
     "--conn-id",
     metavar="ID",
-    help="connection of type nexus_redis or redis (default: nexus_redis_default)",
+    help="connection of type nexus_redis or redis (default: nexus_redis_default; of locks, "
+    "nexus_redis/state_conn_id of the configuration)",
 )
 
 
@@ -26,7 +27,7 @@ def get_commands() -> list[CLICommand]:
             name="nexus-redis",
             help="Look at, and set right, what Nexus Redis keeps on a server",
             subcommands=[
-                *(_action(command, (URL,)) for command in COMMANDS),
+                *(_action(command, (URL,), is_state=False) for command in COMMANDS),
                 *map(_group, GROUPS),
             ],
         )
@@ -34,15 +35,20 @@ def get_commands() -> list[CLICommand]:
 
 
 def _group(group: Group) -> GroupCommand:
-    commands = [_action(command, group.server_options) for command in group.commands]
+    commands = [
+        _action(command, group.server_options, is_state=group.is_state)
+        for command in group.commands
+    ]
     return GroupCommand(name=group.name, help=group.help, subcommands=commands)
 
 
-def _action(command: Command, server_options: tuple[Option, ...]) -> ActionCommand:
+def _action(
+    command: Command, server_options: tuple[Option, ...], *, is_state: bool
+) -> ActionCommand:
     def run(args: Namespace) -> None:
         from nexus_redis_provider.cli.connections import run_in_airflow
 
-        run_in_airflow(command, args)
+        run_in_airflow(command, args, is_state=is_state)
 
     options = (*command.options, CONN_ID, *server_options)
     return ActionCommand(

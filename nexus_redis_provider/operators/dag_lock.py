@@ -26,6 +26,7 @@ from nexus_redis_provider.core.locks.states import Acquisition
 from nexus_redis_provider.core.scripts import run
 from nexus_redis_provider.hooks.dag_runs import deployment_id
 from nexus_redis_provider.hooks.redis import NexusRedisHook
+from nexus_redis_provider.hooks.roles import state_conn_id
 from nexus_redis_provider.operators import lock_metrics
 from nexus_redis_provider.operators.locking import (
     LOCK_COLOR,
@@ -76,7 +77,7 @@ class DagLockOperator(LockingOperator, SkipMixin):
         self,
         *,
         name: str = DEFAULT_NAME,
-        redis_conn_id: str = NexusRedisHook.default_conn_name,
+        redis_conn_id: str | None = None,
         mode: Mode = "exclusive",
         permits: int | str = 1,
         lease: Duration | str = timedelta(hours=4),
@@ -96,7 +97,8 @@ class DagLockOperator(LockingOperator, SkipMixin):
 
         Args:
             name: what is locked; by default this DAG. The same name in several DAGs is one lock.
-            redis_conn_id: connection of type `nexus_redis` or `redis`, of the *state* role.
+            redis_conn_id: connection of type `nexus_redis` or `redis`, of the *state* role; by
+                default `[nexus_redis] state_conn_id`.
             mode: `exclusive`, or `shared` with others that say so too.
             permits: how many runs may hold it at once; more than 1 make it a semaphore.
             lease: seconds until holders of another kind (another Airflow, plain Python) may take
@@ -177,7 +179,7 @@ class DagUnlockOperator(BaseOperator):
         self,
         *,
         name: str = DEFAULT_NAME,
-        redis_conn_id: str = NexusRedisHook.default_conn_name,
+        redis_conn_id: str | None = None,
         namespace: str = DEFAULT_NAMESPACE,
         retries: int = 3,
         retry_delay: timedelta = timedelta(seconds=20),
@@ -194,7 +196,7 @@ class DagUnlockOperator(BaseOperator):
         """
         super().__init__(retries=retries, retry_delay=retry_delay, **kwargs)
         self.name = name
-        self.redis_conn_id = redis_conn_id
+        self.redis_conn_id = state_conn_id(redis_conn_id)
         self.namespace = namespace
         self.as_teardown()
 
@@ -225,7 +227,7 @@ class DagUnlockOperator(BaseOperator):
 def dag_lock(
     name: str = DEFAULT_NAME,
     *,
-    redis_conn_id: str = NexusRedisHook.default_conn_name,
+    redis_conn_id: str | None = None,
     namespace: str = DEFAULT_NAMESPACE,
     lock_task_id: str = "lock",
     unlock_task_id: str = "unlock",
@@ -235,7 +237,8 @@ def dag_lock(
 
     Args:
         name: what is locked; by default this DAG.
-        redis_conn_id: connection of type `nexus_redis` or `redis`, of the *state* role.
+        redis_conn_id: connection of type `nexus_redis` or `redis`, of the *state* role; by default
+            `[nexus_redis] state_conn_id`.
         namespace: first part of the lock's keys.
         lock_task_id: of the setup task before them.
         unlock_task_id: of the teardown task after them.

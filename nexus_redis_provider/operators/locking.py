@@ -36,6 +36,7 @@ from nexus_redis_provider.core.locks.states import Acquisition, Holder
 from nexus_redis_provider.core.scripts import run, run_replicated
 from nexus_redis_provider.hooks.dag_runs import is_dag_run_alive
 from nexus_redis_provider.hooks.redis import NexusRedisHook
+from nexus_redis_provider.hooks.roles import state_conn_id
 from nexus_redis_provider.operators import lock_metrics
 from nexus_redis_provider.operators.options import is_literal, one_of, seconds, whole
 from nexus_redis_provider.triggers.dag_lock import DagLockTrigger
@@ -103,7 +104,7 @@ class LockingOperator(BaseOperator):
         self,
         *,
         name: str,
-        redis_conn_id: str = NexusRedisHook.default_conn_name,
+        redis_conn_id: str | None = None,
         mode: Mode = "exclusive",
         permits: int | str = 1,
         lease: Duration | str,
@@ -121,7 +122,7 @@ class LockingOperator(BaseOperator):
         """Describe the lock; see `DagLockOperator`."""
         super().__init__(**kwargs)
         self.name = name
-        self.redis_conn_id = redis_conn_id
+        self.redis_conn_id = state_conn_id(redis_conn_id)
         self.mode = mode
         self.permits = permits
         self.lease = lease
