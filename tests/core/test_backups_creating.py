@@ -170,6 +170,24 @@ def test_a_log_is_not_rewritten_meanwhile(own, asked, root, monkeypatch) -> None
     assert asked.config_get("auto-aof-rewrite-percentage") == {"auto-aof-rewrite-percentage": "77"}
 
 
+def test_two_at_once_leave_the_setting_as_it_was(own, asked, root, monkeypatch) -> None:
+    asked.config_set("auto-aof-rewrite-percentage", 77)
+    copied = logs._copied
+    inner = []
+
+    def copy(*args: Any) -> Any:
+        if not inner:
+            inner.append("begun")
+            with logs._rewrites_put_off(asked, 10):
+                asked.config_set("auto-aof-rewrite-percentage", 77)
+        return copied(*args)
+
+    # The one that began first ends while the other one copies.
+    monkeypatch.setattr(logs, "_copied", copy)
+    create_backup(asked, root, plan(own, "log"))
+    assert asked.config_get("auto-aof-rewrite-percentage") == {"auto-aof-rewrite-percentage": "77"}
+
+
 def test_a_log_that_is_rewritten_by_hand_meanwhile(
     own, asked, root, monkeypatch, wait_until: WaitUntil
 ) -> None:

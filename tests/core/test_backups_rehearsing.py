@@ -17,6 +17,7 @@ from nexus_redis_provider.core.backups.digests import digests
 from nexus_redis_provider.core.backups.folders import Backup
 from nexus_redis_provider.core.backups.manifests import MANIFEST, Kind
 from nexus_redis_provider.core.backups.rehearsing import Comparison, rehearse
+from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import (
     BackupError,
     ConfigurationError,
@@ -55,15 +56,15 @@ def running_servers(scratch: Path) -> list[Path]:
     ]
 
 
-@pytest.mark.parametrize("kind", Kind)
-def test_everything_comes_back(own, asked, tmp_path: Path, kind: Kind) -> None:
+@pytest.mark.parametrize(("kind", "protocol"), [(Kind.RDB, 2), (Kind.AOF, 3)])
+def test_everything_comes_back(own, asked, tmp_path: Path, kind: Kind, protocol: int) -> None:
     plan = Plan(kind=kind, data_dir=own.directory, server_binary=own._binary)
     backup = create_backup(asked, tmp_path / "b", plan)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     done = rehearse(
         backup,
-        compare=Comparison(source=own.endpoint),
+        compare=Comparison(source=replace(own.endpoint, protocol=protocol)),
         scratch=scratch,
         server_binary=own._binary,
     )
@@ -127,6 +128,16 @@ def test_a_source_that_has_gone_on(own, asked, backup: Backup) -> None:
 def test_a_comparison_that_makes_no_sense(own, options: Any) -> None:
     with pytest.raises(ConfigurationError):
         Comparison(source=own.endpoint, **options)
+
+
+def test_a_cluster_is_not_compared_with() -> None:
+    with pytest.raises(ConfigurationError, match="by its own address"):
+        Comparison(source=Endpoint.from_url("redis+cluster://127.0.0.1:1"))
+
+
+def test_a_server_that_is_not_there(own, backup: Backup, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="There is no server /nowhere"):
+        rehearse(backup, server_binary=Path("/nowhere"))
 
 
 def test_a_damaged_file(own, backup: Backup) -> None:
@@ -211,6 +222,13 @@ def test_digests(client: redis.Redis, namespace: str) -> None:
     client.zadd(one, {"a": 1})
     client.delete(other)
     client.zadd(other, {"a": 1.5})
+    assert not are_same()
+    client.delete(one, other)
+    # Of very many elements, their number alone: nobody is to wait while they are read.
+    client.sadd(one, *range(10_001))
+    client.sadd(other, *range(1, 10_002))
+    assert are_same()
+    client.srem(other, 1)
     assert not are_same()
     client.delete(one, other)
     client.set(one, "1")

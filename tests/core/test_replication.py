@@ -49,8 +49,10 @@ def stopped(server: EmbeddedServer) -> Iterator[None]:
 
 
 @pytest.fixture
-def primary(server: EmbeddedServer) -> Iterator[EmbeddedServer]:
-    with EmbeddedServer(*AT_ONCE, binary=server._binary) as primary:
+def primary() -> Iterator[EmbeddedServer]:
+    # Of one kind: a replica confirms once a second, so these tests are slow.
+    need_server(find_server)
+    with EmbeddedServer(*AT_ONCE) as primary:
         yield primary
 
 

@@ -6,6 +6,7 @@ there is a server, as in the wheel, there are these, too.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -44,7 +45,13 @@ class Tools:
 
     @classmethod
     def find(cls, binary: Path | None = None) -> Self:
-        """Those of a server's binary, or of the PATH, or of the server that `find_server` finds."""
+        """Those of a server's binary, or of the PATH, or of the server that `find_server` finds.
+
+        Raises:
+            ConfigurationError: the binary is none.
+        """
+        if binary is not None and not os.access(binary, os.X_OK):
+            raise ConfigurationError(f"There is no server {binary} that could be run.")
         return cls(_tool("check-rdb", binary), _tool("check-aof", binary))
 
     def check_rdb(self, file: Path, backup: str) -> Counts | None:

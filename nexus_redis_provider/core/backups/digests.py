@@ -13,28 +13,49 @@ from typing import Any
 import redis
 
 from nexus_redis_provider.core.exchanges import execute_all
+from nexus_redis_provider.core.keyspace.weights import LENGTHS
 
 _FOOTER = 10
+_WHOLE = 10_000
 Digest = bytes | None
+_Command = tuple[Any, ...]
+_Read = tuple[Callable[[bytes], _Command], Callable[[Any], Iterable[Any]]]
 
 
 def digests(client: redis.Redis, keys: Sequence[bytes]) -> list[Digest]:
     """Of type, value and expiry of each key, in the order of the keys; None where there is none.
 
+    Of a collection with more than ten thousand elements, their number stands for its value.
+
     Args:
-        client: of one server.
-        keys: some, whose whole values are read at once.
+        client: of one server, with `protocol=3`.
+        keys: some, whose values are read at once.
 
     Raises: as `scripts.run`.
     """
     types = [name.decode() for name in execute_all(client, [("TYPE", key) for key in keys])]
     expiries = execute_all(client, [("PEXPIRETIME", key) for key in keys])
-    asked = [_READS.get(kind, _OTHER)[0](key) for key, kind in zip(keys, types, strict=True)]
+    reads = _reads(client, keys, types)
+    asked = [read(key) for key, (read, _) in zip(keys, reads, strict=True)]
     values = execute_all(client, asked)
     return [
-        None if kind == "none" else _digest(kind, expiry, _READS.get(kind, _OTHER)[1](value))
-        for kind, expiry, value in zip(types, expiries, values, strict=True)
+        None if kind == "none" else _digest(kind, expiry, parts_of(value))
+        for kind, expiry, value, (_, parts_of) in zip(types, expiries, values, reads, strict=True)
     ]
+
+
+def _reads(client: redis.Redis, keys: Sequence[bytes], types: Sequence[str]) -> list[_Read]:
+    """How each key is read."""
+    asked = [(LENGTHS.get(kind, "EXISTS"), key) for key, kind in zip(keys, types, strict=True)]
+    lengths = execute_all(client, asked)
+    return [
+        _number(kind) if kind != "string" and length > _WHOLE else _READS.get(kind, _OTHER)
+        for kind, length in zip(types, lengths, strict=True)
+    ]
+
+
+def _number(kind: str) -> _Read:
+    return lambda key: (LENGTHS[kind], key), lambda length: [length]
 
 
 def _digest(kind: str, expiry: int, parts: Iterable[Any]) -> bytes:
@@ -45,13 +66,8 @@ def _digest(kind: str, expiry: int, parts: Iterable[Any]) -> bytes:
     return digest.digest()
 
 
-_Command = tuple[Any, ...]
-_Read = tuple[Callable[[bytes], _Command], Callable[[Any], Iterable[Any]]]
-
-
-def _pairs(value: Any) -> list[Any]:
-    # A map, or pairs, or what would be pairs, as the protocol has it.
-    return sorted(value.items() if isinstance(value, dict) else value)
+def _pairs(value: dict[bytes, bytes]) -> list[Any]:
+    return sorted(value.items())
 
 
 _READS: dict[str, _Read] = {

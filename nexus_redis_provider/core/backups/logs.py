@@ -29,6 +29,7 @@ from nexus_redis_provider.core.errors import (
 )
 
 _SETTING = "auto-aof-rewrite-percentage"
+_NEVER = "0"
 _PAUSE_S = 0.05
 # A command whose bytes are being written just now is whole a moment later.
 _LOOKS = 20
@@ -142,14 +143,18 @@ def _manifest(file: Path, client: redis.Redis) -> str:
 @contextmanager
 def _rewrites_put_off(client: redis.Redis, timeout: float) -> Iterator[None]:
     with translated_errors(client):
-        before: Any = client.config_get(_SETTING)
-        client.config_set(_SETTING, 0)
+        found: Any = client.config_get(_SETTING)
+        before = found[_SETTING]
+        # Whoever else has put them off sets them back, too; to what it was before both.
+        if before != _NEVER:
+            client.config_set(_SETTING, _NEVER)
     try:
         _await_rewrite(client, timeout)
         yield
     finally:
-        with translated_errors(client):
-            client.config_set(_SETTING, before[_SETTING])
+        if before != _NEVER:
+            with translated_errors(client):
+                client.config_set(_SETTING, before)
 
 
 def _await_rewrite(client: redis.Redis, timeout: float) -> None:

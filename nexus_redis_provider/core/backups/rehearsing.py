@@ -75,6 +75,11 @@ class Comparison:
     tolerance: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.source.is_cluster:
+            raise ConfigurationError(
+                f"{self.source} has the keys of all its nodes; compare with the node that was "
+                "backed up, by its own address."
+            )
         if self.sample < 1:
             raise ConfigurationError(f"sample must be at least 1, not {self.sample}.")
         if not 0 <= self.tolerance <= 1:
@@ -164,9 +169,10 @@ def _compared(copy: Endpoint, compare: Comparison) -> tuple[int, int]:
     with compare.source.client() as client:
         numbers = sorted(databases_in(client))
     for number in numbers:
+        # Replies of both in the same form.
         with (
-            replace(compare.source, db=number).client() as source,
-            replace(copy, db=number).client() as other,
+            replace(compare.source, db=number).client(protocol=3) as source,
+            replace(copy, db=number).client(protocol=3) as other,
         ):
             keys = list(islice(scan(source), compare.sample))
             compared += len(keys)

@@ -14,7 +14,8 @@ from nexus_redis_provider.core.exchanges import execute_all
 from nexus_redis_provider.core.keyspace.walks import BATCH, pages
 
 SAMPLES = 5
-_LENGTHS = {
+# By which command the server says how long a value is.
+LENGTHS = {
     "string": "STRLEN",
     "list": "LLEN",
     "set": "SCARD",
@@ -147,13 +148,11 @@ def _weighed(
 def _described(client: redis.Redis, sizes: Sequence[tuple[bytes, int]]) -> Iterator[BigKey]:
     types = [name.decode() for name in execute_all(client, [("TYPE", key) for key, _ in sizes])]
     asked = [
-        (_LENGTHS[kind], key)
-        for (key, _), kind in zip(sizes, types, strict=True)
-        if kind in _LENGTHS
+        (LENGTHS[kind], key) for (key, _), kind in zip(sizes, types, strict=True) if kind in LENGTHS
     ]
     lengths = iter(execute_all(client, asked))
     for (key, size), kind in zip(sizes, types, strict=True):
-        length = next(lengths) if kind in _LENGTHS else None
+        length = next(lengths) if kind in LENGTHS else None
         if kind != "none":
             yield BigKey(key=key, bytes=size, type=kind, length=length)
 
