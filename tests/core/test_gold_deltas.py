@@ -268,8 +268,13 @@ def test_no_value_of_a_base_shows_when_a_shorter_life_is_over(
             read()
 
 
+@pytest.mark.parametrize("kept", [(3, 2), (1, None), (None, 2), (None, None)])
 @pytest.mark.parametrize(
-    "after", [{"plumless": 3, "buckeroo": 2}, {"plumless": 1}, {"buckeroo": 2}, {}]
+    "keys",
+    [
+        ("plumless", "buckeroo"),  # Keys with one CRC-32.
+        ("aaaaaaaaaaaaaaaaaaaa", "icccaaekaoicaiaiggga"),  # With one identity.
+    ],
 )
 def test_rows_whose_keys_have_the_same_hash(
     *,
@@ -278,9 +283,11 @@ def test_rows_whose_keys_have_the_same_hash(
     dataset: GoldDataset,
     client: redis.Redis,
     namespace: str,
-    after: Rows,
+    keys: tuple[str, str],
+    kept: tuple[int | None, int | None],
 ) -> None:
-    twins = {"plumless": 1, "buckeroo": 2}
+    twins = dict(zip(keys, (1, 2), strict=True))
+    after = {key: n for key, n in zip(keys, kept, strict=True) if n is not None}
     for before, now in ((twins, after), (after, twins)):
         publish_packed(endpoint, numbers(0, 300) | before, replace(delta, mode=Mode.SNAPSHOT))
         publish_packed(endpoint, numbers(0, 300) | before, delta)
@@ -289,6 +296,18 @@ def test_rows_whose_keys_have_the_same_hash(
         assert sent_rows(client, manifest, namespace) <= 2
         publish_packed(endpoint, numbers(0, 300) | twins, delta)
         assert seen(dataset) == numbers(0, 300) | twins
+
+
+@pytest.mark.parametrize("value", [1, 2])
+def test_a_row_that_comes_for_one_whose_key_has_the_same_hash(
+    endpoint: Endpoint, delta: Any, dataset: GoldDataset, value: int
+) -> None:
+    rows = numbers(0, 300)
+    publish_packed(endpoint, rows | {"plumless": 1}, delta)
+    for key in ("buckeroo", "plumless"):
+        publish_packed(endpoint, rows | {key: value}, delta)
+        assert seen(dataset) == rows | {key: value}
+        value = 1
 
 
 def test_a_vanished_map_is_no_endless_question(

@@ -1,8 +1,10 @@
 """One task attempt's share of a delta: of packed rows, only those that changed are sent.
 
 What the version before has is known by a sum of each row, 12 bytes that Redis keeps of the newest
-version: the CRC-32 of its key, and 64 bits of a digest of its value, which are zero where there is
-no row any more. The server copies the sums, and they are changed in place.
+version: the CRC-32 of its key, and a digest, which is zero where there is no row any more. Of that,
+the upper 24 bits are those of another sum of the key, since of millions of keys some that come have
+the CRC-32 of one that goes; the others are of the value. The server copies the sums, and they are
+changed in place.
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ from nexus_redis_provider.core.gold.publications import base_gone
 
 Sums = np.ndarray[Any, np.dtype[np.void]]
 Hashes = np.ndarray[Any, np.dtype[np.uint32]]
+Identities = np.ndarray[Any, np.dtype[np.uint64]]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 _SUM = np.dtype([("hash", "<u4"), ("digest", "<u8")])
+_KEY_BITS, _VALUE_BITS = np.uint64(24), np.uint64(40)
 _PIPELINE = 500
 
 
@@ -241,29 +245,40 @@ def _sums(arranged: Arranged) -> Sums:
     values = arranged.values.to_pylist()
     sums = np.empty(len(values), _SUM)
     sums["hash"] = arranged.hashes
+    # Two keys with one CRC-32 have two of their bytes in reverse order.
+    others = (zlib.crc32(key[::-1]) for key in arranged.keys.to_pylist())
+    keys = np.fromiter(others, np.uint64, len(values))
     digests = b"".join([blake2b(value, digest_size=8).digest() for value in values])
-    sums["digest"] = np.maximum(np.frombuffer(digests, "<u8"), 1)
+    sums["digest"] = keys << _VALUE_BITS | np.frombuffer(digests, "<u8") >> _KEY_BITS
+    sums["digest"] = np.maximum(sums["digest"], 1)
     return sums
 
 
+def _identities(sums: Sums) -> Identities:
+    """What tells the keys of rows from one another."""
+    others = sums["digest"] >> _VALUE_BITS
+    return sums["hash"].astype(np.uint64) << _KEY_BITS | others
+
+
 def _changes(sums: Sums, known: Sums) -> _Changes:
-    """What differs. Rows whose keys have the same hash count as new, and as vanished."""
+    """What differs. Rows whose keys have the same identity count as new, and as vanished."""
+    ours, theirs = _identities(sums), _identities(known)
     alive = np.flatnonzero(known["digest"])
-    tied = np.union1d(_repeated(known["hash"][alive]), _repeated(sums["hash"]))
-    clear = alive[~np.isin(known["hash"][alive], tied)]
-    order = clear[np.argsort(known["hash"][clear])]
+    tied = np.union1d(_repeated(theirs[alive]), _repeated(ours))
+    clear = alive[~np.isin(theirs[alive], tied)]
+    order = clear[np.argsort(theirs[clear])]
     places = np.full(len(sums), -1)
     same = np.zeros(len(sums), bool)
     if len(order):
-        hashes = known["hash"][order]
-        at = np.minimum(np.searchsorted(hashes, sums["hash"]), len(order) - 1)
-        found = hashes[at] == sums["hash"]
+        before = theirs[order]
+        at = np.minimum(np.searchsorted(before, ours), len(order) - 1)
+        found = before[at] == ours
         places[found] = order[at[found]]
         same[found] = known["digest"][places[found]] == sums["digest"][found]
     return _Changes(~same, places, np.setdiff1d(alive, places))
 
 
-def _repeated(hashes: Hashes) -> Hashes:
-    ordered = np.sort(hashes)
-    repeated: Hashes = ordered[1:][ordered[1:] == ordered[:-1]]
+def _repeated(identities: Identities) -> Identities:
+    ordered = np.sort(identities)
+    repeated: Identities = ordered[1:][ordered[1:] == ordered[:-1]]
     return repeated
