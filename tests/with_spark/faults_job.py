@@ -18,11 +18,15 @@ from pyspark import inheritable_thread_target
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812
 
-from nexus_redis_provider.spark import publish
+from nexus_redis_provider.core.gold.publications import Publication
+from nexus_redis_provider.core.gold.specs import Report
+from nexus_redis_provider.spark import publish, publishing
 from tests.gold_faults import Shape
 
 PARTITIONS = 2
+TICKETS = 5_000
 _output = threading.Lock()
+_write = publishing._write
 
 
 def frame(spark: SparkSession, shape: Shape, version: int) -> DataFrame:
@@ -39,6 +43,7 @@ def options_of(shape: Shape) -> dict[str, Any]:
 
 def main(configuration: str) -> None:
     spark = SparkSession.builder.config(map=json.loads(configuration)).getOrCreate()
+    publishing._write = write_a_part
     tell("ready")
     for line in sys.stdin:
         work = inheritable_thread_target(spark)(published)
@@ -54,6 +59,20 @@ def published(
         tell((number, publish(frame(spark, shape, version), **options_of(shape), **options)))
     except Exception as error:  # noqa: BLE001 - whoever asked for it is told
         tell((number, error))
+
+
+def write_a_part(rows: DataFrame, publication: Publication) -> list[Report]:
+    """Where writers are limited, let each attempt at the first partition write one batch.
+
+    An attempt that is among those whose turn it is writes, and is none of them any more then. All
+    others wait until nobody has the turn.
+    """
+    if publication.spec.limits.max_writers is not None:
+        turns = publication.spec.keys.writers(publication.version)
+        with publication.endpoint.client() as client:
+            client.zadd(turns, {f"0.{task}": "+inf" for task in range(TICKETS)})
+            client.expire(turns, 300)
+    return _write(rows, publication)
 
 
 def tell(what: Any) -> None:

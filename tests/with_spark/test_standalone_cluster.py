@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import pyspark
 import pytest
 
 import nexus_redis_provider
 from nexus_redis_provider.core.gold.readers import GoldDataset
 from tests.core.gold_datasets import user
 from tests.with_spark import cluster_job
+from tests.with_spark.clusters import HOME, standalone_cluster
 from tests.with_spark.conftest import PASSWORD, SHORT_LIVED
 
 pytestmark = pytest.mark.spark
 VARIABLE = "NEXUS_REDIS_PASSWORD"
-HOME = Path(pyspark.__file__).parent
 
 
 @pytest.fixture
@@ -56,38 +53,10 @@ def bare(tmp_path) -> dict[str, str]:
 
 
 @pytest.fixture
-def cluster(tmp_path, bare, wait_until) -> Iterator[str]:
+def cluster(tmp_path, bare) -> Iterator[str]:
     """The URL of a master with two workers."""
-    root = "org.apache.spark.deploy"
-    with ExitStack() as processes:
-
-        def start(name: str, *arguments: str) -> Path:
-            log = tmp_path / f"{name}.log"
-            command = [HOME / "bin" / "spark-class", *arguments]
-            processes.enter_context(running(command, log, bare, tmp_path))
-            return log
-
-        local = ("--host", "127.0.0.1", "--port", "0", "--webui-port", "0")
-        master = start("master", f"{root}.master.Master", *local)
-        where = re.compile(r"Starting Spark master at (spark://\S+)")
-        wait_until(lambda: where.search(master.read_text()), timeout=60)
-        url = where.search(master.read_text())[1]
-        for name in ("worker-1", "worker-2"):
-            size = ("--cores", "1", "--memory", "600m", "--work-dir", str(tmp_path / name))
-            start(name, f"{root}.worker.Worker", *local, *size, url)
-        wait_until(lambda: master.read_text().count("Registering worker") == 2, timeout=60)
-        yield url
-
-
-@contextmanager
-def running(command, log, environment, folder):
-    with log.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, cwd=folder)
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait()
+    with standalone_cluster(tmp_path, bare) as cluster:
+        yield cluster.url
 
 
 def test_a_publish_by_a_cluster_keeps_the_secret(  # noqa: PLR0917
