@@ -80,8 +80,9 @@ class AsyncLock(PythonLock):
             self._guard.release()
 
     async def _take(self, room: WaitingRoom) -> Lease:
-        if not self._allow_eviction:
+        if self._asks_eviction:
             await arefuse_eviction(self._endpoint, room.run_beside, self._claim)
+            self._asks_eviction = False  # Once is enough.
         asked_at, attempt = await self._ask(room)
         if self._is_slow(asked_at):
             asked_at, attempt = await self._ask(room)

@@ -71,8 +71,9 @@ class Lock(PythonLock):
         self._guard.release()
 
     def _take(self, client: ThreadClient) -> Lease:
-        if not self._allow_eviction:
+        if self._asks_eviction:
             refuse_eviction(self._endpoint, client, self._claim)
+            self._asks_eviction = False  # Once is enough.
         began_at = uptime()
         asked_at, attempt = self._ask(client, began_at)
         if self._is_slow(asked_at):

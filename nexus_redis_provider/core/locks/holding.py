@@ -88,7 +88,7 @@ class PythonLock:
         self._wait_s = to_ms(wait, "wait") / 1000 if wait is not None else 0.0
         self._poll_s = to_ms(poll, "poll") / 1000
         self._stay_s = max(3 * self._poll_s, _LEAST_STAY)
-        self._allow_eviction = allow_eviction
+        self._asks_eviction = not allow_eviction
         self._replicas = replicas
         self._replica_ms = to_ms(replica_timeout, "replica_timeout")
         if replicas and self._replica_ms >= endpoint.read_timeout * 1000:
