@@ -95,6 +95,11 @@ class Fault(Enum):
         "{where} wants a password, and none was given",
         "Give it, and the user if it is not `default`.",
     )
+    PASSWORD_UNWANTED = (
+        "password",
+        "{where} has no password for the default user, and was given one",
+        "Leave it out, or give the ACL user whose it is.",
+    )
     WRONG_PASSWORD = (
         "password",
         "the password of the default user is wrong at {where}",

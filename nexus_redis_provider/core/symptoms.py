@@ -44,6 +44,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 # A part of what a server says, where redis-py has no class for it.
 _REPLIES = (
     ("DENIED Redis", Fault.PROTECTED_MODE),
+    ("without any password configured", Fault.PASSWORD_UNWANTED),
     ("max number of clients", Fault.TOO_MANY_CLIENTS),
     ("DB index is out of range", Fault.DATABASE),
     ("cluster support disabled", Fault.NO_CLUSTER),
@@ -60,14 +61,15 @@ _CLASSES: tuple[tuple[Any, Fault], ...] = (
 
 
 def _of_reply(error: BaseException, server: Endpoint) -> Fault | None:
-    if isinstance(error, exceptions.AuthenticationError):
-        if server.password is None:
-            return Fault.PASSWORD_WANTED
-        return Fault.WRONG_USER_OR_PASSWORD if server.username else Fault.WRONG_PASSWORD
     if isinstance(error, exceptions.RedisError):
         for part, fault in _REPLIES:
             if part in str(error):
                 return fault
+    if isinstance(error, exceptions.AuthenticationError):
+        if server.password is None and server.credential_provider is None:
+            return Fault.PASSWORD_WANTED
+        is_default = server.username is None and server.credential_provider is None
+        return Fault.WRONG_PASSWORD if is_default else Fault.WRONG_USER_OR_PASSWORD
     return next((fault for kind, fault in _CLASSES if isinstance(error, kind)), None)
 
 

@@ -240,6 +240,12 @@ def test_passwords_and_permissions(user: str, fault: Fault, guarded: str) -> Non
     assert_fault(found(f"redis://{user}{guarded}"), fault, guarded)
 
 
+def test_a_password_where_there_is_none(server: EmbeddedServer) -> None:
+    address = f":{PASSWORD}@127.0.0.1:{server.port}"
+    # RESP3's HELLO takes any password then.
+    assert_fault(found(f"redis://{address}?protocol=2"), Fault.PASSWORD_UNWANTED, server.port)
+
+
 # TLS.
 
 
