@@ -20,7 +20,7 @@ demo: $(INSTALLED) ## run the whole way of the data once, on this machine
 	@$(RUN) $(BIN)/python -m demo
 
 test: $(INSTALLED) ## run the tests; ARGS="-k lock" passes options to pytest
-	@$(RUN) $(BIN)/python -m pytest $(ARGS)
+	@tools=$$(.ci/deploy-tools) && $(RUN):"$$tools" $(BIN)/python -m pytest $(ARGS)
 
 chaos: $(INSTALLED) ## prove the locks by a thousand faults; SEED=7 and FAULTS=100 change them
 	@$(BIN)/python -m tests.chaos
