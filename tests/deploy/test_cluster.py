@@ -1,0 +1,46 @@
+"""The profile `cluster`: six nodes find together, and our roles suffice there."""
+
+from __future__ import annotations
+
+from nexus_redis_provider.core.gold.readers import GoldDataset
+from nexus_redis_provider.core.gold.tables import publish_table
+from tests.core.test_lock_rights import use_everything
+from tests.deploy.deployments import Cluster
+from tests.deploy.jobs import CHANGED, ROWS
+from tests.deploy.test_users import OF_A_CLUSTER
+from tests.topologies import until
+
+
+def test_nodes_are_joined_once(cluster: Cluster) -> None:
+    assert "already" in cluster.join()
+    for node in cluster.nodes:
+        with node.client() as client:
+            assert client.execute_command("CLUSTER INFO")["cluster_state"] == "ok"
+    with cluster.nodes[0].client() as client:
+
+        def sizes() -> list[int]:
+            return [len(shard["nodes"]) for shard in client.execute_command("CLUSTER SHARDS")]
+
+        until(lambda: sizes() == [2, 2, 2], "a replica of each primary")
+
+
+def test_roles_suffice(cluster: Cluster) -> None:
+    for node in cluster.nodes:
+        with node.client() as client:
+            client.acl_log_reset()
+            client.config_resetstat()
+    use_everything(cluster.endpoint("airflow"))
+    for layout in ("json", "packed"):
+        for table in (ROWS, CHANGED):
+            publish_table(
+                table, layout, key="id", layout=layout, endpoint=cluster.endpoint("spark")
+            )
+        with cluster.endpoint("api").client() as client:
+            assert len(list(GoldDataset(client, layout).scan())) == 3
+    used = set()
+    for node in cluster.nodes:
+        with node.client() as client:
+            assert client.acl_log() == []
+            used |= {name.removeprefix("cmdstat_") for name in client.info("commandstats")}
+    # Who meets a slot on its way to another node says ASKING; none is here.
+    assert OF_A_CLUSTER - {"asking"} <= used

@@ -1,0 +1,184 @@
+"""docker-compose.yml is what Compose understands, keeps secrets out, and bounds what it starts."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from nexus_redis_provider.core.endpoint import Endpoint
+from tests.deploy.programs import DEPLOY, ROOT, need
+
+FILE = ROOT / "docker-compose.yml"
+COMPOSE = yaml.safe_load(FILE.read_text("utf-8"))
+SERVICES = COMPOSE["services"]
+PROFILES = {"ha", "cluster", "platform", "monitoring"}
+JOBS = {name for name, service in SERVICES.items() if service["restart"] == "no"}
+
+
+def of_profile(profile: str | None) -> set[str]:
+    wanted = None if profile is None else [profile]
+    return {name for name, service in SERVICES.items() if service.get("profiles") == wanted}
+
+
+def mounts(name: str) -> list[list[str]]:
+    """Source, target and options of what a service mounts, variables at their defaults."""
+    volumes = SERVICES[name].get("volumes", [])
+    return [re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", volume).split(":") for volume in volumes]
+
+
+def test_compose_understands_it() -> None:
+    prefix = Path(need("docker-compose")).resolve().parents[1]
+    schema = prefix / "lib/python3/dist-packages/compose/config/compose_spec.json"
+    if schema.is_file():
+        # It is older than the name of a project.
+        named = {key: value for key, value in COMPOSE.items() if key != "name"}
+        jsonschema.Draft201909Validator(json.loads(schema.read_text("utf-8"))).validate(named)
+    else:  # Since 2.0 it is a program in one file.
+        command = ["docker-compose", "--file", FILE, *(f"--profile={p}" for p in PROFILES)]
+        subprocess.run([*command, "config", "--quiet"], check=True)
+
+
+def test_each_profile_has_what_it_is_for() -> None:
+    assert of_profile(None) == {"redis"}
+    assert set().union(*(set(s.get("profiles", [])) for s in SERVICES.values())) == PROFILES
+    ha = {f"{kind}-{n}" for kind in ("redis", "sentinel") for n in (1, 2, 3)}
+    assert of_profile("ha") == ha | {"redis-cache"}
+    assert of_profile("cluster") == {f"node-{n}" for n in range(1, 7)} | {"cluster-slots"}
+    assert of_profile("monitoring") == {"exporter", "prometheus", "grafana"}
+    parts = {"airflow-scheduler", "airflow-triggerer", "spark-master", "spark-worker-2"}
+    assert parts | {"clickhouse"} < of_profile("platform")
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_it_needs_is_there_with_it(name: str) -> None:
+    there = of_profile(None).union(*map(of_profile, SERVICES[name].get("profiles", [])))
+    assert set(SERVICES[name].get("depends_on", ())) <= there
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_images_have_an_exact_tag(name: str) -> None:
+    _, _, tag = SERVICES[name]["image"].partition(":")
+    assert re.search(r"\d+\.\d+", tag)
+
+
+def test_redis_is_what_the_platform_runs() -> None:
+    servers = {n for n, s in SERVICES.items() if "/etc/redis/start.sh" in s.get("command", ())}
+    assert {SERVICES[name]["image"].rsplit(".", 1)[0] for name in servers} == {"redis:7.2"}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_it_takes_is_limited(name: str) -> None:
+    service = SERVICES[name]
+    assert re.fullmatch(r"\d+[mg]", service["mem_limit"])
+    assert service["cpus"] > 0
+    assert service["pids_limit"] > 0
+    assert service["cap_drop"] == ["ALL"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_its_health_is_looked_at(name: str) -> None:
+    health = SERVICES[name]["healthcheck"]
+    if name in JOBS:
+        # Whoever waits for one waits for its end.
+        assert health == {"disable": True}
+    else:
+        assert health["test"][0] in ("CMD", "CMD-SHELL")
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_who_waits_for_it_waits_for_the_right_thing(name: str) -> None:
+    for other, how in SERVICES[name].get("depends_on", {}).items():
+        ended, healthy = "service_completed_successfully", "service_healthy"
+        assert how == {"condition": ended if other in JOBS else healthy}
+
+
+def test_what_an_image_is_built_from_is_let_in() -> None:
+    (built,) = {s["build"]["dockerfile"] for s in SERVICES.values() if "build" in s}
+    lines = (ROOT / built).read_text("utf-8").splitlines()
+    copied = {name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]}
+    ignoring = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+    let_in = {line[1:] for line in ignoring if line.startswith("!")}
+    for name in copied:
+        assert (ROOT / name).exists()
+        assert {name, str(Path(name).parent)} & let_in
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_mounted_files_exist(name: str) -> None:
+    local = [source for source, *_ in mounts(name) if source.startswith(".")]
+    assert [source for source in local if not (ROOT / source).exists()] == []
+    assert all(options == ["ro"] for source, _, *options in mounts(name) if source in local)
+
+
+def test_volumes_are_named_and_used_by_one_service_each() -> None:
+    used = [s for name in SERVICES for s, *_ in mounts(name) if not s.startswith((".", "/"))]
+    assert set(used) == set(COMPOSE["volumes"])
+    # Airflow's parts share one.
+    assert {name for name in used if used.count(name) > 1} == {"airflow-home"}
+
+
+def test_servers_have_a_volume() -> None:
+    kept = {"/data", "/var/lib/postgresql/data", "/var/lib/clickhouse", "/prometheus"}
+    for name in of_profile(None) | of_profile("ha") | of_profile("cluster") - JOBS:
+        assert "/data" in {target for _, target, *_ in mounts(name)}
+    assert kept <= {target for name in SERVICES for _, target, *_ in mounts(name)}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_ports_are_bound_to_this_machine(name: str) -> None:
+    ports = SERVICES[name].get("ports", [])
+    assert [port for port in ports if not port.startswith("127.0.0.1:")] == []
+
+
+def test_secrets_are_files_that_the_script_makes(secrets: Path) -> None:
+    assert {s for name in SERVICES for s in SERVICES[name].get("secrets", [])} == set(
+        COMPOSE["secrets"]
+    )
+    for name, secret in COMPOSE["secrets"].items():
+        assert secret == {"file": f"${{NEXUS_SECRETS:-./secrets}}/{name}"}
+        assert (secrets / name).stat().st_size
+
+
+def test_no_secret_stands_in_the_repository(secrets: Path) -> None:
+    files = [FILE, *(path for path in DEPLOY.rglob("*") if path.is_file())]
+    texts = [path.read_text("utf-8") for path in files]
+    for path in secrets.iterdir():
+        if path.suffix != ".acl":
+            assert not any(path.read_text("utf-8").strip() in text for text in texts)
+    ignored = (ROOT / ".gitignore").read_text("utf-8").splitlines()
+    assert {"/secrets/", ".env"} <= set(ignored)
+    for environment in (service.get("environment", {}) for service in SERVICES.values()):
+        for variable, value in environment.items():
+            if re.search("PASSWORD|SECRET|KEY", variable):
+                assert re.search(r"_FILE$|_CMD$", variable), variable
+            # A URL may name a user, but a password only by where it is.
+            assert "_CMD" in variable or not re.search(r"://[^/@]*:[^/@]*@", str(value)), variable
+
+
+def test_urls_name_a_user_and_where_the_password_is() -> None:
+    page = (ROOT / "docs/deploy.md").read_text("utf-8")
+    urls = re.findall(r"^rediss?\+?\w*://\S+$", page, re.MULTILINE)
+    urls.append(SERVICES["airflow-scheduler"]["environment"]["NEXUS_REDIS_URL"])
+    assert len(urls) == 3
+    users = (DEPLOY / "redis/users.acl").read_text("utf-8")
+    for url in urls:
+        endpoint = Endpoint.from_url(url)
+        assert f"user {endpoint.username} " in users
+        assert {str(node.host) for node in endpoint.nodes} <= set(SERVICES)
+        assert endpoint.password is not None
+        assert endpoint.password.is_reference
+
+
+def test_limits_hold_what_a_server_may_take() -> None:
+    for role in ("state", "cache"):
+        conf = (DEPLOY / f"redis/{role}.conf").read_text("utf-8")
+        assert re.search(r"^maxmemory 512mb$", conf, re.MULTILINE)
+    for name, service in SERVICES.items():
+        if {"state", "cache"} & set(service.get("command", ())):
+            assert service["mem_limit"] == "1g", name

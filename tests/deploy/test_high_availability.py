@@ -1,0 +1,95 @@
+"""The profile `ha`: its roles are enough for a failover, which clients follow, encrypted."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from nexus_redis_provider.core.gold.tables import publish_table
+from nexus_redis_provider.core.locks import Lock
+from tests.deploy.deployments import HighAvailability
+from tests.deploy.jobs import CHANGED, LAYOUTS, read_in_every_way
+from tests.deploy.services import Service
+from tests.deploy.test_users import granted
+from tests.topologies import until
+
+# When a script holds the primary up for longer than `busy-reply-threshold`.
+SELDOM = {"script|kill"}
+
+
+def role_of(server: Service) -> str | None:
+    """`master`, or `slave` once it follows; None while it does not say."""
+    try:
+        with server.client() as client:
+            told = client.info("replication")
+    except redis.exceptions.ConnectionError:
+        return None
+    return told["role"] if told.get("master_link_status", "up") == "up" else None
+
+
+def refusals(server: Service) -> list[object]:
+    with server.client() as client:
+        return client.acl_log()
+
+
+def used(server: Service) -> set[str]:
+    with server.client() as client:
+        stats = client.info("commandstats")
+    return {name.removeprefix("cmdstat_") for name, told in stats.items() if told["calls"]}
+
+
+def test_a_primary_dies_and_comes_back_as_a_replica(ha: HighAvailability) -> None:
+    for layout in LAYOUTS:
+        publish_table(CHANGED, layout, key="id", layout=layout, endpoint=ha.endpoint("spark"))
+    read_in_every_way(ha.endpoint("api"))
+    with Lock(ha.endpoint("airflow"), "a") as lock:
+        first = lock.token
+    old = ha.primary
+    with old.client() as client:
+        # Else what was acknowledged last may be lost, as the replicas were not waited for.
+        assert client.execute_command("WAIT", 2, 10_000) == 2
+    old.kill()
+    until(lambda: ha.primary is not old, "a new primary", 30)
+    read_in_every_way(ha.endpoint("api"))
+    with Lock(ha.endpoint("airflow"), "a", wait=20) as lock:
+        assert lock.token > first
+    old.start()
+    until(lambda: role_of(old) == "slave", "a replica", 40)
+    assert [role_of(server) for server in ha.servers].count("master") == 1
+    # What Sentinels and replicas are refused, they fail to do in silence.
+    for server in (*ha.servers, *ha.sentinels):
+        assert refusals(server) == []
+    between = granted("sentinel") | granted("replication")
+    assert between - SELDOM - set().union(*map(used, ha.servers)) == set()
+
+    # A restart forgets neither who is the primary, nor whom the others follow.
+    primary = ha.primary
+    for server in (primary, old):
+        server.stop()
+    old.start()
+    assert role_of(old) != "master"
+    primary.start()
+    until(lambda: [role_of(s) for s in (old, primary)] == ["slave", "master"], "their roles", 30)
+
+
+def test_nothing_is_said_in_the_clear(ha: HighAvailability) -> None:
+    for server in (*ha.servers, *ha.sentinels):
+        with server.client() as client:
+            assert client.execute_command("PING")
+        with redis.Redis(port=server.port, retry=None) as plain:
+            try:
+                plain.ping()
+            except redis.exceptions.ConnectionError:
+                continue
+        raise AssertionError(f"{server.parts} takes plain connections")
+
+
+def test_a_primary_that_is_cut_off_takes_no_writes(ha: HighAvailability) -> None:
+    with ha.primary.client() as client:
+        assert client.config_get("min-replicas-to-write") == {"min-replicas-to-write": "1"}
+        client.config_set("min-replicas-to-write", 3)
+        try:
+            with pytest.raises(redis.ResponseError, match="Not enough good replicas"):
+                client.set("a", 1)
+        finally:
+            client.config_set("min-replicas-to-write", 1)

@@ -1,0 +1,70 @@
+"""A server of each role boots from the files of deploy/ and keeps, or drops, what it is to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nexus_redis_provider.core.errors import EvictionError
+from nexus_redis_provider.core.locks import Lock
+from tests.deploy.services import Service
+
+STATE = {"maxmemory-policy": "noeviction", "appendonly": "yes", "appendfsync": "everysec"}
+CACHE = {"maxmemory-policy": "allkeys-lfu", "appendonly": "no", "save": ""}
+OF_BOTH = {
+    "maxmemory": str(512 * 2**20),
+    "protected-mode": "yes",
+    "lazyfree-lazy-user-del": "yes",
+    "latency-monitor-threshold": "100",
+}
+
+
+@pytest.mark.parametrize(("role", "settings"), [("state", STATE), ("cache", CACHE)])
+def test_a_role_is_configured(
+    role: str, settings: dict[str, str], secrets: Path, binaries: None, tmp_path: Path
+) -> None:
+    with Service((role,), secrets, tmp_path / "data") as service, service.client() as client:
+        wanted = settings | OF_BOTH
+        assert client.config_get(*wanted) == wanted
+
+
+def test_a_cache_takes_no_locks(secrets: Path, binaries: None, tmp_path: Path) -> None:
+    with (
+        Service(("cache",), secrets, tmp_path / "data") as service,
+        pytest.raises(EvictionError, match="allkeys-lfu"),
+    ):
+        Lock(service.endpoint("airflow"), "a").__enter__()
+
+
+def test_state_outlives_a_restart(secrets: Path, binaries: None, tmp_path: Path) -> None:
+    with Service(("state",), secrets, tmp_path / "data") as service:
+        with service.client() as client:
+            client.set("a", 1)
+            # Scripts are in the log as transactions, too.
+            client.pipeline(transaction=True).set("b", 2).incr("b").execute()
+        with Lock(service.endpoint("airflow"), "c") as lock:
+            service.stop()
+            service.start()
+            lock.ensure_held()
+        with service.client() as client:
+            assert client.mget("a", "b") == ["1", "3"]
+
+
+def test_what_a_server_writes_is_for_its_user_alone(single: Service) -> None:
+    for name in ("redis.conf", "users.acl"):
+        assert (single.data / name).stat().st_mode & 0o077 == 0
+    # The passwords of users are hashes there; only that of replicas is not.
+    for user in ("admin", "airflow", "spark", "api", "exporter"):
+        password = (single.secrets / user).read_text("utf-8").strip()
+        assert password not in (single.data / "users.acl").read_text("utf-8")
+        assert password not in (single.data / "redis.conf").read_text("utf-8")
+
+
+def test_it_is_unhealthy_while_it_does_not_answer(
+    secrets: Path, binaries: None, tmp_path: Path
+) -> None:
+    with Service(("state",), secrets, tmp_path / "data") as service:
+        assert service.is_healthy()
+        service.stop()
+        assert not service.is_healthy()

@@ -1,0 +1,99 @@
+"""Certificates of tls.sh are what servers and clients need, no more, and are renewed alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from nexus_redis_provider.core.endpoint import Endpoint, Node
+from nexus_redis_provider.core.errors import UnreachableError
+from nexus_redis_provider.core.translations import translated_errors
+from tests.deploy.programs import DEPLOY, need
+from tests.deploy.services import Service
+from tests.deploy.test_compose import SERVICES
+
+
+def make(folder: Path, *names: str, days: int = 1) -> Path:
+    need("openssl")
+    subprocess.run(
+        [DEPLOY / "tls.sh", folder, *names],
+        check=True,
+        capture_output=True,
+        env=os.environ | {"DAYS": str(days)},
+    )
+    return folder
+
+
+def certificate(path: Path) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(path.read_bytes())
+
+
+def ping(endpoint: Endpoint) -> bool:
+    with replace(endpoint, retries=0).client() as client, translated_errors(client):
+        return client.ping()
+
+
+def test_every_server_is_named(secrets: Path) -> None:
+    found = certificate(secrets / "server.crt").extensions
+    names = found.get_extension_for_class(x509.SubjectAlternativeName).value
+    in_compose = {
+        s["environment"]["NAME"] for s in SERVICES.values() if "NAME" in s.get("environment", {})
+    }
+    assert in_compose | {"localhost"} <= set(names.get_values_for_type(x509.DNSName))
+    assert [str(ip) for ip in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1"]
+
+
+def test_a_certificate_is_for_its_purpose(secrets: Path) -> None:
+    server, client = (
+        x509.oid.ExtendedKeyUsageOID.SERVER_AUTH,
+        x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH,
+    )
+    for name, purposes in (("server", {server, client}), ("client", {client})):
+        found = certificate(secrets / f"{name}.crt").extensions
+        assert set(found.get_extension_for_class(x509.ExtendedKeyUsage).value) == purposes
+        assert found.get_extension_for_class(x509.BasicConstraints).value.ca is False
+
+
+def test_keys_are_for_their_owner_alone(tmp_path: Path) -> None:
+    folder = make(tmp_path / "tls", "localhost")
+    for key in ("ca.key", "server.key", "client.key"):
+        assert (folder / key).stat().st_mode & 0o077 == 0
+
+
+def test_only_what_is_missing_is_made(tmp_path: Path) -> None:
+    folder = make(tmp_path / "tls", "localhost")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    make(folder, "localhost")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    (folder / "server.crt").unlink()
+    make(folder, "redis.example", days=9)
+    changed = {path.name for path in folder.iterdir() if path.read_bytes() != before[path.name]}
+    assert changed == {"server.crt"}
+    certificate(folder / "server.crt").verify_directly_issued_by(certificate(folder / "ca.crt"))
+
+
+@pytest.mark.parametrize("tls", ["yes", "mutual"])
+def test_both_sides_are_verified(tls: str, secrets: Path, binaries: None, tmp_path: Path) -> None:
+    with Service(("state",), secrets, tmp_path / "data", tls=tls) as service:
+        endpoint = service.endpoint("airflow")
+        assert ping(endpoint)
+        assert endpoint.tls is not None
+        stranger = str(make(tmp_path / "other", "localhost") / "ca.crt")
+        with pytest.raises(UnreachableError, match="certificate verify failed"):
+            ping(replace(endpoint, tls=replace(endpoint.tls, ca_certs=stranger)))
+        with pytest.raises(UnreachableError, match="certificate verify failed"):
+            # A name that the certificate does not have.
+            ping(replace(endpoint, nodes=(Node("127.0.0.2", service.port),)))
+        nameless = replace(endpoint, tls=replace(endpoint.tls, certfile=None, keyfile=None))
+        if tls == "mutual":
+            with pytest.raises(UnreachableError):
+                ping(nameless)
+        else:
+            assert ping(nameless)
+        with pytest.raises(UnreachableError):
+            ping(replace(endpoint, tls=None))

@@ -1,0 +1,117 @@
+"""Each role may do what it does, and nothing else: users.acl is held against our code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from tests.deploy.jobs import JOBS, publish_in_every_way
+from tests.deploy.programs import DEPLOY
+from tests.deploy.services import Service
+
+USERS = {
+    line.split()[1]: line.split()[2:]
+    for line in (DEPLOY / "redis/users.acl").read_text("utf-8").splitlines()
+    if line.startswith("user ")
+}
+ROLES = ("airflow", "spark", "api", "exporter", "sentinel", "replication", "admin")
+# Any user may introduce itself. Redis 7.0 knows no CLIENT SETINFO, which redis-py sends.
+ALWAYS = {"auth", "hello", "client|setinfo"}
+# A backup has the usual names of files, then; CONFIG would show passwords.
+DONE_WITHOUT = {"backup": {"config|get"}}
+# test_cluster.py sends these.
+OF_A_CLUSTER = {"asking", "cluster|slots", "command"}
+
+
+@pytest.fixture
+def admin(single: Service) -> Iterator[redis.Redis]:
+    """A client for whom datasets are published, and nothing was refused yet."""
+    with single.client() as client:
+        client.flushall()
+        # A copy need not wait for others that want one.
+        client.config_set("repl-diskless-sync-delay", 0)
+        publish_in_every_way(single.endpoint("admin"))
+        client.acl_log_reset()
+        yield client
+
+
+def test_there_is_a_user_of_each_role(single: Service) -> None:
+    assert {*ROLES, *JOBS, "default"} == set(USERS)
+    with single.client() as client:
+        assert set(client.acl_users()) == set(USERS)
+
+
+@pytest.mark.parametrize("role", JOBS)
+def test_a_role_may_do_exactly_what_it_does(role: str, single: Service, admin: redis.Redis) -> None:
+    if "unlink" in granted(role):
+        admin.flushall()
+    admin.script_flush()
+    admin.config_resetstat()
+    for job in JOBS[role]:
+        job(single.endpoint(role))
+    stats = admin.info("commandstats")
+    sent = {name.removeprefix("cmdstat_") for name, told in stats.items() if told["calls"]}
+    assert {entry["object"] for entry in admin.acl_log()} == DONE_WITHOUT.get(role, set())
+    assert sent - ALWAYS - {"config|resetstat", "script|flush"} == granted(role) - OF_A_CLUSTER
+
+
+def granted(role: str) -> set[str]:
+    return {rule[1:] for rule in USERS[role] if rule.startswith("+")} - ALWAYS
+
+
+@pytest.mark.parametrize(
+    ("role", "command"),
+    [
+        ("spark", "GET nexus:lock:{a}"),
+        ("spark", "SET other 1"),
+        ("spark", "SCAN 0"),
+        ("spark", "KEYS *"),
+        ("spark", "FLUSHALL"),
+        ("spark", "CONFIG SET maxmemory 0"),
+        ("spark", "EVAL return(redis.call('SET','other',1)) 0"),
+        ("spark", "PUBLISH nexus:lock-wake:a 1"),
+        ("airflow", "SET other 1"),
+        ("airflow", "UNLINK other"),
+        ("airflow", "KEYS *"),
+        ("airflow", "FLUSHDB"),
+        ("airflow", "CONFIG SET maxmemory 0"),
+        ("airflow", "ACL LIST"),
+        ("airflow", "PUBLISH other 1"),
+        ("airflow", "SHUTDOWN"),
+        ("airflow", "CLIENT KILL TYPE normal"),
+        ("api", "SET nexus:gold:sales:1:a 1"),
+        ("api", "UNLINK nexus:gold:sales:1:a"),
+        ("api", "EVAL return(redis.call('SET','nexus:gold:{sales}:head',1)) 0"),
+        ("api", "EVAL return(redis.call('GET','other')) 0"),
+        ("api", "GET nexus:lock:{a}"),
+        ("api", "CONFIG GET *"),
+        ("backup", "GET nexus:gold:sales:1:a"),
+        ("backup", "CONFIG GET *"),
+        ("exporter", "GET nexus:gold:sales:1:a"),
+        ("exporter", "CONFIG GET *"),
+        ("exporter", "SCAN 0"),
+        ("exporter", "PSYNC ? -1"),
+        ("sentinel", "GET nexus:gold:sales:1:a"),
+        ("sentinel", "CONFIG SET maxmemory 0"),
+        ("sentinel", "PUBLISH nexus:lock-wake:a 1"),
+        ("replication", "GET nexus:gold:sales:1:a"),
+        ("replication", "SET other 1"),
+    ],
+)
+def test_a_role_is_refused_what_it_does_not_do(role: str, command: str, single: Service) -> None:
+    with single.client() as admin, single.client(role) as client:
+        admin.acl_log_reset()
+        with pytest.raises(redis.ResponseError):
+            client.execute_command(*command.split())
+        assert {entry["username"] for entry in admin.acl_log()} == {role}
+
+
+@pytest.mark.parametrize("who", [{}, {"username": "api"}, {"username": "default", "password": ""}])
+def test_nobody_is_let_in_without_a_password(who: dict[str, str], single: Service) -> None:
+    with (
+        redis.Redis(port=single.port, retry=None, **who) as stranger,
+        pytest.raises(redis.AuthenticationError),
+    ):
+        stranger.ping()
