@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from datetime import date
 
 import pyarrow as pa
 import pytest
@@ -322,7 +323,16 @@ def test_the_first_error_is_told_and_not_those_it_caused(endpoint, namespace):
         {"dataset": "no spaces"},
         {"dataset": ""},
         {"keep": -1},
+        {"keep": 1.5},
+        {"keep": "1"},
+        {"keep": True},
+        {"min_rows": -1},
+        {"min_rows": "1"},
         {"fence": 0},
+        {"fence": "7"},
+        {"fence": 1.5},
+        {"lineage": {"day": date(2026, 11, 23)}},
+        {"lineage": "dag"},
         {"ttl": 0},
         {"ttl": -1},
         {"ttl": float("nan")},

@@ -221,6 +221,15 @@ def test_a_key_by_name_and_by_tuple(endpoint, namespace, rows):
     assert rows.get({"id": "a"}) == rows.get(("a",)) == rows.get("a") == {"id": "a", "n": 1}
 
 
+async def test_keys_that_can_be_gone_through_once(endpoint, namespace, rows):
+    publish(endpoint, {"a": 1, "b": 2}, spec(namespace))
+    found = rows.get_many(["b", "a"])
+    assert rows.get_many(key for key in "ba") == found
+    async with endpoint.async_client() as own:
+        dataset = AsyncGoldDataset(own, "sales", namespace=namespace)
+        assert await dataset.get_many(iter("ba")) == found
+
+
 @pytest.mark.parametrize("layout", list(Layout))
 async def test_a_reader_may_see_for_a_while_what_was_live(endpoint, client, namespace, layout):
     """Whatever it sees is all of one version, and what is missing is asked about."""

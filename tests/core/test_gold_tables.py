@@ -166,6 +166,7 @@ def test_a_type_that_does_not_fit_is_refused_by_name(type_, publish, client, nam
     [
         (SALES, {"key": "k"}, SchemaError, "'k' of the key is not there; the columns are id, n"),
         (SALES, {"key": []}, ConfigurationError, "names no column"),
+        (SALES, {"key": None}, ConfigurationError, "names no column"),
         (SALES, {"key": "{id}{n}"}, ConfigurationError, "key template"),
         (SALES, {"types": {"m": "long"}}, SchemaError, "'m' has a type in `types`"),
         (SALES, {"types": {"n": "money"}}, SchemaError, "'n' cannot be 'money'; the types are"),

@@ -51,8 +51,12 @@ class Colour(str, Enum):  # noqa: UP042 - formatting gives its name, not its tex
     RED = "r|%"
 
 
+class Level(int, Enum):
+    HIGH = 3
+
+
 PARTS = st.sampled_from(
-    ["", "a", "a|b", "%", "{}", "é:", 1, -7, True, False, date(2013, 1, 2), Colour.RED]
+    ["", "a", "a|b", "%", "{}", "é:", 1, -7, True, False, date(2013, 1, 2), Colour.RED, Level.HIGH]
 )
 
 
@@ -78,7 +82,7 @@ def part(value, *, escape=True):
         case str() if escape:
             return "".join(f"%{ord(c):02X}" if c in "%|" else c for c in value)
         case Enum():
-            return value.value
+            return str(value.value)
     return str(value)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from nexus_redis_provider.core.errors import ConfigurationError, SchemaError
 from nexus_redis_provider.core.gold.schemas import KEY_TYPES, Column
@@ -20,7 +20,7 @@ def key_template(key: str | Sequence[str], dataset: str) -> KeyTemplate:
     """
     if isinstance(key, str) and "{" in key:
         return KeyTemplate.parse(key)
-    columns = [key] if isinstance(key, str) else list(key)
+    columns = [key] if isinstance(key, str) else list(key) if isinstance(key, Iterable) else []
     if not columns or not all(isinstance(column, str) and column for column in columns):
         raise ConfigurationError(f"Gold dataset {dataset!r}: key names no column: {key!r}.")
     return KeyTemplate.of_columns(columns)

@@ -46,7 +46,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name in (name for name, kind in LIMITS.items() if kind is int):
             value: Any = getattr(self, name)
-            if value is not None and not (type(value) is int and value >= 1):
+            if value is not None and not is_whole(value, 1):
                 raise ConfigurationError(f"{name} is a positive whole number, not {value!r}.")
         margin: Any = self.memory_margin
         if margin is not None and not (type(margin) in (int, float) and 0 <= margin < 1):
@@ -70,3 +70,8 @@ class Limits:
         if largest is not None and largest > self.max_value_bytes:
             key = keys[pc.index(sizes, largest).as_py()].as_py()
             raise ValueTooLargeError(dataset, key, largest, self.max_value_bytes)
+
+
+def is_whole(value: object, least: int) -> bool:
+    """Whether it is a whole number, at least so large."""
+    return type(value) is int and value >= least

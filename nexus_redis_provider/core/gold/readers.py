@@ -8,7 +8,7 @@ answer in no order, so there it asks once more which version is live before a ro
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -130,7 +130,7 @@ class GoldDataset(_Reader):
         """
         return self.get_many([key])[0]
 
-    def get_many(self, keys: Sequence[Key]) -> list[Row | None]:
+    def get_many(self, keys: Iterable[Key]) -> list[Row | None]:
         """Rows in the order of the keys, all of the same version; None for each missing one.
 
         Args:
@@ -141,6 +141,7 @@ class GoldDataset(_Reader):
             NotPublishedError: the dataset has no live version.
             ConfigurationError: a key has not the dataset's key columns.
         """
+        keys = list(keys)
         if not keys:
             return []
         while True:
@@ -230,8 +231,9 @@ class AsyncGoldDataset(_Reader):
         """See `GoldDataset.get`. However many calls come at once, they take four connections."""
         return await self._rows.get(key)
 
-    async def get_many(self, keys: Sequence[Key]) -> list[Row | None]:
+    async def get_many(self, keys: Iterable[Key]) -> list[Row | None]:
         """See `GoldDataset.get_many`."""
+        keys = list(keys)
         if not keys:
             return []
         while True:

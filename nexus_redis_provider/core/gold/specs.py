@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from nexus_redis_provider.core.durations import Duration, to_ms
 from nexus_redis_provider.core.errors import ConfigurationError, PublishError
 from nexus_redis_provider.core.gold.columns import check_ttl_column
-from nexus_redis_provider.core.gold.limits import Limits
+from nexus_redis_provider.core.gold.limits import Limits, is_whole
 from nexus_redis_provider.core.gold.manifests import Layout, Mode
 from nexus_redis_provider.core.gold.schemas import Column
 from nexus_redis_provider.core.gold.templates import KeyTemplate
@@ -57,8 +58,10 @@ class Spec:
 
     def __post_init__(self) -> None:
         GoldKeys(self.dataset, self.namespace)
-        if self.keep < 0:
-            raise ConfigurationError(f"keep is a number of previous versions, not {self.keep}.")
+        if not is_whole(self.keep, 0):
+            raise ConfigurationError(f"keep is a number of previous versions, not {self.keep!r}.")
+        if not is_whole(self.min_rows, 0):
+            raise ConfigurationError(f"min_rows is a number of rows, not {self.min_rows!r}.")
         if self.min_rows and self.mode is Mode.UPSERT:
             raise ConfigurationError("min_rows does not go with upsert, whose rows show at once.")
         if self.mode is Mode.DELTA and self.layout is not Layout.PACKED:
@@ -71,10 +74,21 @@ class Spec:
                 "layout='packed' does not go with mode='upsert', which is for rows that any client "
                 "reads; use layout='json', or mode='snapshot'."
             )
-        if self.fence is not None and self.fence <= 0:
-            raise ConfigurationError(f"A fencing token is a positive number, not {self.fence}.")
+        if self.fence is not None and not is_whole(self.fence, 1):
+            raise ConfigurationError(
+                f"A fencing token is a positive whole number, not {self.fence!r}."
+            )
+        self._check_lineage()
         self._check_ttl()
         to_ms(self.staging_lease, "staging_lease")
+
+    def _check_lineage(self) -> None:
+        try:
+            json.dumps(dict(self.lineage))
+        except (TypeError, ValueError):
+            raise ConfigurationError(
+                f"lineage is a dict of facts that JSON has, best of text, not {self.lineage!r}."
+            ) from None
 
     def _check_ttl(self) -> None:
         ttl_ms = 0 if self.ttl is None else to_ms(self.ttl, "ttl")

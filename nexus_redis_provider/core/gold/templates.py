@@ -183,7 +183,7 @@ def _text(column: str, value: object) -> str:
     if isinstance(value, date) and not isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, int):
-        return str(value)
+        return str(int(value))  # An enum's own text may be its name.
     raise ConfigurationError(
         f"Key column {column!r} is a string, whole number, boolean or date, not {value!r}."
     )
