@@ -174,6 +174,9 @@ def _write(rows: DataFrame, publication: Publication) -> list[Report]:
     packs = publication.spec.layout is Layout.PACKED
     write = functools.partial(_write_share if packs else _write_partition, publication)
     reports = _collected(rows.mapInArrow(write, _REPORT_SCHEMA), publication.spec.dataset)
+    if packs and not reports:
+        # Where Spark finds out that there is no row, it runs no task.
+        return [Report(partition=n, attempt=f"{n}.none") for n in range(publication.shares)]
     return [_report(row) for row in reports]
 
 

@@ -184,6 +184,21 @@ def _spec_of(manifest, namespace):
     }
 
 
+@pytest.mark.parametrize("mode", ["snapshot", "delta"])
+@pytest.mark.parametrize("kind", ["known", "found out"])
+def test_an_empty_frame_is_an_empty_version_of_packed_rows(df, options, rows, kind, mode):
+    """Also where Spark knows it, and runs no task."""
+    packed = options | {"layout": "packed", "mode": mode}
+    publish(df, **packed)
+    manifest = publish(df.limit(0) if kind == "known" else df.where("rand() > 2"), **packed)
+    assert manifest.rows == 0
+    assert rows.get("1") is None
+    assert list(rows.scan()) == []
+    assert rows.verify() == manifest
+    publish(df, **packed)
+    assert rows.get("1") == {"id": "1", "n": 1}
+
+
 @pytest.mark.parametrize("partitions", [0, 1, 2])
 def test_an_empty_frame_is_an_empty_version(df, options, published, rows, partitions):
     empty = df.where("n = 2").repartition(partitions) if partitions else df.limit(0)
