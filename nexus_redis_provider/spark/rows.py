@@ -61,10 +61,21 @@ def ttl_of(places: Mapping[str, str], ttl_column: str | None) -> list[SparkColum
 
 
 def keyed(df: DataFrame, template: KeyTemplate) -> tuple[DataFrame, dict[str, str], SparkColumn]:
-    """The frame with its columns renamed, the new names by column name, and the rows' keys."""
+    """The frame with its columns renamed, the new names by column name, and the rows' keys.
+
+    Text that is no UTF-8 fails the job, since it would fail whoever reads it together with others.
+    """
     # By position, since Spark may hold `n` and `N`, or `a.b` and `a`.`b`, to be the same.
     places = {name: f"c{number}" for number, name in enumerate(df.columns)}
-    return df.toDF(*places.values()), places, _key_column(template, places, dict(df.dtypes))
+    checked = df.toDF(*places.values()).select(
+        *(
+            F.validate_utf8(place).alias(place)
+            if isinstance(field.dataType, T.StringType)
+            else F.col(place)
+            for place, field in zip(places.values(), df.schema.fields, strict=True)
+        )
+    )
+    return checked, places, _key_column(template, places, dict(df.dtypes))
 
 
 def _key_column(

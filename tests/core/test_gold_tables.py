@@ -161,6 +161,12 @@ def test_a_type_that_does_not_fit_is_refused_by_name(type_, publish, client, nam
     assert keyspace(client, namespace) == set()
 
 
+# As it comes when text is read in another encoding than it was written.
+NO_TEXT = pa.StringArray.from_buffers(
+    1, pa.py_buffer(bytes((0, 0, 0, 0, 2, 0, 0, 0))), pa.py_buffer(b"\xffA")
+)
+
+
 @pytest.mark.parametrize(
     ("table", "options", "error", "message"),
     [
@@ -178,6 +184,8 @@ def test_a_type_that_does_not_fit_is_refused_by_name(type_, publish, client, nam
         (pa.table({"id": [0.5]}), {}, SchemaError, "type double, which a key cannot be"),
         (pa.table({"id": ["a", None]}), {}, NullKeyError, "1 row.*null in key column.*id"),
         (pa.table({"id": ["a", "b", "a", "a"]}), {}, DuplicateKeyError, "2 row.*such as 'a'"),
+        (pa.table({"id": ["a"], "s": NO_TEXT}), {}, SchemaError, "'s' has no valid.*UTF8"),
+        (pa.table({"id": NO_TEXT}), {}, SchemaError, "'id' has no valid.*UTF8"),
         ([], {}, ConfigurationError, "at least one record batch, not list"),
         ([{"id": 1}], {}, ConfigurationError, "not list"),
         (7, {}, ConfigurationError, "not int"),

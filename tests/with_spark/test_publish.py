@@ -61,6 +61,7 @@ def bad_frames(df):
         "repeated at once": df.unionAll(df).coalesce(1),
         "doubled": df.withColumn("m", F.lit(1)).toDF("id", "n", "n"),
         "nested": df.withColumn("id", F.array("id")),
+        "no text": df.withColumn("n", F.expr("if(id = '7', cast(X'FF41' as string), '')")),
         "failing": df.withColumn("n", F.raise_error(F.lit("boom")).cast("int")),
     }
 
@@ -75,6 +76,7 @@ def bad_frames(df):
         ("repeated at once", DuplicateKeyError, "repeat a key"),
         ("doubled", SchemaError, "'n'"),
         ("nested", SchemaError, "'id'"),
+        ("no text", PublishError, "INVALID_UTF8"),
         ("failing", PublishError, "boom"),
     ],
 )

@@ -110,6 +110,12 @@ def test_other_save_modes_are_refused(df, options, snapshot, mode):
     assert snapshot() == {}
 
 
+def test_text_that_is_none_changes_nothing(df, options, published, rows):
+    with pytest.raises(PySparkException, match="column 'n' has no valid values: Invalid UTF8"):
+        save(df.withColumn("n", F.expr("cast(X'FF41' as string)")), options)
+    assert rows.verify() == published
+
+
 def test_an_empty_frame(df, options, published, rows):
     save(df.where("n = 2"), options)
     assert rows.verify().rows == 0

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from nexus_redis_provider.core.errors import ConfigurationError, SchemaError
 from nexus_redis_provider.core.gold.schemas import KEY_TYPES, Column
 from nexus_redis_provider.core.gold.templates import KeyTemplate
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 TTL_TYPES = ("timestamp", "byte", "short", "integer", "long")
 """Of a column that says when rows expire."""
@@ -71,6 +75,21 @@ def check_ttl_column(columns: Sequence[Column], ttl_column: str, dataset: str) -
             "when it does, or to a whole number of seconds from the publish"
         )
         raise refused_column(dataset, ttl_column, what)
+
+
+def check_text(batch: pa.RecordBatch, columns: Sequence[Column], dataset: str) -> None:
+    """See that all text is UTF-8, or whoever reads a row together with others would read none.
+
+    Raises:
+        SchemaError: names the column.
+    """
+    import pyarrow as pa
+
+    for array, column in zip(batch.columns, columns, strict=True):
+        try:
+            array.validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise refused_column(dataset, column.name, f"has no valid values: {error}") from None
 
 
 def refused_column(dataset: str, column: str, what: str) -> SchemaError:

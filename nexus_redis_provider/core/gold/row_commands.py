@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nexus_redis_provider.core.gold.columns import check_text
 from nexus_redis_provider.core.gold.expiries import Expiries
 from nexus_redis_provider.core.gold.hashes import encode_hashes
 from nexus_redis_provider.core.gold.manifests import Layout
@@ -211,6 +212,7 @@ def row_encoder(spec: Spec) -> Callable[[pa.RecordBatch], tuple[Any, ...]]:
     encode, names = kinds[spec.layout], [column.name for column in spec.columns]
 
     def encoded(batch: pa.RecordBatch) -> tuple[Any, ...]:
+        check_text(batch, spec.columns, spec.dataset)
         keys, values, checksum, *fields = encode(batch, spec.columns, spec.key)
         ttls = batch.column(names.index(spec.ttl_column)) if spec.ttl_column else None
         return keys, values, checksum, fields[0] if fields else None, ttls

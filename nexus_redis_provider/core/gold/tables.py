@@ -33,6 +33,7 @@ from nexus_redis_provider.core.gold.bucket_writers import BucketWriter
 from nexus_redis_provider.core.gold.columns import (
     check_key_types,
     check_names,
+    check_text,
     key_template,
     refused_column,
 )
@@ -184,6 +185,7 @@ def _packed(spec: Spec, batch: pa.RecordBatch) -> _Encoded:
     import numpy as np
 
     columns, key = spec.columns, spec.key
+    check_text(batch, columns, spec.dataset)
     parts = [column for column in columns if column.name in key.columns]
     keys, _, _ = encode_rows(batch.select([part.name for part in parts]), parts, key)
     others = packed_columns(columns, key)
