@@ -12,6 +12,7 @@ from nexus_redis_provider.core.errors import (
     ConfigurationError,
     GoldError,
     NotPublishedError,
+    RefusedError,
     ServerError,
 )
 from nexus_redis_provider.core.gold import readers, talks
@@ -248,6 +249,28 @@ async def test_a_reader_may_see_for_a_while_what_was_live(endpoint, client, name
             publish_as(endpoint, numbers(0, 10, value), spec(namespace, layout=layout, keep=0))
         assert dataset.get("k1")["n"] == 4, "its version was removed"
         assert (await twin.get("k1"))["n"] == 4
+
+
+@pytest.mark.parametrize("max_staleness", [0, 600])
+async def test_rows_upserted_in_another_layout_are_no_error_to_who_knew_the_one_before(
+    endpoint, client, namespace, max_staleness
+):
+    def upserted(layout, value):
+        what = spec(namespace, f"{namespace}:{{id}}", mode=Mode.UPSERT, layout=layout, ttl=60)
+        publish(endpoint, {"a": value}, what)
+
+    options = {"namespace": namespace, "max_staleness": max_staleness}
+    dataset = GoldDataset(client, "sales", **options)
+    async with endpoint.async_client() as other:
+        twin = AsyncGoldDataset(other, "sales", **options)
+        for value, layout in enumerate((Layout.HASH, Layout.JSON, Layout.HASH)):
+            await asyncio.to_thread(upserted, layout, value)
+            row = {"id": "a", "n": value}
+            assert dataset.get("a") == row == await twin.get("a")
+    client.unlink(f"{namespace}:a")
+    client.set(f"{namespace}:a", "of somebody else", ex=60)
+    with pytest.raises(RefusedError, match="WRONGTYPE"):
+        dataset.get("a")
 
 
 def test_an_overlay_that_was_removed_is_not_one_that_says_nothing(endpoint, client, namespace):

@@ -18,7 +18,7 @@ import redis.asyncio
 
 from nexus_redis_provider.core.clusters import is_spread
 from nexus_redis_provider.core.durations import Duration, to_ms
-from nexus_redis_provider.core.errors import GoldError, NotPublishedError
+from nexus_redis_provider.core.errors import GoldError, NotPublishedError, RefusedError
 from nexus_redis_provider.core.gold.coalescing import Coalescer
 from nexus_redis_provider.core.gold.layouts import version_of
 from nexus_redis_provider.core.gold.losses import have_expired
@@ -147,11 +147,17 @@ class GoldDataset(_Reader):
         while True:
             version = self._known or self._learn(run(self._client, self._manifest_call()))
             asked_at = time.monotonic()
-            if asked_at < self._fresh_until:
-                rows = talk(self._client, version.get_unchecked(keys))
-                if rows is not None:
-                    return rows
-            rows = talk(self._client, version.get(keys))
+            try:
+                if asked_at < self._fresh_until:
+                    rows = talk(self._client, version.get_unchecked(keys))
+                    if rows is not None:
+                        return rows
+                rows = talk(self._client, version.get(keys))
+            except RefusedError:
+                # Rows that were upserted since may be of another layout.
+                if self.manifest() == version.manifest:
+                    raise
+                rows = None
             if rows is not None:
                 self._fresh_until = asked_at + self._max_staleness_s
                 return rows
@@ -239,11 +245,17 @@ class AsyncGoldDataset(_Reader):
         while True:
             version = self._known or self._learn(await arun(self._client, self._manifest_call()))
             asked_at = time.monotonic()
-            if asked_at < self._fresh_until:
-                rows = await atalk(self._client, version.get_unchecked(keys))
-                if rows is not None:
-                    return rows
-            rows = await atalk(self._client, version.get(keys))
+            try:
+                if asked_at < self._fresh_until:
+                    rows = await atalk(self._client, version.get_unchecked(keys))
+                    if rows is not None:
+                        return rows
+                rows = await atalk(self._client, version.get(keys))
+            except RefusedError:
+                # Rows that were upserted since may be of another layout.
+                if await self.manifest() == version.manifest:
+                    raise
+                rows = None
             if rows is not None:
                 self._fresh_until = asked_at + self._max_staleness_s
                 return rows
