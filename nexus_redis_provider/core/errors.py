@@ -37,10 +37,14 @@ class ServerError(NexusRedisError):
 class UnreachableError(ServerError):
     """Nothing usable answered at the endpoint within its timeouts; safe to retry later."""
 
-    def __init__(self, endpoint: str, cause: object) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        cause: object,
+        advice: str = "Check host, port, TLS and that the server is running.",
+    ) -> None:
         super().__init__(
-            f"Redis at {endpoint} cannot be reached: {str(cause).rstrip('.')}. "
-            "Check host, port, TLS and that the server is running."
+            f"Redis at {endpoint} cannot be reached: {str(cause).rstrip('.')}. {advice}"
         )
         self.endpoint = endpoint
 

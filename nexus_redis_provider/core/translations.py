@@ -15,6 +15,7 @@ from nexus_redis_provider.core.errors import (
     ServerError,
     UnreachableError,
 )
+from nexus_redis_provider.core.faults import Fault
 
 
 def address_of(client: Any) -> str:
@@ -80,5 +81,19 @@ def translated(where: str, error: BaseException) -> ServerError | exceptions.Wat
     if isinstance(error, _DENIED):
         return AccessDeniedError(where, error)
     if isinstance(error, _UNREACHABLE):
-        return UnreachableError(where, error)
+        return _unreachable(where, error)
     return RefusedError(where, str(error))
+
+
+def _unreachable(where: str, error: BaseException) -> UnreachableError:
+    """With the next step, where it is another one than to look whether the server is there."""
+    for one in (error, error.__cause__):
+        # Its own text has two numbers, and does not say of what.
+        if isinstance(one, exceptions.AskError):
+            what = f"slot {one.slot_id} moves to {one.host}:{one.port}"
+            return UnreachableError(where, what, "Try again when it has moved.")
+    if isinstance(error, exceptions.ClusterDownError):
+        return UnreachableError(where, error, Fault.CLUSTER_DOWN.advice)
+    if "max number of clients" in str(error):
+        return UnreachableError(where, error, Fault.TOO_MANY_CLIENTS.advice)
+    return UnreachableError(where, error)
