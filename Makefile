@@ -22,7 +22,7 @@ demo: $(INSTALLED) ## run the whole way of the data once, on this machine
 test: $(INSTALLED) ## run the tests; ARGS="-k lock" passes options to pytest
 	@tools=$$(.ci/deploy-tools) && $(RUN):"$$tools" $(BIN)/python -m pytest $(ARGS)
 
-chaos: $(INSTALLED) ## prove the locks by a thousand faults; SEED=7 and FAULTS=100 change them
+chaos: $(INSTALLED) ## prove what is promised by faults; ONLY=sentinel, SEED=7, FAULTS=100 choose
 	@$(BIN)/python -m tests.chaos
 
 check: $(INSTALLED) ## lint, format, types, import contracts

@@ -1,4 +1,7 @@
-"""A network between a client and a server that fails on demand: replies lost, connections cut."""
+"""A network between a client and a server that fails on demand.
+
+Replies are lost, connections cut, or nothing passes for a while.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from typing import Self
 from nexus_redis_provider.core.endpoint import Endpoint, Node
 
 _CHUNK = 1 << 13
+# Of what a client says first: enough to tell who it is.
+_INTRODUCTION = 1 << 12
 
 
 class Way(enum.Enum):
@@ -50,6 +55,9 @@ class FaultyProxy:
         self._longest = dict.fromkeys(Way, 1)
         self._loses_reply = False
         self._lock = threading.Lock()
+        self._silent_to: bytes | None = None
+        self._passes = threading.Event()
+        self._passes.set()
         self.cuts = 0
         self.lost: list[bytes] = []
 
@@ -66,6 +74,7 @@ class FaultyProxy:
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # Who waits in `accept` wakes up.
         self._listener.close()
+        self.heal()
 
     def lose_reply(self) -> None:
         """Swallow the reply to the next script, and close its connection."""
@@ -85,13 +94,36 @@ class FaultyProxy:
             way = chance.choice(list(Way))
             self.cut_after(chance.randint(1, chance.randint(1, self._longest[way])), way)
 
+    def silence(self, to: bytes = b"") -> None:
+        """Let nothing pass, either way, until it heals; connections seem to live on.
+
+        Args:
+            to: on those connections alone on which a client has said this.
+        """
+        self._silent_to = to
+        self._passes.clear()
+
+    def heal(self) -> None:
+        """Let pass again, also what was held up; late, as a network does."""
+        self._silent_to = None
+        self._passes.set()
+
+    def wait_to_pass(self, introduction: bytes) -> None:
+        """Return when what comes on a connection that began with this may pass."""
+        while (silent_to := self._silent_to) is not None and silent_to in introduction:
+            self._passes.wait()
+
     def _accept(self) -> None:
         while True:
             try:
                 downstream, _ = self._listener.accept()
-                upstream = socket.create_connection(self._upstream)
             except OSError:
                 return
+            try:
+                upstream = socket.create_connection(self._upstream)
+            except OSError:
+                downstream.close()  # The server is down, and may come back.
+                continue
             _Link(self, downstream, upstream)
 
     def allowed(self, way: Way, passed: int, size: int) -> int:
@@ -119,6 +151,7 @@ class _Link:
     ) -> None:
         self._proxy = proxy
         self._drops_reply = False
+        self._introduction = b""
         for way, source, target in (
             (Way.TO_SERVER, downstream, upstream),
             (Way.TO_CLIENT, upstream, downstream),
@@ -143,6 +176,9 @@ class _Link:
             # Before it is passed on, since the reply may come at once.
             if way is Way.TO_SERVER and self._proxy.takes_reply_to(data):
                 self._drops_reply = True
+            if way is Way.TO_SERVER and len(self._introduction) < _INTRODUCTION:
+                self._introduction += data
+            self._proxy.wait_to_pass(self._introduction)
             allowed = self._proxy.allowed(way, passed, len(data))
             target.sendall(data[:allowed])
             if allowed < len(data):

@@ -23,6 +23,7 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from nexus_redis_provider.core.endpoint import Endpoint, Topology
 from nexus_redis_provider.embedded import EmbeddedServer, free_port
+from tests.proxies import FaultyProxy
 
 MASTER = "state"
 # How long a server is silent before it counts as down.
@@ -48,6 +49,12 @@ def crash(server: EmbeddedServer) -> None:
     """End a server as a crash does, and return when it is gone."""
     kill(server)
     server._process.wait()
+
+
+def replication(server: EmbeddedServer) -> Any:
+    """What a server says of its replication."""
+    with _talk(server) as node:
+        return node.info("replication")
 
 
 @dataclass
@@ -122,28 +129,35 @@ class SentinelDeployment(_Deployment):
         """Whom most Sentinels call the primary now."""
         said = [self._primary_of(sentinel) for sentinel in self.sentinels]
         port = max(said, key=said.count)
-        return next(server for server in self.servers if server.port == port)
+        return next(server for server in self.servers if self.port_of(server) == port)
+
+    def port_of(self, server: EmbeddedServer) -> int:
+        """The port by which all others know a server."""
+        return server.port
 
     def fail_over(self) -> EmbeddedServer:
         """Kill the primary; returns the new one once all Sentinels say so."""
         old = self.primary
         kill(old)
-        until(lambda: self.agreed() not in (None, old.port), "a new primary")
+        until(lambda: self.agreed() not in (None, self.port_of(old)), "a new primary")
         return self.primary
 
     def _start(self) -> None:
         fast = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
-        primary = self._server(*fast, *self.server_options)
+        primary = self._data_server(*fast, *self.server_options)
         self.servers.append(primary)
         for _ in range(self.replicas):
-            follow = ("--replicaof", f"127.0.0.1 {primary.port}")
-            self.servers.append(self._server(*fast, *follow, *self.server_options))
+            follow = ("--replicaof", f"127.0.0.1 {self.port_of(primary)}")
+            self.servers.append(self._data_server(*fast, *follow, *self.server_options))
         self.sentinels.extend(self._sentinel(primary) for _ in range(3))
         until(self._is_complete, "Sentinels that know each other and the replicas")
 
+    def _data_server(self, *arguments: str) -> EmbeddedServer:
+        return self._server(*arguments)
+
     def _sentinel(self, primary: EmbeddedServer) -> EmbeddedServer:
         lines = (
-            f"sentinel monitor {MASTER} 127.0.0.1 {primary.port} 2",
+            f"sentinel monitor {MASTER} 127.0.0.1 {self.port_of(primary)} 2",
             f"sentinel down-after-milliseconds {MASTER} {DOWN_AFTER_MS}",
             f"sentinel failover-timeout {MASTER} 2000",
             *self.sentinel_options,
@@ -168,6 +182,26 @@ class SentinelDeployment(_Deployment):
 
     def _primary_of(self, sentinel: EmbeddedServer) -> int:
         return int(_masters(sentinel)[MASTER]["port"])
+
+
+@dataclass
+class DivisibleDeployment(SentinelDeployment):
+    """The same with a proxy before each server, by which all but its neighbours know it.
+
+    A proxy that lets nothing pass parts its server, and whoever talks to the server directly, from
+    all others: Sentinels, replicas and clients.
+    """
+
+    proxies: dict[EmbeddedServer, FaultyProxy] = field(default_factory=dict)
+
+    def port_of(self, server: EmbeddedServer) -> int:
+        return self.proxies[server].endpoint.nodes[0].port
+
+    def _data_server(self, *arguments: str) -> EmbeddedServer:
+        server = EmbeddedServer(*arguments)
+        self.proxies[server] = self._stack.enter_context(FaultyProxy(server.endpoint))
+        server._arguments += ("--replica-announce-port", str(self.port_of(server)))
+        return self._stack.enter_context(server)
 
 
 @dataclass
@@ -209,8 +243,7 @@ class ClusterDeployment(_Deployment):
 
     def replica_of(self, key: str) -> bool:
         """Whether the primary that has a key has a living replica."""
-        with _talk(self.server_of(key)) as node:
-            return bool(node.info("replication")["connected_slaves"])
+        return bool(replication(self.server_of(key))["connected_slaves"])
 
     def join(self) -> EmbeddedServer:
         """One more primary, which has no slots yet."""

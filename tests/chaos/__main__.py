@@ -1,7 +1,8 @@
-"""`make chaos`: a thousand faults, and what became of the promises of the locks.
+"""`make chaos`: faults of every kind, and what became of what was promised, as tables in Markdown.
 
-In the environment: SEED repeats the choices of another run, FAULTS is how many (1,000), BUG plants
-a bug of `bugs.py`, DIRECTORY is an empty one in which the logs stay.
+In the environment: ONLY names a part (`locks`, `sentinel`, `cluster`, `storms`). Of the locks, SEED
+repeats the choices of another run, FAULTS is how many (1,000), BUG plants a bug of `bugs.py`,
+DIRECTORY is an empty one in which the logs stay.
 """
 
 from __future__ import annotations
@@ -11,10 +12,18 @@ import os
 import random
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+from nexus_redis_provider.embedded import EmbeddedServer
+from tests.benchmarks.tables import conditions, heading
 from tests.chaos.campaigns import BOUND_S, Plan, carry_out
 from tests.chaos.checks import Verdict, judge
+from tests.chaos.cluster_faults import CLUSTER_FAULTS
+from tests.chaos.fault_tables import show, show_storms
+from tests.chaos.faults import Fault
+from tests.chaos.sentinel_faults import SENTINEL_FAULTS
+from tests.chaos.storms import STORMS
 
 _SHOWN = 20
 
@@ -36,20 +45,61 @@ def _show(verdict: Verdict) -> None:
         _say(f"  {violation}")
 
 
-def _main() -> int:
+def _locks() -> bool:
+    """A thousand faults, chosen at random; whether no promise was broken."""
     seed = int(os.environ.get("SEED") or random.randrange(10**6))
     plan = Plan(
         seed=seed,
         faults=int(os.environ.get("FAULTS") or 1000),
         bug=os.environ.get("BUG", ""),
     )
-    _say(f"SEED={seed} FAULTS={plan.faults}")
+    heading(f"Locks: SEED={seed} FAULTS={plan.faults}")
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
         directory = Path(os.environ.get("DIRECTORY") or temporary)
         asyncio.run(carry_out(plan, directory, tell=_say))
         verdict = judge(directory, BOUND_S)
     _show(verdict)
-    return 1 if verdict.violations else 0
+    return not verdict.violations
+
+
+def _faults(title: str, faults: Sequence[Fault]) -> bool:
+    """One fault after the other, each at a deployment of its own."""
+    heading(title)
+    outcomes = []
+    for fault in faults:
+        with tempfile.TemporaryDirectory(prefix="chaos-") as directory:
+            outcomes += fault.outcomes(Path(directory))
+    show(outcomes)
+    broken = [broken for one in outcomes for broken in (*one.violations, *one.unclear)]
+    for what in broken[:_SHOWN]:
+        _say(f"  {what}")
+    return not broken
+
+
+def _sentinel() -> bool:
+    return _faults("Sentinel", SENTINEL_FAULTS)
+
+
+def _cluster() -> bool:
+    return _faults("Cluster", CLUSTER_FAULTS)
+
+
+def _storms() -> bool:
+    heading("Storms")
+    found = [asyncio.run(storm()) for storm in STORMS]
+    show_storms(found)
+    return all(one.is_over for one in found)
+
+
+_PARTS = {"locks": _locks, "sentinel": _sentinel, "cluster": _cluster, "storms": _storms}
+
+
+def _main() -> int:
+    with EmbeddedServer() as server, server.endpoint.client() as client:
+        _say(conditions(client, "redis"))
+    names = [os.environ["ONLY"]] if os.environ.get("ONLY") else [*_PARTS]
+    held = [_PARTS[name]() for name in names]
+    return 0 if all(held) else 1
 
 
 if __name__ == "__main__":

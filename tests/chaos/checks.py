@@ -65,7 +65,7 @@ def judge(directory: Path, bound_s: float) -> Verdict:
     """
     events, resources = read_journals(directory), read_resources(directory)
     checks: list[Iterable[Violation]] = [
-        *(_of_resource(name, accesses) for name, accesses in resources.items()),
+        *(of_resource(name, accesses) for name, accesses in resources.items()),
         _of_tokens(events),
         _of_beliefs(events),
         _of_refusals(events),
@@ -82,7 +82,8 @@ def judge(directory: Path, bound_s: float) -> Verdict:
     return Verdict(faults, _figures(events, resources, bound_s), violations)
 
 
-def _of_resource(name: str, accesses: list[Access]) -> Iterator[Violation]:
+def of_resource(name: str, accesses: list[Access]) -> Iterator[Violation]:
+    """What a resource let happen that a lock must not let happen."""
     newest, value, owners = 0, 0, dict[int, str]()
     for access in accesses:
         if access.token < newest:

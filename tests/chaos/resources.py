@@ -35,14 +35,24 @@ class Access:
 class Resource:
     """A counter that its holders read, and write one larger: two at once would lose an update."""
 
-    def __init__(self, directory: Path, name: str) -> None:
+    def __init__(self, directory: Path, name: str, *, tells_owners: bool = False) -> None:
+        """Open it.
+
+        Args:
+            tells_owners: refuse also a token that was another owner's: two primaries that each
+                believe to be the only one may give the same token, in the same microsecond.
+        """
+        self._tells_owners = tells_owners
         path = directory / f"{name}{_SUFFIX}"
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def close(self) -> None:
+        os.close(self._file)
 
     def read(self, token: int, owner: str) -> int | None:
         """The counter, or None: a newer holder has been here."""
         with self._newest() as newest:
-            if token < newest.token:
+            if self._is_stale(token, owner, newest):
                 return None
             self._append(Access(token, owner, wrote=False, value=newest.value, base=newest.value))
             return newest.value
@@ -50,10 +60,15 @@ class Resource:
     def write(self, token: int, owner: str, base: int) -> bool:
         """Make it one larger than was read. Returns whether it was let."""
         with self._newest() as newest:
-            if token < newest.token:
+            if self._is_stale(token, owner, newest):
                 return False
             self._append(Access(token, owner, wrote=True, value=base + 1, base=base))
             return True
+
+    def _is_stale(self, token: int, owner: str, newest: Access) -> bool:
+        if self._tells_owners and token == newest.token:
+            return owner != newest.owner
+        return token < newest.token
 
     @contextmanager
     def _newest(self) -> Iterator[Access]:

@@ -202,5 +202,8 @@ def test_a_resource_lets_one_after_the_other_write(tmp_path: Path) -> None:
     assert judge(tmp_path, BOUND_S).violations == []
     assert resource.write(6, "b", base=1)
     assert judge(tmp_path, BOUND_S).rules == {"lost update"}
+    strict = Resource(tmp_path, "one", tells_owners=True)
+    assert strict.read(6, "c") is None
+    assert strict.read(6, "b") == 2
     resource.read(6, "c")
     assert judge(tmp_path, BOUND_S).rules == {"lost update", "a token for two"}
