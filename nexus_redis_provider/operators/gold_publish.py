@@ -116,7 +116,7 @@ class GoldPublishOperator(BaseOperator):
             rows: what a task returned: dicts of values by column, or whatever offers itself to
                 Arrow, as tables of pyarrow and frames of pandas and polars do.
             mode: `snapshot` (a new version) or `upsert` (rows replaced in place).
-            layout: `json`, a JSON string per row, or `packed`, some dozens of rows in a hash.
+            layout: `json`, a JSON string per row; `hash`, a hash per row; `packed`, some rows a hash.
             types: of some columns, as a manifest names them, to cast them to:
                 `{"day": "date", "revenue": "decimal(10,2)"}`.
             ttl: seconds until the rows vanish; None keeps them.

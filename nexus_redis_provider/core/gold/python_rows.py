@@ -9,7 +9,7 @@ is text. Precision and scale of decimals are the least that hold all values.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, time
 from decimal import Decimal
 from itertools import chain, islice
 from typing import Any
@@ -22,7 +22,9 @@ from nexus_redis_provider.core.gold.columns import refused_column
 
 _CHUNK = 10_000
 _TOGETHER = ({int, float}, {int, Decimal})
-_FAILED = (pa.ArrowException, OverflowError, UnicodeEncodeError)
+_LISTS = {list, tuple, set, frozenset}
+# A decimal that is infinite is a TypeError of pyarrow's.
+_FAILED = (pa.ArrowException, OverflowError, TypeError, UnicodeEncodeError)
 
 
 def table_of_rows(
@@ -81,7 +83,10 @@ def _check_kinds(values: Iterable[Any], dataset: str, name: str) -> None:
         raise _mixed(dataset, name, {kind.__name__ for kind in kinds})
     if kinds == {datetime} and len({value.tzinfo is None for value in given}) > 1:
         raise _mixed(dataset, name, {"times with a zone", "times without"})
-    if kinds == {list}:
+    if kinds == {time} and any(value.tzinfo for value in given):
+        what = "has times of day with a zone, which no column can hold; make text of them"
+        raise refused_column(dataset, name, what)
+    if kinds and kinds <= _LISTS:
         _check_kinds(chain.from_iterable(given), dataset, f"{name}[]")
     if kinds == {dict}:
         for field in dict.fromkeys(chain.from_iterable(given)):

@@ -87,7 +87,7 @@ def publish_table(
             a template is the row's whole Redis key.
         endpoint: an `Endpoint`, a Redis URL, or None for the environment's `NEXUS_REDIS_URL`.
         mode: `snapshot` (a new version) or `upsert` (rows replaced in place).
-        layout: `json`, a JSON string per row, or `packed`, some dozens of rows in a hash.
+        layout: `json`, a JSON string per row; `hash`, a hash per row; `packed`, some rows a hash.
         types: of some columns, as a manifest names them (`{"price": "decimal(10,2)"}`), to cast
             them to; by default those of `arrow_columns`.
         ttl: seconds until the rows vanish; None keeps them.
