@@ -374,6 +374,7 @@ def test_a_server_that_cannot_save_is_the_error_and_not_what_failed_after_it(
         publication.abort()
         with pytest.raises(RefusedError, match="MISCONF"):
             Publication.begin(own.endpoint, spec("unsaved"))
+        client.config_set("save", "")  # Else it does not end before it has saved.
 
 
 def test_evictions_fail_the_publish(server):
