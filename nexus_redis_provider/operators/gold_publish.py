@@ -115,8 +115,10 @@ class GoldPublishOperator(BaseOperator):
             hook_params: of the database's hook.
             rows: what a task returned: dicts of values by column, or whatever offers itself to
                 Arrow, as tables of pyarrow and frames of pandas and polars do.
-            mode: `snapshot` (a new version) or `upsert` (rows replaced in place).
-            layout: `json`, a JSON string per row; `hash`, a hash per row; `packed`, some rows a hash.
+            mode: `snapshot` (a new version), `delta` (likewise, by what has changed), `upsert`
+                (rows replaced in place).
+            layout: `json`, a JSON string per row; `hash`, a hash per row; `packed`, some rows a
+                hash.
             types: of some columns, as a manifest names them, to cast them to:
                 `{"day": "date", "revenue": "decimal(10,2)"}`.
             ttl: seconds until the rows vanish; None keeps them.

@@ -97,7 +97,8 @@ def publish(
             a template is the row's whole Redis key.
         endpoint: an `Endpoint`, a Redis URL, or None for the environment's `NEXUS_REDIS_URL`. It
             travels to the executors, hence no literal password: see `Secret`.
-        mode: `snapshot` (a new version) or `upsert` (rows replaced in place).
+        mode: `snapshot` (a new version), `delta` (likewise, by what has changed), `upsert` (rows
+            replaced in place).
         layout: `json`, a JSON string per row; `hash`, a hash per row; `packed`, some rows a hash.
         ttl: seconds until the rows vanish; None keeps them.
         ttl_jitter: seconds by which rows vanish earlier, at most, each at a moment of its own, so

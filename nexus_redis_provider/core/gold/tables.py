@@ -86,7 +86,8 @@ def publish_table(
         key: key columns, or a template such as `analytics:{metric_name}:{date}`; in `upsert` mode
             a template is the row's whole Redis key.
         endpoint: an `Endpoint`, a Redis URL, or None for the environment's `NEXUS_REDIS_URL`.
-        mode: `snapshot` (a new version) or `upsert` (rows replaced in place).
+        mode: `snapshot` (a new version), `delta` (likewise, by what has changed), `upsert` (rows
+            replaced in place).
         layout: `json`, a JSON string per row; `hash`, a hash per row; `packed`, some rows a hash.
         types: of some columns, as a manifest names them (`{"price": "decimal(10,2)"}`), to cast
             them to; by default those of `arrow_columns`.
