@@ -15,6 +15,7 @@ import redis
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import ConfigurationError
 from nexus_redis_provider.embedded import EmbeddedServer, find_server
+from tests.guarded import shared_server
 
 WaitUntil = Callable[..., None]
 Eventually = Callable[..., Awaitable[None]]
@@ -36,7 +37,7 @@ def need_server(find: Callable[[], object]) -> object:
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedServer]:
     need_server(find_server)
-    with EmbeddedServer() as server:
+    with shared_server() as server:
         yield server
 
 

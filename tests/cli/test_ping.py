@@ -9,6 +9,7 @@ import pytest
 from nexus_redis_provider.cli.main import main
 from nexus_redis_provider.embedded import EmbeddedServer
 from tests.cli.conftest import Call
+from tests.guarded import plain
 
 
 def test_a_server_for_people_and_as_a_document(call: Call, server: EmbeddedServer) -> None:
@@ -30,6 +31,7 @@ def test_a_server_for_people_and_as_a_document(call: Call, server: EmbeddedServe
         ("redis://nobody:hunter2@127.0.0.1:{port}", 4, "wrong_user_or_password"),
     ],
 )
+@plain
 def test_a_fault(
     url: str,
     code: int,

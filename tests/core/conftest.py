@@ -16,6 +16,7 @@ from nexus_redis_provider.embedded import EmbeddedServer, find_server, find_whee
 from tests.conftest import need_server
 from tests.core.gold_datasets import spec
 from tests.core.lock_calls import Perform, performing
+from tests.guarded import shared_server
 from tests.proxies import FaultyProxy
 
 SERVERS = {"path": find_server, "wheel": find_wheel_server}
@@ -35,7 +36,7 @@ def dataset(client: redis.Redis, namespace: str) -> GoldDataset:
 def server(request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
     binary = need_server(SERVERS[request.param])
     assert isinstance(binary, Path)
-    with EmbeddedServer(binary=binary) as server:
+    with shared_server(binary) as server:
         yield server
 
 

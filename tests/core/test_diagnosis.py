@@ -20,6 +20,7 @@ from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.faults import Fault
 from nexus_redis_provider.embedded import EmbeddedServer, free_port
 from tests.certificates import certificate, server_options
+from tests.guarded import plain
 from tests.topologies import MASTER, ClusterDeployment, SentinelDeployment, crash, kill, until
 
 PASSWORD = "hunter2"
@@ -45,6 +46,7 @@ def assert_fault(diagnosis: Diagnosis, fault: Fault, *parts: object) -> None:
 # What works.
 
 
+@plain
 def test_a_server_introduces_itself(server: EmbeddedServer, client: redis.Redis) -> None:
     diagnosis = found(server.url)
     assert diagnosis.fault is None
@@ -76,6 +78,7 @@ def test_what_it_may_not_be_used_for_is_noted(server: EmbeddedServer) -> None:
             assert found(replica.url).notes == ("It is a replica: it takes no writes.",)
 
 
+@plain
 def test_who_may_see_little_is_told_little(server: EmbeddedServer, client: redis.Redis) -> None:
     commands = ["+ping"]
     client.acl_setuser("narrow", enabled=True, passwords=[f"+{PASSWORD}"], commands=commands)
@@ -213,6 +216,7 @@ def test_too_many_clients(server: EmbeddedServer) -> None:
         assert_fault(found(own.url), Fault.TOO_MANY_CLIENTS, own.port)
 
 
+@plain
 def test_a_database_that_is_not_there(server: EmbeddedServer) -> None:
     diagnosis = found(f"redis://127.0.0.1:{server.port}/99")
     assert_fault(diagnosis, Fault.DATABASE, "out of range")
@@ -240,6 +244,7 @@ def test_passwords_and_permissions(user: str, fault: Fault, guarded: str) -> Non
     assert_fault(found(f"redis://{user}{guarded}"), fault, guarded)
 
 
+@plain
 def test_a_password_where_there_is_none(server: EmbeddedServer) -> None:
     address = f":{PASSWORD}@127.0.0.1:{server.port}"
     # RESP3's HELLO takes any password then.
@@ -322,6 +327,7 @@ def test_certificates_of_clients(folder: Path) -> None:
 # Topologies.
 
 
+@plain
 def test_one_kind_of_deployment_in_place_of_another(server: EmbeddedServer) -> None:
     address = f"127.0.0.1:{server.port}"
     assert_fault(found(f"redis+cluster://{address}"), Fault.NO_CLUSTER, address)

@@ -26,6 +26,7 @@ from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.gold.tables import publish_table
 from nexus_redis_provider.core.keys import GoldKeys
 from tests.core.gold_datasets import PERMANENT_ROWS, keyspace
+from tests.guarded import as_user
 
 SALES = pa.table({"id": ["a", "b"], "n": [1, 2]})
 
@@ -284,7 +285,7 @@ def test_what_the_server_refuses_is_taken_back(endpoint, client, namespace, publ
     client.execute_command("ACL", "SETUSER", "poor", "on", ">right", "~*", "+@all", "-set")
     try:
         with pytest.raises(WriteError, match="the server refused"):
-            publish(SALES, endpoint=f"redis://poor:right@{endpoint.nodes[0]}")
+            publish(SALES, endpoint=as_user(endpoint, "poor", "right"))
     finally:
         client.acl_deluser("poor")
     assert keyspace(client, namespace) == before

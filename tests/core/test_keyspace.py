@@ -16,6 +16,7 @@ from nexus_redis_provider.core.keyspace.weights import big_keys, memory_of, weig
 from nexus_redis_provider.embedded import EmbeddedServer, find_server
 from tests.conftest import need_server
 from tests.core.conftest import SERVERS
+from tests.guarded import as_user
 from tests.topologies import ClusterDeployment, kill
 
 MANY = 100_000
@@ -126,7 +127,7 @@ def test_who_may_not_unlink(client: redis.Redis, server: EmbeddedServer, namespa
     client.set(f"{namespace}:a", 1, ex=60)
     client.acl_setuser("looks", enabled=True, nopass=True, keys=["*"], commands=["+scan"])
     try:
-        with redis.Redis(port=server.port, username="looks", password="x") as onlooker:
+        with as_user(server.endpoint, "looks", "x").client() as onlooker:
             assert delete(onlooker, f"{namespace}:*", dry_run=True).found == 1
             with pytest.raises(AccessDeniedError, match="unlink"):
                 delete(onlooker, f"{namespace}:*")

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from nexus_redis_provider.embedded import EmbeddedServer
+from tests.guarded import connection_uri
 
 HERE = Path(__file__).parent
 # Airflow reads these when it is imported, hence before any test module.
@@ -48,10 +49,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def connections(server: EmbeddedServer) -> Iterator[None]:
     """The test server by both connection types, and one where nobody answers."""
-    node = server.endpoint.nodes[0]
     uris = {
-        "AIRFLOW_CONN_NEXUS_REDIS_DEFAULT": f"nexus-redis://{node}",
-        "AIRFLOW_CONN_REDIS_DEFAULT": f"redis://{node}",
+        "AIRFLOW_CONN_NEXUS_REDIS_DEFAULT": connection_uri("nexus-redis", server),
+        "AIRFLOW_CONN_REDIS_DEFAULT": connection_uri("redis", server),
         "AIRFLOW_CONN_NOWHERE": "nexus-redis://127.0.0.1:1?retries=0",
     }
     with pytest.MonkeyPatch.context() as patch:

@@ -187,11 +187,12 @@ async def test_an_absent_connection() -> None:
         await NexusRedisHook("absent").get_async_conn()
 
 
-def test_connection_test_introduces_the_server() -> None:
+def test_connection_test_introduces_the_server(endpoint: Endpoint) -> None:
     good, message = NexusRedisHook().test_connection()
     assert good
     assert message.startswith(("Standalone: redis ", "Standalone: valkey "))
-    assert "role master, 0 replica(s), user default, eviction policy noeviction" in message
+    user = endpoint.username or "default"
+    assert f"role master, 0 replica(s), user {user}, eviction policy noeviction" in message
     assert " ms" in message
 
 

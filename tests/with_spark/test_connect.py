@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.guarded import url_of
 from tests.with_spark import connect_job
 from tests.with_spark.conftest import SHORT_LIVED
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.spark
 def test_a_client_of_spark_connect_publishes_and_reads(rows, endpoint, namespace):
     environment = {**os.environ, **SHORT_LIVED, "PYSPARK_PYTHON": sys.executable}
     done = subprocess.run(
-        [sys.executable, "-m", connect_job.__name__, f"redis://{endpoint.nodes[0]}", namespace],
+        [sys.executable, "-m", connect_job.__name__, url_of(endpoint), namespace],
         env=environment | {"PYTHONPATH": str(Path.cwd())},
         capture_output=True,
         text=True,

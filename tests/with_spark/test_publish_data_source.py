@@ -8,6 +8,7 @@ from pyspark.sql import functions as F  # noqa: N812
 
 from nexus_redis_provider.spark import NexusRedisDataSource, publish
 from tests.core.gold_datasets import user
+from tests.guarded import url_of
 from tests.with_spark.conftest import PASSWORD, PASSWORD_VARIABLE
 
 pytestmark = pytest.mark.spark
@@ -20,7 +21,7 @@ def df(spark):
 
 @pytest.fixture
 def options(endpoint, namespace):
-    where = f"redis://{endpoint.nodes[0]}"
+    where = url_of(endpoint)
     return {"dataset": "sales", "key": "id", "url": where, "namespace": namespace}
 
 
@@ -125,13 +126,16 @@ def test_an_empty_frame(df, options, published, rows):
 def test_the_password_is_a_reference(df, options, client, endpoint, rows):
     name = f"user-{options['namespace']}"
     with user(client, endpoint, name, f">{PASSWORD}", "~*", "+@all"):
-        where = f"redis://{name}@{endpoint.nodes[0]}?password_env="
-        save(df, options | {"url": where + PASSWORD_VARIABLE})
+
+        def where(variable: str) -> str:
+            return url_of(endpoint, name, password_env=variable)
+
+        save(df, options | {"url": where(PASSWORD_VARIABLE)})
         manifest = rows.verify()
         with pytest.raises(PySparkException, match="denied access"):
-            save(df, options | {"url": where + "HOME"})
+            save(df, options | {"url": where("HOME")})
         with pytest.raises(PySparkException, match="NEXUS_NOT_SET"):
-            save(df, options | {"url": where + "NEXUS_NOT_SET"})
+            save(df, options | {"url": where("NEXUS_NOT_SET")})
     assert rows.verify() == manifest
 
 

@@ -13,6 +13,7 @@ from pyspark.sql import types as T  # noqa: N812
 
 from nexus_redis_provider.core.errors import SchemaError
 from nexus_redis_provider.spark import publish
+from tests.guarded import url_of
 
 pytestmark = pytest.mark.spark
 TEXT = "".join(map(chr, range(0x250))) + "\u2028\ufeff\U0001f600\\\"'{}"
@@ -149,7 +150,7 @@ def test_large_arrow_types(spark, rows, namespace, endpoint, way):
             publish(df, "sales", key="id", endpoint=endpoint, namespace=namespace, ttl=600)
         else:
             options = {"dataset": "sales", "key": "id", "namespace": namespace, "ttl": 600}
-            where = f"redis://{endpoint.nodes[0]}"
+            where = url_of(endpoint)
             df.write.format("nexus_redis").options(**options, url=where).mode("overwrite").save()
     finally:
         spark.conf.unset("spark.sql.execution.arrow.useLargeVarTypes")
@@ -166,7 +167,7 @@ def test_the_data_source_holds_every_flat_type(spark, rows, namespace, endpoint)
     data = [(number, *line) for number, line in enumerate(zip(*columns, strict=True))]
     df = spark.createDataFrame(data, schema)
     options = {"dataset": "sales", "key": "id", "namespace": namespace, "ttl": 600}
-    where = f"redis://{endpoint.nodes[0]}"
+    where = url_of(endpoint)
     df.write.format("nexus_redis").options(**options, url=where).mode("overwrite").save()
     for expected in df.collect():
         assert exactly(rows.get(expected["id"]), schema) == exactly(expected, schema)

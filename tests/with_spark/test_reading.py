@@ -14,6 +14,7 @@ from pyspark.sql import types as T  # noqa: N812
 from nexus_redis_provider.core.gold.history import versions
 from nexus_redis_provider.spark import publish
 from nexus_redis_provider.spark.failures import SPARK_ERRORS
+from tests.guarded import url_of
 from tests.with_spark.test_publish_types import VALUES, exactly
 
 pytestmark = pytest.mark.spark
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.spark
 
 @pytest.fixture
 def load(spark, endpoint, namespace):
-    where = f"redis://{endpoint.nodes[0]}"
+    where = url_of(endpoint)
 
     def read(schema=None, **options):
         reader = spark.read.format("nexus_redis").options(dataset="sales", url=where)

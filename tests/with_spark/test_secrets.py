@@ -11,6 +11,7 @@ from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import ConfigurationError
 from nexus_redis_provider.spark import NexusRedisDataSource
 from tests.core.gold_datasets import publish, spec, user
+from tests.guarded import url_of
 from tests.with_spark.conftest import PASSWORD, PASSWORD_VARIABLE
 
 pytestmark = pytest.mark.spark
@@ -28,13 +29,13 @@ SCHEMA = StructType.fromJson(
 @pytest.fixture(params=["env", "env_url", "file"])
 def options(request, client, endpoint, namespace, monkeypatch, tmp_path):  # noqa: PLR0917
     """Options of the data source with a reference, good for a user with a password."""
-    name, address = f"user-{namespace}", endpoint.nodes[0]
+    name = f"user-{namespace}"
     monkeypatch.setenv(PASSWORD_VARIABLE, PASSWORD)
-    monkeypatch.setenv("NEXUS_REDIS_URL", f"redis://{name}:{PASSWORD}@{address}")
+    monkeypatch.setenv("NEXUS_REDIS_URL", url_of(endpoint, f"{name}:{PASSWORD}"))
     (tmp_path / "secret").write_text(PASSWORD)
     urls = {
-        "env": {"url": f"redis://{name}@{address}?password_env={PASSWORD_VARIABLE}"},
-        "file": {"url": f"redis://{name}@{address}?password_file={tmp_path / 'secret'}"},
+        "env": {"url": url_of(endpoint, name, password_env=PASSWORD_VARIABLE)},
+        "file": {"url": url_of(endpoint, name, password_file=str(tmp_path / "secret"))},
         "env_url": {},
     }
     publish(endpoint, {"a": 1}, spec(namespace))

@@ -16,6 +16,7 @@ import pytest
 import nexus_redis_provider
 from nexus_redis_provider.core.gold.readers import GoldDataset
 from tests.core.gold_datasets import user
+from tests.guarded import url_of
 from tests.with_spark import cluster_job
 from tests.with_spark.clusters import HOME, standalone_cluster
 from tests.with_spark.conftest import PASSWORD, SHORT_LIVED
@@ -86,7 +87,7 @@ def test_a_publish_by_a_cluster_keeps_the_secret(  # noqa: PLR0917
             [
                 *(HOME / "bin" / "spark-submit", "--master", cluster),
                 *("--properties-file", properties, "--py-files", zipped, cluster_job.__file__),
-                f"redis://{name}@{endpoint.nodes[0]}?password_env={VARIABLE}",
+                url_of(endpoint, name, password_env=VARIABLE),
                 namespace,
             ],
             env={**bare, VARIABLE: PASSWORD},

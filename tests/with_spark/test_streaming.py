@@ -19,6 +19,7 @@ from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.core.scripts import run
 from tests.conftest import PERMANENT
+from tests.guarded import url_of
 from tests.with_spark import streaming_job
 from tests.with_spark.conftest import SHORT_LIVED
 
@@ -54,7 +55,7 @@ def job(folder, endpoint, namespace):
         with (
             (folder / "log").open("a") as log,
             subprocess.Popen(
-                [*command, f"redis://{endpoint.nodes[0]}", namespace],
+                [*command, url_of(endpoint), namespace],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -167,7 +168,7 @@ def stream(spark, endpoint, namespace, folder):
         rows = spark.readStream.schema(streaming_job.SCHEMA).csv(f"{folder}/rows")
         options = {"dataset": "sales", "key": streaming_job.newest_key(namespace)} | options
         options |= {"namespace": namespace, "checkpointLocation": f"{folder}/checkpoint"}
-        options.setdefault("url", f"redis://{endpoint.nodes[0]}")
+        options.setdefault("url", url_of(endpoint))
         writer = change(rows).writeStream.format("nexus_redis").options(**options)
         query = writer.outputMode(mode).trigger(availableNow=True).start()
         query.awaitTermination()

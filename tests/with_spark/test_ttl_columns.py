@@ -14,6 +14,7 @@ from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.core.scripts import run
 from nexus_redis_provider.spark import publish
 from tests.core.gold_datasets import keyspace
+from tests.guarded import url_of
 
 pytestmark = pytest.mark.spark
 SOON = datetime.now(UTC).replace(microsecond=123_000) + timedelta(hours=1)
@@ -55,7 +56,7 @@ def test_a_timestamp_is_the_moment(*, timed, options, endpoint, client, rows, la
     if way == "publish":
         publish(timed, **options, **more)
     else:
-        url = f"redis://{endpoint.nodes[0]}"
+        url = url_of(endpoint)
         more |= {"dataset": "sales", "key": "id", "namespace": options["namespace"], "url": url}
         timed.write.format("nexus_redis").options(**more).mode("overwrite").save()
     manifest, soon_ms = rows.manifest(), round(SOON.timestamp() * 1000)
@@ -115,7 +116,7 @@ def test_rows_of_a_stream(spark, tmp_path, endpoint, client, namespace):
     options = {
         "dataset": "sales",
         "namespace": namespace,
-        "url": f"redis://{endpoint.nodes[0]}",
+        "url": url_of(endpoint),
         "key": f"{namespace}:row:{{id}}",
         "ttl_column": "u",
         "checkpointLocation": f"{tmp_path}/checkpoint",

@@ -27,6 +27,7 @@ from tests.core.gold_types import (
     types,
     values,
 )
+from tests.guarded import url_of
 
 pytestmark = pytest.mark.spark
 ROWS = 3
@@ -179,7 +180,7 @@ def test_frames_written_by_the_format_come_back(spark, rows, endpoint, namespace
 
 
 def of_format(endpoint, namespace):
-    return {"dataset": "sales", "namespace": namespace, "url": f"redis://{endpoint.nodes[0]}"}
+    return {"dataset": "sales", "namespace": namespace, "url": url_of(endpoint)}
 
 
 def texts(df):
