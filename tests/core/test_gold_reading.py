@@ -251,6 +251,16 @@ async def test_a_reader_may_see_for_a_while_what_was_live(endpoint, client, name
         assert (await twin.get("k1"))["n"] == 4
 
 
+@pytest.mark.parametrize("value", ['{"id":"a","n":1},{"id":"x","n":2}', "", "1,2", "7,"])
+def test_what_somebody_else_wrote_shifts_no_other_row(endpoint, client, namespace, rows, value):
+    upsert = spec(namespace, f"{namespace}:{{id}}", mode=Mode.UPSERT, ttl=60)
+    publish(endpoint, {"a": 1, "b": 2}, upsert)
+    client.set(f"{namespace}:a", value, ex=60)
+    with pytest.raises(ValueError, match=r"Expecting|Extra data"):
+        rows.get_many(["a", "b"])
+    assert rows.get("b") == {"id": "b", "n": 2}
+
+
 @pytest.mark.parametrize("max_staleness", [0, 600])
 async def test_rows_upserted_in_another_layout_are_no_error_to_who_knew_the_one_before(
     endpoint, client, namespace, max_staleness

@@ -134,6 +134,9 @@ def rows_decoder(columns: Sequence[Column]) -> Callable[[Sequence[bytes]], list[
 
     def decode(rows: Sequence[bytes]) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads(b"[%b]" % b",".join(rows), **options)
+        if len(found) != len(rows):
+            # Something else has written one that is none; it must not shift the others.
+            found = [json.loads(row, **options) for row in rows]
         for name, decoder in decoders:
             for row in found:
                 if (value := row.get(name)) is not None:
