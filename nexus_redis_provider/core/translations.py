@@ -65,6 +65,9 @@ _UNREACHABLE = (
     exceptions.SlotNotCoveredError,
 )
 
+# What a script is told that made the name of a key itself, while its slot is on its way.
+_NON_LOCAL = "attempted to access a non local key"
+
 
 def translated(where: str, error: BaseException) -> ServerError | exceptions.WatchError:
     """The error of this package that says what an error of redis-py means.
@@ -80,7 +83,7 @@ def translated(where: str, error: BaseException) -> ServerError | exceptions.Wat
         return PoolExhaustedError(where, error)
     if isinstance(error, _DENIED):
         return AccessDeniedError(where, error)
-    if isinstance(error, _UNREACHABLE):
+    if isinstance(error, _UNREACHABLE) or _NON_LOCAL in str(error):
         return _unreachable(where, error)
     return RefusedError(where, str(error))
 
@@ -92,6 +95,8 @@ def _unreachable(where: str, error: BaseException) -> UnreachableError:
         if isinstance(one, exceptions.AskError):
             what = f"slot {one.slot_id} moves to {one.host}:{one.port}"
             return UnreachableError(where, what, "Try again when it has moved.")
+    if isinstance(error, exceptions.TryAgainError) or _NON_LOCAL in str(error):
+        return UnreachableError(where, f"a slot moves ({error})", "Try again when it has moved.")
     if isinstance(error, exceptions.ClusterDownError):
         return UnreachableError(where, error, Fault.CLUSTER_DOWN.advice)
     if "max number of clients" in str(error):

@@ -29,7 +29,7 @@ from nexus_redis_provider.core.keys import LockKeys
 from nexus_redis_provider.core.locks import AsyncLock, Lock
 from nexus_redis_provider.core.locks.audits import audit
 from nexus_redis_provider.core.locks.listing import lock_names, lock_states
-from nexus_redis_provider.core.locks.protocol import break_lock, inspect, who_holds
+from nexus_redis_provider.core.locks.protocol import break_lock, inspect, release, who_holds
 from nexus_redis_provider.core.scripts import arun, run, run_all, run_replicated
 from nexus_redis_provider.core.slots import Slots
 from nexus_redis_provider.embedded import EmbeddedServer, find_server
@@ -337,6 +337,29 @@ async def test_a_slot_on_its_way_keeps_nobody_waiting_for_ever(
     await leave(holder)
     await waiting
     assert lock.held
+    await leave(lock)
+
+
+async def test_a_bell_that_cannot_be_rung_while_a_slot_is_on_its_way(
+    namespace: str, deployment: ClusterDeployment
+) -> None:
+    """A script makes the name of the list itself: no node knows that it needs that, too."""
+    key = LockKeys("a", namespace).lock
+    lock = Lock(deployment.endpoint, "a", wait=60, poll=0.2, namespace=namespace)
+    holder = Lock(deployment.endpoint, "a", namespace=namespace)
+    await enter(holder)
+    waiting = asyncio.create_task(enter(lock))
+    with deployment.endpoint.client() as client:
+        await in_line(client, "a", namespace)
+        client.set(f"{key}:other", 1, ex=60)
+        with deployment.moving(key, named=[f"{key}:other"]):
+            # All keys of the lock are where they were, but for the list, which is nowhere.
+            freeing = release("a", holder.owner, holder.token, namespace=namespace)
+            with pytest.raises(UnreachableError, match=r"a slot moves .*non local.*Try again when"):
+                run(Nodes(replace(deployment.endpoint, retries=0)), freeing)
+    await leave(holder)
+    await waiting
+    assert lock.token > holder.token
     await leave(lock)
 
 
