@@ -16,6 +16,8 @@ from nexus_redis_provider.core import pools
 
 # A server that answers so is no longer the one to ask.
 _ELSEWHERE = (exceptions.ReadOnlyError, exceptions.MovedError)
+# Perhaps: a primary whose replicas follow another one now says so, long before Sentinels tell it.
+_ALONE = "NOREPLICAS"
 
 
 class Guide(Protocol):
@@ -79,10 +81,16 @@ class Following(redis.Connection):
         """A reply; one that sends us away is a lost connection, after which we ask again."""
         try:
             return super().read_response(*args, **options)
-        except _ELSEWHERE as error:
+        except exceptions.ResponseError as error:
+            if not _sends_away(error):
+                raise
             self._guide.left(error)
             self.disconnect()  # type: ignore[no-untyped-call]
             raise exceptions.ConnectionError(str(error)) from error
+
+
+def _sends_away(error: exceptions.ResponseError) -> bool:
+    return isinstance(error, _ELSEWHERE) or str(error).startswith(_ALONE)
 
 
 class FollowingTls(Following, redis.SSLConnection):
@@ -110,7 +118,9 @@ class AsyncFollowing(redis.asyncio.Connection):
         """As `Following.read_response`."""
         try:
             return await super().read_response(*args, **options)
-        except _ELSEWHERE as error:
+        except exceptions.ResponseError as error:
+            if not _sends_away(error):
+                raise
             self._guide.left(error)
             await self.disconnect()
             raise exceptions.ConnectionError(str(error)) from error

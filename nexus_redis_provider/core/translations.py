@@ -99,6 +99,8 @@ def _unreachable(where: str, error: BaseException) -> UnreachableError:
         return UnreachableError(where, f"a slot moves ({error})", "Try again when it has moved.")
     if isinstance(error, exceptions.ClusterDownError):
         return UnreachableError(where, error, Fault.CLUSTER_DOWN.advice)
+    if "NOREPLICAS" in str(error):
+        return UnreachableError(where, error, "See INFO replication for what holds them up.")
     if "max number of clients" in str(error):
         return UnreachableError(where, error, Fault.TOO_MANY_CLIENTS.advice)
     return UnreachableError(where, error)

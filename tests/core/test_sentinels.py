@@ -193,7 +193,10 @@ async def test_the_next_command_goes_to_the_new_primary(deployment: SentinelDepl
             assert (await arun(async_client, who_holds("a", namespace="failover"))).owner == "o"
 
 
-async def test_a_demoted_primary_is_left(name: str, deployment: SentinelDeployment) -> None:
+@pytest.mark.parametrize("is_told", [True, False])
+async def test_a_demoted_primary_is_left(
+    name: str, deployment: SentinelDeployment, is_told: bool
+) -> None:
     old = deployment.primary
     with deployment.endpoint.client() as client:
         run(client, take(name, "o"))
@@ -203,10 +206,26 @@ async def test_a_demoted_primary_is_left(name: str, deployment: SentinelDeployme
         # Until the old one knows, only its `min-replicas-to-write` would stop it. Sentinels take
         # ten seconds to tell it.
         with old.endpoint.client() as itself:
+            if is_told:
+                itself.replicaof("127.0.0.1", deployment.primary.port)
+            else:
+                itself.config_set("min-replicas-to-write", 5)
+            assert (again := run(client, take(name, "o"))).acquired
+            assert await port_of(client) == deployment.primary.port
+            assert run(client, who_holds(name)).token == again.token
             itself.replicaof("127.0.0.1", deployment.primary.port)
-        assert (again := run(client, take(name, "o"))).acquired
-        assert await port_of(client) == deployment.primary.port
-        assert run(client, who_holds(name)).token == again.token
+            itself.config_set("min-replicas-to-write", 0)
+
+
+async def test_a_primary_without_replicas_is_no_other_one(
+    name: str, deployment: SentinelDeployment
+) -> None:
+    with deployment.primary.endpoint.client() as itself, deployment.endpoint.client() as client:
+        itself.config_set("min-replicas-to-write", 5)
+        with pytest.raises(UnreachableError, match=r"NOREPLICAS .* See INFO replication"):
+            run(client, take(name, "o"))
+        itself.config_set("min-replicas-to-write", 0)
+        assert run(client, take(name, "o")).acquired
 
 
 def _fail_over(sentinel: Any) -> bool:
