@@ -142,7 +142,12 @@ def test_secrets_are_files_that_the_script_makes(secrets: Path) -> None:
     )
     for name, secret in COMPOSE["secrets"].items():
         assert secret == {"file": f"${{NEXUS_SECRETS:-./secrets}}/{name}"}
-        assert (secrets / name).stat().st_size
+        found = (secrets / name).stat()
+        assert found.st_size
+        # A container has its own users, and the mode of the file on the host.
+        assert found.st_mode & 0o444 == 0o444
+    assert secrets.stat().st_mode & 0o077 == 0
+    assert (secrets / "ca.key").stat().st_mode & 0o077 == 0
 
 
 def test_no_secret_stands_in_the_repository(secrets: Path) -> None:
