@@ -95,9 +95,13 @@ _PARTS = {"locks": _locks, "sentinel": _sentinel, "cluster": _cluster, "storms":
 
 
 def _main() -> int:
+    only = os.environ.get("ONLY")
+    names = [only] if only else [*_PARTS]
+    if unknown := set(names) - _PARTS.keys():
+        _say(f"ONLY={unknown.pop()} is no part; give one of {', '.join(_PARTS)}.")
+        return 2
     with EmbeddedServer() as server, server.endpoint.client() as client:
         _say(conditions(client, "redis"))
-    names = [os.environ["ONLY"]] if os.environ.get("ONLY") else [*_PARTS]
     held = [_PARTS[name]() for name in names]
     return 0 if all(held) else 1
 
