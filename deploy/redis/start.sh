@@ -10,6 +10,7 @@
 #   PORT     (default 6379; of a Sentinel 26379)
 #   NAME     how others reach this server; needed with Sentinels and in a Cluster
 #   PRIMARY  "name port" of whom to follow, or to watch, at the very first start
+#   BIND     addresses to listen at (default all: a container has its own)
 #   TLS      "yes": encrypted connections only, between servers, too; "mutual": clients must show
 #            a certificate
 set -eu
@@ -57,6 +58,7 @@ server() {
     {
         cat "$here/common.conf"
         for part in "$@"; do cat "$here/$part.conf"; done
+        echo "bind ${BIND:-* -::*}"
         echo "port ${PORT:-6379}"
         tls "${PORT:-6379}"
         echo "dir \"$data\""
@@ -80,6 +82,7 @@ sentinel() {
     password=$(cat "$secrets/sentinel")
     users sentinel_users.acl
     [ -f "$data/sentinel.conf" ] || {
+        echo "bind ${BIND:-* -::*}"
         echo "port ${PORT:-26379}"
         tls "${PORT:-26379}"
         echo "dir \"$data\""

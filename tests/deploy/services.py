@@ -53,6 +53,8 @@ class Service:
             "SECRETS": str(self.secrets),
             "DATA": str(self.data),
             "PORT": str(self.port),
+            # The second is one that no certificate has.
+            "BIND": "127.0.0.1 -127.0.0.2 -::1",
             "NAME": "localhost",
             "PRIMARY": self.primary or self.address,
             "TLS": self.tls,
