@@ -19,8 +19,9 @@ install: $(INSTALLED) ## create .venv with the exact environment of constraints.
 demo: $(INSTALLED) ## run the whole way of the data once, on this machine
 	@$(RUN) $(BIN)/python -m demo
 
-test: $(INSTALLED) ## run the tests; ARGS="-k lock" passes options to pytest
-	@tools=$$(.ci/deploy-tools) && $(RUN):"$$tools" $(BIN)/python -m pytest $(ARGS)
+# Tests wait for servers more than they compute, hence two files at a time.
+test: $(INSTALLED) ## run the tests; ARGS="-k lock" passes options to pytest, "-n 0" one at a time
+	@tools=$$(.ci/deploy-tools) && $(RUN):"$$tools" $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 chaos: $(INSTALLED) ## prove what is promised by faults; ONLY=sentinel, SEED=7, FAULTS=100 choose
 	@$(BIN)/python -m tests.chaos
