@@ -123,7 +123,10 @@ async def aprogress(client: redis.asyncio.Redis, marks: Iterable[Mark], replicas
     """The asyncio twin of `progress`."""
     with translated_errors(client):
         if is_spread(client):
-            found: Any = await client.info(*_SECTIONS, target_nodes="primaries")
+            cluster: Any = client
+            found: Any = await cluster.info(*_SECTIONS, target_nodes="primaries")
+            if "run_id" in found:  # redis-py's reply where there is one primary.
+                found = {cluster.get_primaries()[0].name: found}
         else:
             found = {address_of(client): await client.info(*_SECTIONS)}
     primaries = {address: _Primary.of(info) for address, info in found.items()}

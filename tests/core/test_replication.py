@@ -217,6 +217,16 @@ async def test_a_cluster(wait_until: WaitUntil) -> None:
         wait_until(lambda: progress(client, marks, 1).is_done)
 
 
+async def test_a_cluster_of_one_primary() -> None:
+    need_server(find_server)
+    with ClusterDeployment(primaries=1, with_replicas=True) as cluster:
+        with cluster.endpoint.client() as client:
+            await_replicas(client, timeout=20, **FAST)
+            marks = mark(client)
+        async with cluster.endpoint.async_client() as other:
+            assert (await aprogress(other, marks, 1)).is_done
+
+
 def test_nobody_answers(primary: EmbeddedServer, client: redis.Redis) -> None:
     marks = mark(client)
     with suppress(ProcessLookupError):
