@@ -34,7 +34,8 @@ class _Lent:
 
 
 _lent: dict[Endpoint, _Lent] = {}
-_guard = threading.Lock()
+# A hook that is collected while this thread is within gives back its client.
+_guard = threading.RLock()
 
 
 def borrow(endpoint: Endpoint) -> redis.Redis:
@@ -43,11 +44,16 @@ def borrow(endpoint: Endpoint) -> redis.Redis:
     Raises: as `Endpoint.client`.
     """
     with _guard:
-        lent = _lent.get(endpoint)
-        if lent is None:
-            lent = _lent[endpoint] = _Lent(endpoint.client())
+        if lent := _lent.get(endpoint):
+            lent.users += 1
+            return lent.client
+    made = endpoint.client()  # Of a Cluster, that asks its nodes; others are not to wait for them.
+    with _guard:
+        lent = _lent.setdefault(endpoint, _Lent(made))
         lent.users += 1
-        return lent.client
+    if lent.client is not made:
+        made.close()
+    return lent.client
 
 
 def give_back(endpoint: Endpoint, client: redis.Redis) -> None:
@@ -107,7 +113,7 @@ class LoopClient:
 
 def _begin_anew() -> None:
     global _guard  # noqa: PLW0603 - one per process; the parent may have held it
-    _guard = threading.Lock()
+    _guard = threading.RLock()
     _lent.clear()
 
 
