@@ -86,23 +86,22 @@ class Primary(_Watched):
             try:
                 with redis.Redis(**self._options(node)) as sentinel:
                     address = self._found(node, sentinel.sentinel_masters(), doubts)
+                    if address:
+                        return self._choice(sentinel) or (address[0], address[1])
             except exceptions.RedisError as error:
                 doubts[node] = error
-                continue
-            if address:
-                return address[0], address[1]
         raise self._complaint(doubts)
+
+    def _choice(self, _: redis.Redis) -> tuple[str, int] | None:
+        """Another server than the primary that a Sentinel knows, where one is wanted."""
+        return None
 
 
 class Replica(Primary):
     """The guide of connections to a replica, or to the primary while there is none."""
 
-    def address(self) -> tuple[str, int]:
-        """The address of one of the replicas; raises as `Primary.address`."""
-        primary = super().address()
-        # Who has just answered stands first.
-        with redis.Redis(**self._options(self._nodes[0])) as sentinel:
-            return _one_of(sentinel.sentinel_slaves(self._name)) or primary
+    def _choice(self, sentinel: redis.Redis) -> tuple[str, int] | None:
+        return _one_of(sentinel.sentinel_slaves(self._name))
 
 
 class AsyncPrimary(_Watched):
@@ -115,22 +114,22 @@ class AsyncPrimary(_Watched):
             try:
                 async with redis.asyncio.Redis(**self._options(node)) as sentinel:
                     address = self._found(node, await sentinel.sentinel_masters(), doubts)
+                    if address:
+                        return await self._choice(sentinel) or (address[0], address[1])
             except exceptions.RedisError as error:
                 doubts[node] = error
-                continue
-            if address:
-                return address[0], address[1]
         raise self._complaint(doubts)
+
+    async def _choice(self, _: redis.asyncio.Redis) -> tuple[str, int] | None:
+        """As `Primary._choice`."""
+        return None
 
 
 class AsyncReplica(AsyncPrimary):
     """The asyncio twin of `Replica`."""
 
-    async def address(self) -> tuple[str, int]:
-        """As `Replica.address`."""
-        primary = await super().address()
-        async with redis.asyncio.Redis(**self._options(self._nodes[0])) as sentinel:
-            return _one_of(await sentinel.sentinel_slaves(self._name)) or primary
+    async def _choice(self, sentinel: redis.asyncio.Redis) -> tuple[str, int] | None:
+        return _one_of(await sentinel.sentinel_slaves(self._name))
 
 
 def _one_of(replicas: Any) -> tuple[str, int] | None:
