@@ -13,11 +13,10 @@ import redis.asyncio
 from redis import exceptions
 
 from nexus_redis_provider.core import pools
+from nexus_redis_provider.core.translations import NO_REPLICAS
 
 # A server that answers so is no longer the one to ask.
 _ELSEWHERE = (exceptions.ReadOnlyError, exceptions.MovedError)
-# Perhaps: a primary whose replicas follow another one now says so, long before Sentinels tell it.
-_ALONE = "NOREPLICAS"
 
 
 class Guide(Protocol):
@@ -90,7 +89,8 @@ class Following(redis.Connection):
 
 
 def _sends_away(error: exceptions.ResponseError) -> bool:
-    return isinstance(error, _ELSEWHERE) or str(error).startswith(_ALONE)
+    # The latter says a primary whose replicas follow another one now, long before Sentinels do.
+    return isinstance(error, _ELSEWHERE) or str(error).startswith(NO_REPLICAS)
 
 
 class FollowingTls(Following, redis.SSLConnection):

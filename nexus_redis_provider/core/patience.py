@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from redis import exceptions
 
 from nexus_redis_provider.core.endpoint import FAILURES
+from nexus_redis_provider.core.translations import NON_LOCAL
 
 T = TypeVar("T")
 Missed = Callable[[T], Iterable[str]]
@@ -72,4 +73,4 @@ def _on_its_way() -> Exception:
 
 def _will_pass(error: Exception) -> bool:
     passing = isinstance(error, exceptions.ClusterError | exceptions.TryAgainError)
-    return passing or "attempted to access a non local key" in str(error)
+    return passing or NON_LOCAL in str(error)

@@ -16,6 +16,7 @@ from redis import exceptions
 
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.faults import Fault
+from nexus_redis_provider.core.translations import TOO_MANY_CLIENTS
 
 _PING = b"*1\r\n$4\r\nPING\r\n"
 
@@ -45,7 +46,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 _REPLIES = (
     ("DENIED Redis", Fault.PROTECTED_MODE),
     ("without any password configured", Fault.PASSWORD_UNWANTED),
-    ("max number of clients", Fault.TOO_MANY_CLIENTS),
+    (TOO_MANY_CLIENTS, Fault.TOO_MANY_CLIENTS),
     ("DB index is out of range", Fault.DATABASE),
     ("cluster support disabled", Fault.NO_CLUSTER),
     ("unknown command 'SENTINEL'", Fault.NO_SENTINEL),

@@ -65,8 +65,11 @@ _UNREACHABLE = (
     exceptions.SlotNotCoveredError,
 )
 
-# What a script is told that made the name of a key itself, while its slot is on its way.
-_NON_LOCAL = "attempted to access a non local key"
+# What servers say, where redis-py has no class for it.
+NON_LOCAL = "attempted to access a non local key"
+"""To a script that made the name of a key itself, while its slot is on its way."""
+NO_REPLICAS = "NOREPLICAS"
+TOO_MANY_CLIENTS = "max number of clients"
 
 
 def translated(where: str, error: BaseException) -> ServerError | exceptions.WatchError:
@@ -83,7 +86,7 @@ def translated(where: str, error: BaseException) -> ServerError | exceptions.Wat
         return PoolExhaustedError(where, error)
     if isinstance(error, _DENIED):
         return AccessDeniedError(where, error)
-    if isinstance(error, _UNREACHABLE) or _NON_LOCAL in str(error):
+    if isinstance(error, _UNREACHABLE) or NON_LOCAL in str(error):
         return _unreachable(where, error)
     return RefusedError(where, str(error))
 
@@ -95,12 +98,12 @@ def _unreachable(where: str, error: BaseException) -> UnreachableError:
         if isinstance(one, exceptions.AskError):
             what = f"slot {one.slot_id} moves to {one.host}:{one.port}"
             return UnreachableError(where, what, "Try again when it has moved.")
-    if isinstance(error, exceptions.TryAgainError) or _NON_LOCAL in str(error):
+    if isinstance(error, exceptions.TryAgainError) or NON_LOCAL in str(error):
         return UnreachableError(where, f"a slot moves ({error})", "Try again when it has moved.")
     if isinstance(error, exceptions.ClusterDownError):
         return UnreachableError(where, error, Fault.CLUSTER_DOWN.advice)
-    if "NOREPLICAS" in str(error):
+    if NO_REPLICAS in str(error):
         return UnreachableError(where, error, "See INFO replication for what holds them up.")
-    if "max number of clients" in str(error):
+    if TOO_MANY_CLIENTS in str(error):
         return UnreachableError(where, error, Fault.TOO_MANY_CLIENTS.advice)
     return UnreachableError(where, error)
