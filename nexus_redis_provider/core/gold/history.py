@@ -14,13 +14,11 @@ from typing import Any
 
 import redis
 
-from nexus_redis_provider.core.endpoint import translated_errors
 from nexus_redis_provider.core.errors import NotPublishedError, RollbackError, StaleFenceError
 from nexus_redis_provider.core.gold.manifests import Manifest, Mode
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE, GoldKeys
+from nexus_redis_provider.core.keyspace.walks import scan
 from nexus_redis_provider.core.scripts import Call, run
-
-_SCANNED = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,13 +157,11 @@ def datasets(client: redis.Redis, namespace: str = DEFAULT_NAMESPACE) -> Iterato
     # Braces stand in the key once, around the dataset's name.
     before, after = GoldKeys("-", namespace).head.split("{-}")
     seen = set[str]()
-    with translated_errors(client):
-        pattern = f"{before}{{*}}{after}"
-        for key in client.scan_iter(pattern, count=_SCANNED, _type="hash"):
-            name = _name_of(key[len(before) + 1 : -len(after) - 1], namespace)
-            if name is not None and name not in seen:
-                seen.add(name)
-                yield name
+    for key in scan(client, f"{before}{{*}}{after}", kind="hash"):
+        name = _name_of(key[len(before) + 1 : -len(after) - 1], namespace)
+        if name is not None and name not in seen:
+            seen.add(name)
+            yield name
 
 
 def rollback(

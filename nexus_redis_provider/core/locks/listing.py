@@ -7,14 +7,13 @@ from itertools import islice
 
 import redis
 
-from nexus_redis_provider.core.endpoint import translated_errors
 from nexus_redis_provider.core.errors import AccessDeniedError, ServerError, UnreachableError
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE, LockKeys
+from nexus_redis_provider.core.keyspace.walks import scan
 from nexus_redis_provider.core.locks.protocol import inspect
 from nexus_redis_provider.core.locks.states import LockState
 from nexus_redis_provider.core.scripts import Call, run, run_all
 
-_SCANNED = 1000
 _INSPECTED = 200
 
 
@@ -32,13 +31,11 @@ def lock_names(client: redis.Redis, namespace: str = DEFAULT_NAMESPACE) -> Itera
     Cost: one SCAN for every thousand keys of the database, of whatever kind; blocks nobody.
     """
     seen = set[str]()
-    with translated_errors(client):
-        keys = client.scan_iter(LockKeys.pattern(namespace), count=_SCANNED, _type="hash")
-        for key in keys:
-            name = _name_of(key, namespace)
-            if name is not None and name not in seen:
-                seen.add(name)
-                yield name
+    for key in scan(client, LockKeys.pattern(namespace), kind="hash"):
+        name = _name_of(key, namespace)
+        if name is not None and name not in seen:
+            seen.add(name)
+            yield name
 
 
 def lock_states(
