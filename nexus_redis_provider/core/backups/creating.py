@@ -12,7 +12,7 @@ import redis
 
 from nexus_redis_provider.core.backups.checks import Tools
 from nexus_redis_provider.core.backups.files import Recorder
-from nexus_redis_provider.core.backups.folders import Backup, check, name_of, new_folder
+from nexus_redis_provider.core.backups.folders import Backup, name_of, new_folder
 from nexus_redis_provider.core.backups.logs import copy_log
 from nexus_redis_provider.core.backups.manifests import (
     MANIFEST,
@@ -97,7 +97,9 @@ def create_backup(client: redis.Redis, root: Path, plan: Plan | None = None) -> 
     created_at, began_at = datetime.now(UTC), time.monotonic()
     with new_folder(root, plan.kind, created_at) as folder:
         files, position = _written(client, folder, plan, names, tools)
-        counts = check(folder, plan.kind, files, tools)
+        # Files of a log were read by the tool when they were copied.
+        is_snapshot = plan.kind is Kind.RDB
+        counts = tools.check_rdb(folder / files[0].path, name_of(folder)) if is_snapshot else None
         manifest = Manifest(
             name=name_of(folder),
             kind=plan.kind,

@@ -146,18 +146,10 @@ def verify(backup: Backup, tools: Tools | None = None) -> Counts | None:
                 f"{file.path} has {size:,} bytes with SHA-256 {digest[:12]}…, and had "
                 f"{file.size:,} with {file.sha256[:12]}… when it was made",
             )
-    return check(backup.folder, backup.manifest.kind, backup.manifest.files, tools)
-
-
-def check(
-    folder: Path, kind: Kind, files: tuple[BackupFile, ...], tools: Tools | None = None
-) -> Counts | None:
-    """Let the server's own tool read the files of a backup. Returns, raises: as `verify`."""
     tools = tools or Tools.find()
-    name = name_of(folder)
-    if kind is Kind.RDB:
-        return tools.check_rdb(folder / files[0].path, name)
-    for file in files:
+    if backup.manifest.kind is Kind.RDB:
+        return tools.check_rdb(backup.path(backup.manifest.files[0]), name)
+    for file in backup.manifest.files:
         if not file.path.endswith(".manifest"):
-            tools.check_log(folder / file.path, name)
+            tools.check_log(backup.path(file), name)
     return None

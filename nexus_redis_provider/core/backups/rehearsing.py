@@ -57,7 +57,7 @@ class Rehearsal:
     @property
     def keys(self) -> int:
         """That came back, of all databases."""
-        return total(dict(self.databases)).keys
+        return total(self.databases).keys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,9 +153,7 @@ def _refuse_losses(manifest: Manifest, expected: int | None, found: dict[int, Da
         raise RehearsalError(manifest.name, f"{came:,} keys came back of {expected:,} in the file")
     if manifest.is_still:
         for number in sorted({*manifest.databases, *found}):
-            had, has = (
-                one.get(number, Database(keys=0, expires=0)) for one in (manifest.databases, found)
-            )
+            had, has = (one.get(number, _NOTHING) for one in (manifest.databases, found))
             if had != has:
                 raise RehearsalError(
                     manifest.name,

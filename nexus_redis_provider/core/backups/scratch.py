@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def databases_in(client: redis.Redis) -> dict[int, Database]:
     return databases_of(info)
 
 
-def total(databases: dict[int, Database]) -> Database:
+def total(databases: Mapping[int, Database]) -> Database:
     """Of all databases together."""
     found = databases.values()
     return Database(keys=sum(one.keys for one in found), expires=sum(one.expires for one in found))
