@@ -135,11 +135,8 @@ def bucket_commands(
     heads = pc.binary_join_element_wise(
         "*",
         pc.cast(pc.add(pc.multiply(sizes, 2), 2), pa.string()),
-        "\r\n$4\r\nHSET\r\n$",
-        pc.cast(pc.binary_length(names), pa.string()),
-        "\r\n",
-        names,
-        "\r\n",
+        "\r\n$4\r\nHSET\r\n",
+        _names("", names),
         "",
     )
     before = pc.fill_null(pc.cast(heads, pa.binary()).take(firsts), b"")

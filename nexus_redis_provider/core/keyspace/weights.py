@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import redis
@@ -158,11 +159,6 @@ def _described(client: redis.Redis, sizes: Sequence[tuple[bytes, int]]) -> Itera
 
 
 def _batches(keys: Iterable[Any]) -> Iterator[list[Any]]:
-    batch = []
-    for key in keys:
-        batch.append(key)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
+    left = iter(keys)
+    while batch := list(islice(left, BATCH)):
         yield batch
