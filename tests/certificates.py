@@ -1,4 +1,4 @@
-"""Certificates for tests, each of an authority of its own unless one is given."""
+"""Certificates for tests, each of which vouches for itself."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import ConfigurationError
 from nexus_redis_provider.embedded import EmbeddedServer, find_server
 from tests.guarded import shared_server
+from tests.topologies import ClusterDeployment
 
 WaitUntil = Callable[..., None]
 Eventually = Callable[..., Awaitable[None]]
@@ -39,6 +40,14 @@ def server() -> Iterator[EmbeddedServer]:
     need_server(find_server)
     with shared_server() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def deployment() -> Iterator[ClusterDeployment]:
+    """A Cluster of three primaries; some modules have another deployment."""
+    need_server(find_server)
+    with ClusterDeployment() as deployment:
+        yield deployment
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import cycle
-from types import TracebackType
 from typing import Any, Self
 
 import redis
@@ -51,6 +50,16 @@ def crash(server: EmbeddedServer) -> None:
     server._process.wait()
 
 
+@contextlib.contextmanager
+def stopped(server: EmbeddedServer) -> Iterator[None]:
+    """Within the block, a server stands still."""
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+
+
 def replication(server: EmbeddedServer) -> Any:
     """What a server says of its replication."""
     with _talk(server) as node:
@@ -70,12 +79,7 @@ class _Deployment(ABC):
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     @property

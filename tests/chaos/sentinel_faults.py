@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import time
 from functools import partial
 
@@ -18,6 +16,7 @@ from tests.topologies import (
     SentinelDeployment,
     crash,
     replication,
+    stopped,
     until,
 )
 
@@ -30,11 +29,8 @@ def kill_primary(deployment: SentinelDeployment, seconds: float) -> None:
 def stop_primary(deployment: SentinelDeployment, seconds: float) -> None:
     """The primary stands still, and goes on as the primary that it was."""
     primary = deployment.primary
-    os.kill(primary.pid, signal.SIGSTOP)
-    try:
+    with stopped(primary):
         time.sleep(seconds)
-    finally:
-        os.kill(primary.pid, signal.SIGCONT)
     _follows(primary)
 
 

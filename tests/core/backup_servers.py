@@ -18,6 +18,14 @@ HOUR_MS = 3_600_000
 AT_ONCE = ("--repl-diskless-sync-delay", "0")
 
 
+@contextmanager
+def replica_of(primary: EmbeddedServer) -> Iterator[EmbeddedServer]:
+    """A server that follows another one."""
+    follow = ("--replicaof", f"127.0.0.1 {primary.port}")
+    with EmbeddedServer(*AT_ONCE, *follow, binary=primary._binary) as replica:
+        yield replica
+
+
 def fill(server: EmbeddedServer, count: int = 200) -> int:
     """Keys of every type in two databases, half of the plain ones with a TTL; how many in all."""
     soon = int(time.time() * 1000) + HOUR_MS

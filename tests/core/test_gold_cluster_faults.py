@@ -6,7 +6,6 @@ import asyncio
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -41,13 +40,6 @@ from tests.gold_faults import (
 from tests.topologies import ClusterDeployment, kill
 
 SHAPES = (JSON, PACKED, DELTA)
-
-
-@pytest.fixture(scope="module")
-def deployment() -> Iterator[ClusterDeployment]:
-    need_server(find_server)
-    with ClusterDeployment() as deployment:
-        yield deployment
 
 
 @pytest.fixture

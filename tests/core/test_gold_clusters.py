@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import uuid
 import zlib
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain
@@ -59,22 +58,9 @@ from tests.topologies import ClusterDeployment
 SHAPES = (JSON, PACKED, DELTA)
 
 
-@pytest.fixture(scope="module")
-def deployment() -> Iterator[ClusterDeployment]:
-    need_server(find_server)
-    with ClusterDeployment() as deployment:
-        yield deployment
-
-
 @pytest.fixture
 def endpoint(deployment: ClusterDeployment) -> Endpoint:
     return deployment.endpoint
-
-
-@pytest.fixture
-def client(endpoint: Endpoint) -> Iterator[redis.Redis]:
-    with endpoint.client() as client:
-        yield client
 
 
 @pytest.fixture
@@ -85,11 +71,6 @@ def namespace() -> str:
 @pytest.fixture
 def keys(namespace: str) -> GoldKeys:
     return GoldKeys("sales", namespace)
-
-
-@pytest.fixture
-def dataset(client: redis.Redis, namespace: str) -> GoldDataset:
-    return GoldDataset(client, "sales", namespace=namespace)
 
 
 @pytest.fixture(autouse=True)
@@ -344,12 +325,14 @@ BIG = {f"k{n}-{'x' * 500}": n for n in range(20_000)}
 def load(publication: Publication) -> None:
     if publication.spec.layout is Layout.PACKED:
         write_packed(publication, BIG)
+        return
     with PartitionWriter(publication, 0, "a") as writer:
         write_all(writer, BIG, per_batch=2_000)
 
 
 @pytest.mark.parametrize("shape", [JSON, PACKED], ids=str)
 def test_a_node_that_is_full_refuses_the_rows_by_its_name(shape: Shape) -> None:
+    need_server(find_server)
     options = ("--maxmemory-policy", "noeviction")
     with ClusterDeployment(server_options=options) as deployment:
         endpoint, keys = deployment.endpoint, GoldKeys("sales", "full")

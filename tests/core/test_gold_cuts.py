@@ -46,12 +46,6 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pacing, "_FIRST_ROWS", 50)
 
 
-@pytest.fixture
-def proxy(endpoint: Endpoint) -> Iterator[FaultyProxy]:
-    with FaultyProxy(endpoint) as proxy:
-        yield proxy
-
-
 def publish(driver: Endpoint, tasks: Endpoint, shape: Shape, namespace: str, version: int) -> None:
     """As Spark does: a task whose connection breaks is tried again."""
     plan = spec(namespace, layout=shape.layout, mode=shape.mode)

@@ -16,7 +16,7 @@ from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.locks import AsyncLock, Lock
 from nexus_redis_provider.core.sharing import LoopClient, borrow, give_back
 from nexus_redis_provider.embedded import EmbeddedServer
-from tests.conftest import WaitUntil
+from tests.conftest import Eventually, WaitUntil
 
 Count = Callable[[], int]
 
@@ -136,7 +136,7 @@ def test_users_of_a_process_share_a_pool(own: EmbeddedServer, count: Count) -> N
 
 
 async def test_users_of_a_loop_share_a_few_connections(
-    own: EmbeddedServer, count: Count, eventually: WaitUntil
+    own: EmbeddedServer, count: Count, eventually: Eventually
 ) -> None:
     most = 0
 

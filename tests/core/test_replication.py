@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -26,26 +23,10 @@ from nexus_redis_provider.core.replication import (
 )
 from nexus_redis_provider.embedded import EmbeddedServer, find_server
 from tests.conftest import WaitUntil, need_server
-from tests.core.backup_servers import AT_ONCE
-from tests.topologies import ClusterDeployment, kill
+from tests.core.backup_servers import AT_ONCE, replica_of
+from tests.topologies import ClusterDeployment, crash, kill, stopped
 
 FAST = {"poll_interval": 0.02}
-
-
-@contextmanager
-def replica_of(primary: EmbeddedServer) -> Iterator[EmbeddedServer]:
-    follow = ("--replicaof", f"127.0.0.1 {primary.port}")
-    with EmbeddedServer(*AT_ONCE, *follow, binary=primary._binary) as replica:
-        yield replica
-
-
-@contextmanager
-def stopped(server: EmbeddedServer) -> Iterator[None]:
-    os.kill(server.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(server.pid, signal.SIGCONT)
 
 
 @pytest.fixture
@@ -229,7 +210,6 @@ async def test_a_cluster_of_one_primary() -> None:
 
 def test_nobody_answers(primary: EmbeddedServer, client: redis.Redis) -> None:
     marks = mark(client)
-    with suppress(ProcessLookupError):
-        kill(primary)
+    crash(primary)
     with pytest.raises(UnreachableError):
         progress(client, marks, 1)

@@ -23,8 +23,8 @@ from nexus_redis_provider.core.replication import await_replicas
 from nexus_redis_provider.embedded import EmbeddedServer
 from nexus_redis_provider.operators.replication import WaitForReplicationOperator
 from nexus_redis_provider.triggers.replication import ReplicationTrigger
-
-AT_ONCE = ("--repl-diskless-sync-delay", "0")
+from tests.core.backup_servers import AT_ONCE, replica_of
+from tests.topologies import stopped
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def written(primary: EmbeddedServer) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def replica(primary: EmbeddedServer, written: redis.Redis) -> Iterator[EmbeddedServer]:
-    with EmbeddedServer(*AT_ONCE, "--replicaof", f"127.0.0.1 {primary.port}") as replica:
+    with replica_of(primary) as replica:
         await_replicas(written, timeout=20, poll_interval=0.02)
         yield replica
 
@@ -50,12 +50,9 @@ def replica(primary: EmbeddedServer, written: redis.Redis) -> Iterator[EmbeddedS
 @pytest.fixture
 def asleep(replica: EmbeddedServer, written: redis.Redis) -> Iterator[EmbeddedServer]:
     """The replica is stopped, and has not what was written last."""
-    os.kill(replica.pid, signal.SIGSTOP)
-    try:
+    with stopped(replica):
         written.set("a", "x" * 1000)
         yield replica
-    finally:
-        os.kill(replica.pid, signal.SIGCONT)
 
 
 def operator(**options: Any) -> WaitForReplicationOperator:

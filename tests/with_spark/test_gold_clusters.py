@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812
 
 from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.keys import GoldKeys
-from nexus_redis_provider.embedded import find_server
 from nexus_redis_provider.spark import publish
-from tests.conftest import need_server
 from tests.topologies import ClusterDeployment
 
 pytestmark = pytest.mark.spark
 ROWS = 20_000
-
-
-@pytest.fixture(scope="module")
-def deployment() -> Iterator[ClusterDeployment]:
-    need_server(find_server)
-    with ClusterDeployment() as deployment:
-        yield deployment
 
 
 def save(df: DataFrame, deployment: ClusterDeployment, dataset: str) -> None:

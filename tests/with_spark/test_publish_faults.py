@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -21,7 +19,7 @@ from nexus_redis_provider.core.errors import (
 from nexus_redis_provider.embedded import EmbeddedServer, find_server
 from tests.conftest import need_server
 from tests.gold_faults import SHAPES, publish
-from tests.topologies import until
+from tests.topologies import stopped, until
 from tests.with_spark.faults import LOAD_TASKS, OLD_TOKEN, Driver, Loads
 
 pytestmark = pytest.mark.spark
@@ -66,11 +64,8 @@ def test_python_workers_that_are_killed(driver: Driver, loads: Loads) -> None:
 
 
 def test_a_server_that_is_silent_for_20_seconds(own: EmbeddedServer, loads: Loads) -> None:
-    os.kill(own.pid, signal.SIGSTOP)
-    try:
+    with stopped(own):
         time.sleep(20)
-    finally:
-        os.kill(own.pid, signal.SIGCONT)
     loads.go_on()
     loads.assert_published()
     assert all(reader.unanswered for reader in loads.readers)
