@@ -12,15 +12,13 @@ from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE, GoldKeys
 from nexus_redis_provider.core.keyspace.patterns import beginning_with
 from nexus_redis_provider.core.keyspace.walks import delete
 from nexus_redis_provider.hooks.redis import NexusRedisHook
+from nexus_redis_provider.operators.options import refuse_lost_token
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import redis
     from airflow.sdk import Context
-
-# An XCom that is not there, as a template renders it.
-_NOTHING = (None, "", "None")
 
 
 class InvalidateCacheOperator(BaseOperator):
@@ -132,11 +130,7 @@ class InvalidateCacheOperator(BaseOperator):
     def _token(self) -> int | None:
         if not self._is_fenced:
             return None
-        if self.fence in _NOTHING:
-            raise ConfigurationError(
-                f"fence is {self.fence!r}: the task that takes the lock has returned no token, or "
-                "its XCom is gone."
-            )
+        refuse_lost_token(self.fence)
         try:
             return int(self.fence or "")
         except ValueError:

@@ -15,6 +15,7 @@ from nexus_redis_provider.core.gold.manifests import Layout, Mode
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE
 from nexus_redis_provider.hooks.databases import query
 from nexus_redis_provider.hooks.redis import NexusRedisHook
+from nexus_redis_provider.operators.options import refuse_lost_token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 _CHUNK = 10_000
 _MAX_ROWS = 1_000_000
 _NAMED_BY = ("dataset", "redis_conn_id", "namespace")
-# An XCom that is not there, as a template renders it.
-_NOTHING = (None, "", "None")
 
 
 class GoldPublishOperator(BaseOperator):
@@ -253,11 +252,8 @@ class GoldPublishOperator(BaseOperator):
             yield chunk
 
     def _numbers(self) -> dict[str, Any]:
-        if self._is_fenced and self.fence in _NOTHING:
-            raise ConfigurationError(
-                f"Gold dataset {self.dataset!r}: fence is {self.fence!r}: the task that takes the "
-                "lock has returned no token, or its XCom is gone."
-            )
+        if self._is_fenced:
+            refuse_lost_token(self.fence, f"Gold dataset {self.dataset!r}: ")
         return {
             "ttl": self._duration("ttl"),
             "ttl_jitter": self._duration("ttl_jitter"),

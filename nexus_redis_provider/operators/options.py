@@ -5,8 +5,30 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any, get_args
 
+from airflow.sdk import conf
+
 from nexus_redis_provider.core.durations import to_ms
 from nexus_redis_provider.core.errors import ConfigurationError
+
+
+def refuse_lost_token(fence: Any, of: str = "") -> None:
+    """Return only for a fencing token; of what, stands before the message.
+
+    Raises:
+        ConfigurationError: it is none, as a template renders an XCom that is not there.
+    """
+    if fence in (None, "", "None"):
+        raise ConfigurationError(
+            f"{of}fence is {fence!r}: the task that takes the lock has returned no token, or its "
+            "XCom is gone."
+        )
+
+
+def is_deferrable(*, given: bool | None) -> bool:
+    """Whether to wait in the triggerer; by default as `[operators] default_deferrable`."""
+    if given is None:
+        return bool(conf.getboolean("operators", "default_deferrable", fallback=False))
+    return given
 
 
 def is_literal(value: Any) -> bool:

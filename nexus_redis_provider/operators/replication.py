@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator, conf
+from airflow.sdk import BaseOperator
 
 from nexus_redis_provider.core.durations import Duration, to_ms
 from nexus_redis_provider.core.errors import ReplicationLagError
 from nexus_redis_provider.core.replication import Mark, await_replicas, mark, progress, refuse_none
 from nexus_redis_provider.hooks.redis import NexusRedisHook
+from nexus_redis_provider.operators.options import is_deferrable
 from nexus_redis_provider.triggers.polling import TRIGGER_GRACE
 from nexus_redis_provider.triggers.replication import ReplicationTrigger
 
@@ -68,9 +69,7 @@ class WaitForReplicationOperator(BaseOperator):
         self.replicas = replicas
         self.wait_timeout = to_ms(wait_timeout, "wait_timeout") / 1000
         self.poll_interval = to_ms(poll_interval, "poll_interval") / 1000
-        if deferrable is None:
-            deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
-        self.deferrable = deferrable
+        self.deferrable = is_deferrable(given=deferrable)
 
     def execute(self, context: Context) -> int:
         with NexusRedisHook(self.redis_conn_id) as hook:

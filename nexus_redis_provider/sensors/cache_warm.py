@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseSensorOperator, PokeReturnValue, conf
+from airflow.sdk import BaseSensorOperator, PokeReturnValue
 from airflow.sdk.exceptions import AirflowSensorTimeout, AirflowSkipException
 
 from nexus_redis_provider.core.durations import Duration, in_words, to_ms
@@ -15,6 +15,7 @@ from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE
 from nexus_redis_provider.core.warmth import Requirement, Warmth, check_combination, probe
 from nexus_redis_provider.hooks.databases import query
 from nexus_redis_provider.hooks.redis import NexusRedisHook
+from nexus_redis_provider.operators.options import is_deferrable
 from nexus_redis_provider.triggers.cache_warm import CacheWarmTrigger
 from nexus_redis_provider.triggers.polling import TRIGGER_GRACE
 
@@ -131,9 +132,7 @@ class CacheWarmSensor(BaseSensorOperator):
         self.fill_sql = None if callable(fill) else fill
         self.fill_conn_id = fill_conn_id
         self.fill_ttl = fill_ttl
-        if deferrable is None:
-            deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
-        self.deferrable = deferrable
+        self.deferrable = is_deferrable(given=deferrable)
         self._check_options()
 
     def _check_options(self) -> None:
