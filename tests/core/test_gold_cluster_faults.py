@@ -6,9 +6,11 @@ import asyncio
 import threading
 import uuid
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from redis.crc import key_slot
 
@@ -19,6 +21,7 @@ from nexus_redis_provider.core.gold.bucket_writers import BucketWriter
 from nexus_redis_provider.core.gold.history import history
 from nexus_redis_provider.core.gold.manifests import Layout
 from nexus_redis_provider.core.gold.node_streams import NodeStreams
+from nexus_redis_provider.core.gold.owners import Owners
 from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.gold.readers import GoldDataset, live_manifest
 from nexus_redis_provider.core.gold.specs import Report
@@ -202,42 +205,68 @@ async def answer(kind: str, endpoint: Endpoint, call: Call[Any]) -> Any:
         return await asyncio.to_thread(run, client, call)
 
 
-def test_a_slot_that_nobody_has_is_waited_for(keys: GoldKeys, returned: Counter[str]) -> None:
+class Slot:
+    """One of a key, which the nodes lose and find again."""
+
+    def __init__(self, deployment: ClusterDeployment, key: str) -> None:
+        self._nodes = deployment.servers
+        self.owner, self.number = deployment.server_of(key), key_slot(key.encode())
+
+    def lose(self) -> None:
+        for server in self._nodes:
+            with server.endpoint.client() as node:
+                node.cluster("DELSLOTS", self.number)
+
+    def restore(self) -> None:
+        with self.owner.endpoint.client() as own:
+            owner = own.cluster("MYID")
+        for server in sorted(self._nodes, key=lambda node: node is not self.owner):
+            with server.endpoint.client() as node:
+                node.cluster("SETSLOT", self.number, "NODE", owner)
+
+
+@pytest.fixture
+def uncovered() -> Iterator[ClusterDeployment]:
+    """One that goes on without some of its slots."""
     need_server(find_server)
     alone = ("--cluster-require-full-coverage", "no")
     with ClusterDeployment(primaries=2, server_options=alone) as deployment:
-        publication = Publication.begin(deployment.endpoint, spec(keys.namespace))
-        impatient = replace(deployment.endpoint, read_timeout=0.5)
-        key = key_of("k7", publication)
-        owner, slot = deployment.server_of(key), key_slot(key.encode())
+        yield deployment
 
-        def lose() -> None:
-            for server in deployment.servers:
-                with server.endpoint.client() as node:
-                    node.cluster("DELSLOTS", slot)
 
-        def restore() -> None:
-            for server in (owner, *deployment.owners() - {owner}):
-                with server.endpoint.client() as node, owner.endpoint.client() as own:
-                    node.cluster("SETSLOT", slot, "NODE", own.cluster("MYID"))
+def test_a_slot_that_nobody_has_is_waited_for(
+    uncovered: ClusterDeployment, keys: GoldKeys, returned: Counter[str]
+) -> None:
+    publication = Publication.begin(uncovered.endpoint, spec(keys.namespace))
+    impatient = replace(uncovered.endpoint, read_timeout=0.5)
+    slot = Slot(uncovered, key_of("k7", publication))
+    with PartitionWriter(replace(publication, endpoint=impatient), 0, "a") as writer:
+        slot.lose()
+        writer.write(*batch(numbers(0, 100)))
+        with pytest.raises(UnreachableError, match=r"found no node for 0\.5 s"):
+            writer.finish()
+        slot.restore()
+    assert returned.pop("-CLUSTERDOWN")
+    slot.lose()
+    with PartitionWriter(publication, 0, "b") as writer:
+        timer = threading.Timer(0.2, slot.restore)
+        timer.start()
+        writer.write(*batch(numbers(0, 100)))
+        publication.commit([writer.finish()])
+        timer.join()
+    assert returned["-CLUSTERDOWN"]
+    with uncovered.endpoint.client() as client:
+        assert GoldDataset(client, "sales", namespace=keys.namespace).verify().rows == 100
 
-        with PartitionWriter(replace(publication, endpoint=impatient), 0, "a") as writer:
-            lose()
-            writer.write(*batch(numbers(0, 100)))
-            with pytest.raises(UnreachableError, match=r"found no node for 0\.5 s"):
-                writer.finish()
-            restore()
-        assert returned.pop("-CLUSTERDOWN")
-        lose()
-        with PartitionWriter(publication, 0, "b") as writer:
-            timer = threading.Timer(0.2, restore)
-            timer.start()
-            writer.write(*batch(numbers(0, 100)))
-            publication.commit([writer.finish()])
-            timer.join()
-        assert returned["-CLUSTERDOWN"]
-        with deployment.endpoint.client() as client:
-            assert GoldDataset(client, "sales", namespace=keys.namespace).verify().rows == 100
+
+def test_a_slot_that_nobody_had_is_found_where_it_is_now(uncovered: ClusterDeployment) -> None:
+    (slot := Slot(uncovered, "k7")).lose()
+    with uncovered.endpoint.client() as client:
+        owners, which = Owners(client), np.array([slot.number], np.int64)
+        address = slot.owner.endpoint.nodes[0]
+        owners.learn(slot.number, address.host, address.port)
+        ((node, _),) = owners.groups(which)
+        assert (node.host, node.port) == (address.host, address.port)
 
 
 # Nodes that fail over, and connections that break.

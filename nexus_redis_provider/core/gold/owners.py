@@ -34,6 +34,8 @@ class Owners:
 
     def learn(self, slot: int, host: str, port: int) -> None:
         """Take notice of who has a slot now."""
+        # redis-py moves only a slot that some node had when it last asked.
+        self._manager.slots_cache.setdefault(slot, [])
         self._manager.move_slot(exceptions.MovedError(f"{slot} {host}:{port}"))
         self._known = None
 
