@@ -87,7 +87,8 @@ class Service:
     def stop(self) -> None:
         """End it; harmless when it has ended."""
         self._process.terminate()
-        self._process.wait(10)
+        # A primary waits up to ten seconds for replicas that have not got all yet.
+        self._process.wait(60)
 
     def kill(self) -> None:
         """End it as a crash does."""
