@@ -15,7 +15,7 @@ import redis
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import ConfigurationError
 from nexus_redis_provider.embedded import EmbeddedServer, find_server
-from tests.guarded import shared_server
+from tests.servers import shared_server
 from tests.topologies import ClusterDeployment
 
 WaitUntil = Callable[..., None]

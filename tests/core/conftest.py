@@ -16,8 +16,8 @@ from nexus_redis_provider.embedded import EmbeddedServer, find_server, find_whee
 from tests.conftest import need_server
 from tests.core.gold_datasets import spec
 from tests.core.lock_calls import Perform, performing
-from tests.guarded import shared_server
 from tests.proxies import FaultyProxy
+from tests.servers import shared_server
 
 SERVERS = {"path": find_server, "wheel": find_wheel_server}
 

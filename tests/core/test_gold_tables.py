@@ -26,7 +26,7 @@ from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.gold.tables import publish_table
 from nexus_redis_provider.core.keys import GoldKeys
 from tests.core.gold_datasets import PERMANENT_ROWS, keyspace
-from tests.guarded import as_user
+from tests.servers import as_user
 
 SALES = pa.table({"id": ["a", "b"], "n": [1, 2]})
 

@@ -16,7 +16,7 @@ from nexus_redis_provider.core.keyspace.weights import big_keys, memory_of, weig
 from nexus_redis_provider.embedded import EmbeddedServer, find_server
 from tests.conftest import need_server
 from tests.core.conftest import SERVERS
-from tests.guarded import as_user
+from tests.servers import as_user
 from tests.topologies import ClusterDeployment, kill
 
 MANY = 100_000

@@ -18,7 +18,7 @@ def test_with_users_and_tls(binaries: None) -> None:
         # The wheel's server has no TLS.
         [sys.executable, "-m", "pytest", "-q", "-k", "path", *files],
         cwd=ROOT,
-        env=os.environ | {"NEXUS_TEST_TLS": "1"},
+        env=os.environ | {"NEXUS_TEST_SERVER": "tls"},
         capture_output=True,
         text=True,
         check=False,

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from nexus_redis_provider.embedded import EmbeddedServer
-from tests.guarded import connection_uri
+from tests.servers import connection_uri
 
 HERE = Path(__file__).parent
 # Airflow reads these when it is imported, hence before any test module.

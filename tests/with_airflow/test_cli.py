@@ -18,7 +18,7 @@ from nexus_redis_provider.cli.commands import COMMANDS, GROUPS
 from nexus_redis_provider.core.locks.audits import audit
 from nexus_redis_provider.core.locks.protocol import Claim, acquire, inspect
 from nexus_redis_provider.core.scripts import run
-from tests.guarded import connection_uri, plain
+from tests.servers import connection_uri, plain
 
 AIRFLOW = Path(sys.executable).with_name("airflow")
 

@@ -1,7 +1,7 @@
-"""A server as an installation has it, for the whole suite: users with passwords, encrypted lines.
+"""The kind of server that the whole suite runs on: NEXUS_TEST_SERVER names it.
 
-`NEXUS_TEST_TLS=1 make test` lets the fixtures start this one. Tests that start servers of their own
-keep those as they are.
+Unset, it is a plain one. `tls` is a server as an installation has it: users with passwords,
+encrypted lines. Tests that start servers of their own keep those as they are.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ from nexus_redis_provider.core.credentials import Secret, SecretSource
 from nexus_redis_provider.core.endpoint import Endpoint, Tls
 from nexus_redis_provider.embedded import EmbeddedServer, find_server, find_wheel_server
 
-GUARDED = bool(os.environ.get("NEXUS_TEST_TLS"))
-plain = pytest.mark.skipif(GUARDED, reason="It is about an open server, in the clear.")
+KINDS = ("", "tls")
+KIND = os.environ.get("NEXUS_TEST_SERVER", "")
+if KIND not in KINDS:
+    raise pytest.UsageError(f"NEXUS_TEST_SERVER={KIND}: the kinds are {', '.join(KINDS[1:])}")
+plain = pytest.mark.skipif(KIND == "tls", reason="It is about an open server, in the clear.")
 SECRETS = Path(__file__).parents[1] / "deploy/secrets.sh"
 
 
 def shared_server(binary: Path | None = None) -> EmbeddedServer:
-    """What a fixture starts: a plain server, or where NEXUS_TEST_TLS is set, a guarded one."""
-    return GuardedServer(binary=binary) if GUARDED else EmbeddedServer(binary=binary)
+    """What a fixture starts: a server of the kind that NEXUS_TEST_SERVER names."""
+    return GuardedServer(binary=binary) if KIND == "tls" else EmbeddedServer(binary=binary)
 
 
 def as_user(endpoint: Endpoint, name: str, password: str) -> Endpoint:
