@@ -22,7 +22,9 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from nexus_redis_provider.core.endpoint import Endpoint, Topology
 from nexus_redis_provider.embedded import EmbeddedServer, free_port
+from tests.guarded import own_server
 from tests.proxies import FaultyProxy
+from tests.urls import url_of
 
 MASTER = "state"
 # How long a server is silent before it counts as down.
@@ -90,17 +92,14 @@ class _Deployment(ABC):
     @property
     def url(self) -> str:
         """The same as a URL."""
-        endpoint = self.endpoint
-        nodes = ",".join(map(str, endpoint.nodes))
-        master = f"?master={endpoint.master}" if endpoint.master else ""
-        return f"redis+{endpoint.topology}://{nodes}{master}"
+        return url_of(self.endpoint)
 
     @abstractmethod
     def _start(self) -> None:
         """Start all servers; whatever was started ends with the block."""
 
     def _server(self, *arguments: str, config: str = "") -> EmbeddedServer:
-        return self._stack.enter_context(EmbeddedServer(*arguments, config=config))
+        return self._stack.enter_context(own_server(*arguments, config=config))
 
 
 @dataclass
@@ -122,10 +121,14 @@ class SentinelDeployment(_Deployment):
     @property
     def endpoint(self) -> Endpoint:
         """Of the deployment, by its Sentinels."""
-        return Endpoint(
+        asked = self.sentinels[0].endpoint
+        return replace(
+            self.servers[0].endpoint,
             nodes=tuple(sentinel.endpoint.nodes[0] for sentinel in self.sentinels),
             topology=Topology.SENTINEL,
             master=MASTER,
+            sentinel_username=asked.username,
+            sentinel_password=asked.password,
         )
 
     @property
@@ -202,7 +205,7 @@ class DivisibleDeployment(SentinelDeployment):
         return self.proxies[server].endpoint.nodes[0].port
 
     def _data_server(self, *arguments: str) -> EmbeddedServer:
-        server = EmbeddedServer(*arguments)
+        server = own_server(*arguments)
         self.proxies[server] = self._stack.enter_context(FaultyProxy(server.endpoint))
         server._arguments += ("--replica-announce-port", str(self.port_of(server)))
         return self._stack.enter_context(server)
@@ -227,7 +230,8 @@ class ClusterDeployment(_Deployment):
     @property
     def endpoint(self) -> Endpoint:
         """Of the Cluster, by two of its nodes."""
-        return Endpoint(
+        return replace(
+            self.servers[0].endpoint,
             nodes=tuple(server.endpoint.nodes[0] for server in self.servers[:2]),
             topology=Topology.CLUSTER,
         )
@@ -296,7 +300,8 @@ class ClusterDeployment(_Deployment):
 
             def move(count: int, names: Sequence[str] = ()) -> bool:
                 if found := names or old.cluster("GETKEYSINSLOT", slot, count):
-                    old.migrate("127.0.0.1", target.port, found, 0, 5000)
+                    where = ("127.0.0.1", target.port, "", 0, 5000, *_credentials(target))
+                    old.execute_command("MIGRATE", *where, "KEYS", *found)
                 return bool(found)
 
             move(keys, named)
@@ -406,6 +411,12 @@ class ClusterDeployment(_Deployment):
 
 def _talk(server: EmbeddedServer) -> Any:
     return replace(server.endpoint, retries=0).client()
+
+
+def _credentials(server: EmbeddedServer) -> tuple[str, ...]:
+    """As MIGRATE takes them."""
+    user, password = server.endpoint.username, server.endpoint.password
+    return ("AUTH2", user, password.reveal()) if user and password else ()
 
 
 def _masters(sentinel: EmbeddedServer) -> Any:

@@ -14,7 +14,7 @@ from nexus_redis_provider.cli.main import main
 from nexus_redis_provider.core.endpoint import URL_VARIABLE
 from nexus_redis_provider.embedded import EmbeddedServer
 from tests.cli.conftest import Call, Take
-from tests.servers import plain
+from tests.kinds import plain
 
 SCRIPT = Path(sys.executable).with_name("nexus-redis")
 NOWHERE = "redis://127.0.0.1:1?retries=0"

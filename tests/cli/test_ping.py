@@ -9,7 +9,7 @@ import pytest
 from nexus_redis_provider.cli.main import main
 from nexus_redis_provider.embedded import EmbeddedServer
 from tests.cli.conftest import Call
-from tests.servers import plain
+from tests.kinds import plain
 
 
 def test_a_server_for_people_and_as_a_document(call: Call, server: EmbeddedServer) -> None:

@@ -20,7 +20,7 @@ from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.faults import Fault
 from nexus_redis_provider.embedded import EmbeddedServer, free_port
 from tests.certificates import certificate, server_options
-from tests.servers import plain
+from tests.kinds import plain
 from tests.topologies import MASTER, ClusterDeployment, SentinelDeployment, crash, kill, until
 
 PASSWORD = "hunter2"

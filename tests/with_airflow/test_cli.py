@@ -18,7 +18,8 @@ from nexus_redis_provider.cli.commands import COMMANDS, GROUPS
 from nexus_redis_provider.core.locks.audits import audit
 from nexus_redis_provider.core.locks.protocol import Claim, acquire, inspect
 from nexus_redis_provider.core.scripts import run
-from tests.servers import connection_uri, plain
+from tests.kinds import plain
+from tests.servers import connection_uri
 
 AIRFLOW = Path(sys.executable).with_name("airflow")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import url_of
+from tests.urls import url_of
 from tests.with_spark import connect_job
 from tests.with_spark.conftest import SHORT_LIVED
 

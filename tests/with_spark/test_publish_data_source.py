@@ -8,7 +8,7 @@ from pyspark.sql import functions as F  # noqa: N812
 
 from nexus_redis_provider.spark import NexusRedisDataSource, publish
 from tests.core.gold_datasets import user
-from tests.servers import url_of
+from tests.urls import url_of
 from tests.with_spark.conftest import PASSWORD, PASSWORD_VARIABLE
 
 pytestmark = pytest.mark.spark

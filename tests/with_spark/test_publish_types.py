@@ -13,7 +13,7 @@ from pyspark.sql import types as T  # noqa: N812
 
 from nexus_redis_provider.core.errors import SchemaError
 from nexus_redis_provider.spark import publish
-from tests.servers import url_of
+from tests.urls import url_of
 
 pytestmark = pytest.mark.spark
 TEXT = "".join(map(chr, range(0x250))) + "\u2028\ufeff\U0001f600\\\"'{}"

@@ -14,7 +14,7 @@ from pyspark.sql import types as T  # noqa: N812
 from nexus_redis_provider.core.gold.history import versions
 from nexus_redis_provider.spark import publish
 from nexus_redis_provider.spark.failures import SPARK_ERRORS
-from tests.servers import url_of
+from tests.urls import url_of
 from tests.with_spark.test_publish_types import VALUES, exactly
 
 pytestmark = pytest.mark.spark

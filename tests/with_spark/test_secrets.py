@@ -11,7 +11,7 @@ from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import ConfigurationError
 from nexus_redis_provider.spark import NexusRedisDataSource
 from tests.core.gold_datasets import publish, spec, user
-from tests.servers import url_of
+from tests.urls import url_of
 from tests.with_spark.conftest import PASSWORD, PASSWORD_VARIABLE
 
 pytestmark = pytest.mark.spark

@@ -16,7 +16,7 @@ import pytest
 import nexus_redis_provider
 from nexus_redis_provider.core.gold.readers import GoldDataset
 from tests.core.gold_datasets import user
-from tests.servers import url_of
+from tests.urls import url_of
 from tests.with_spark import cluster_job
 from tests.with_spark.clusters import HOME, standalone_cluster
 from tests.with_spark.conftest import PASSWORD, SHORT_LIVED

@@ -19,7 +19,7 @@ from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.core.scripts import run
 from tests.conftest import PERMANENT
-from tests.servers import url_of
+from tests.urls import url_of
 from tests.with_spark import streaming_job
 from tests.with_spark.conftest import SHORT_LIVED
 

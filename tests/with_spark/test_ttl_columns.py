@@ -14,7 +14,7 @@ from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.core.scripts import run
 from nexus_redis_provider.spark import publish
 from tests.core.gold_datasets import keyspace
-from tests.servers import url_of
+from tests.urls import url_of
 
 pytestmark = pytest.mark.spark
 SOON = datetime.now(UTC).replace(microsecond=123_000) + timedelta(hours=1)

@@ -27,7 +27,7 @@ from tests.core.gold_types import (
     types,
     values,
 )
-from tests.servers import url_of
+from tests.urls import url_of
 
 pytestmark = pytest.mark.spark
 ROWS = 3

@@ -8,7 +8,7 @@ from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.spark import publish
 from tests.deploy.conftest import binaries, secrets  # noqa: F401
 from tests.deploy.services import Service
-from tests.servers import url_of
+from tests.urls import url_of
 
 pytestmark = pytest.mark.spark
 
