@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 _TTL = ("ttl", "ttl_jitter")
 _WRITE = frozenset(
-    {"key", "layout", *_TTL, "ttl_column", "keep", "fence", "staging_lease", *LIMITS}
+    {"key", "layout", *_TTL, "ttl_column", "keep", "min_rows", "fence", "lineage"}
+    | {"staging_lease", *LIMITS}
 )
 # Spark hands over its own as well.
 _STREAM = _WRITE | {"checkpointlocation", "queryname"}
@@ -55,9 +56,9 @@ class NexusRedisDataSource(DataSource):
     `NEXUS_REDIS_URL`) and `namespace`.
 
     Writing needs `mode("overwrite")`. Options: `key` (columns separated by commas, or a template),
-    and, if need be, `layout`, `ttl` and `ttl_jitter` (seconds), `ttl_column`, `keep`, `fence`,
-    `staging_lease` (seconds), `max_rows_per_second`, `max_writers`, `max_value_bytes`,
-    `expected_rows`, `memory_margin`; as for `publish`.
+    and, if need be, `layout`, `ttl` and `ttl_jitter` (seconds), `ttl_column`, `keep`, `min_rows`,
+    `fence`, `lineage` (a JSON object), `staging_lease` (seconds), `max_rows_per_second`,
+    `max_writers`, `max_value_bytes`, `expected_rows`, `memory_margin`; as for `publish`.
 
     Reading: all tasks of a query read the version that was live when the query was planned. With
     `spark.sql.python.filterPushdown.enabled`, filters by `=` and `IN` on all key columns read the
@@ -171,6 +172,8 @@ def _spec(schema: StructType, options: Options, mode: Mode = Mode.SNAPSHOT) -> S
         **{name: options.number(name, float) for name in _TTL},
         ttl_column=options.text("ttl_column", "") or None,
         keep=options.number("keep", int, 1),
+        min_rows=options.number("min_rows", int, 0),
+        lineage=options.facts("lineage"),
         fence=options.number("fence", int),
         namespace=options.namespace,
         staging_lease=options.number("staging_lease", float, _STAGING_LEASE),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -69,3 +70,15 @@ class Options:
             raise ConfigurationError(
                 f"Option {option!r} of nexus_redis must be a {what}, not {self._given[option]!r}."
             ) from None
+
+    def facts(self, option: str) -> dict[str, Any]:
+        text = self.text(option, "{}")
+        try:
+            facts = json.loads(text)
+        except ValueError:
+            facts = None
+        if not isinstance(facts, dict):
+            raise ConfigurationError(
+                f"Option {option!r} of nexus_redis must be a JSON object, not {text!r}."
+            )
+        return facts

@@ -45,10 +45,11 @@ def test_it_publishes_what_publish_publishes(df, options, published, rows):
 
 @pytest.mark.parametrize("key", ["id,n", " id , n ", "{id}|{n}"])
 def test_keys_of_several_columns(df, options, rows, key):
-    save(df, options | {"key": key, "ttl": "600", "ttl_jitter": "9.5", "keep": "0", "fence": "5"})
+    chosen = {"ttl": "600", "ttl_jitter": "9.5", "keep": "0", "fence": "5", "min_rows": "100"}
+    save(df, options | {"key": key, "lineage": '{"dag": "sales"}'} | chosen)
     assert rows.get(("7", 1)) == {"id": "7", "n": 1}
     manifest = rows.verify()
-    assert manifest.fence == 5
+    assert (manifest.fence, manifest.lineage["dag"]) == (5, "sales")
     assert manifest.expires_ms == manifest.created_ms + 600_000
     assert manifest.expires_from_ms == manifest.expires_ms - 9500
 
@@ -63,6 +64,11 @@ def test_keys_of_several_columns(df, options, rows, key):
         ({"ttl_jitter": "1"}, "ttl_jitter"),
         ({"keep": "1.5"}, "'keep' of nexus_redis must be a whole number"),
         ({"keep": "-1"}, "keep"),
+        ({"min_rows": "1e3"}, "'min_rows'"),
+        ({"min_rows": "-1"}, "min_rows"),
+        ({"min_rows": "101"}, "101"),
+        ({"lineage": "by hand"}, "'by hand'"),
+        ({"lineage": "[]"}, "'lineage' of nexus_redis must be a JSON object"),
         ({"fence": "x"}, "'fence'"),
         ({"fence": "0"}, "fencing token"),
         ({"staging_lease": "0"}, "staging_lease"),
