@@ -30,13 +30,19 @@ def checked_name(name: str, what: str) -> str:
     return name
 
 
+def _encoded(name: str, whose: str) -> str:
+    """Free text without what could break a hash tag, or a terminal."""
+    try:
+        return quote(name, safe="/:@+=,. ")
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(f"{whose} name must be text that UTF-8 has: {error}.") from error
+
+
 @lru_cache(maxsize=4096)
 def _lock_root(name: str, namespace: str) -> str:
     checked_name(namespace, "A namespace")
-    try:
-        return f"{namespace}:lock:{{{quote(name, safe='/:@+=,. ')}}}"
-    except UnicodeEncodeError as error:
-        raise ConfigurationError(f"A lock's name must be text that UTF-8 has: {error}.") from error
+    encoded = _encoded(name, "A lock's")
+    return f"{namespace}:lock:{{{encoded}}}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,29 @@ class LockKeys:
     def channel(waiter: str) -> str:
         """Pub/sub channel that wakes a room of waiters, whatever the namespace."""
         return f"{DEFAULT_NAMESPACE}:lock-wake:{waiter}"
+
+
+MAX_TAG = 512
+"""Bytes of the longest name that a tag may have."""
+
+
+def generation_key(tag: str, namespace: str = DEFAULT_NAMESPACE) -> str:
+    """String: the generation of a tag, a number. TTL: as who reads or invalidates it says.
+
+    Names are free text, encoded as those of locks. Each tag is in a slot of its own.
+
+    Raises:
+        ConfigurationError: the name is empty, too long, or no text that UTF-8 has.
+    """
+    checked_name(namespace, "A namespace")
+    if not isinstance(tag, str):
+        raise ConfigurationError(f"A tag must be text, not {tag!r}.")
+    encoded = _encoded(tag, "A tag's")
+    if not 0 < (size := len(tag.encode())) <= MAX_TAG:
+        raise ConfigurationError(
+            f"A tag's name must have 1 to {MAX_TAG} bytes in UTF-8, not {size:,}: {tag[:40]!r}."
+        )
+    return f"{namespace}:tag:{encoded}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -268,7 +268,10 @@ async def _asent(client: redis.asyncio.Redis, calls: Sequence[Call[T]]) -> list[
     with translated_errors(client):
         async with client.pipeline(transaction=False) as pipe:
             for call in calls:
-                pipe.evalsha(script(call.script).sha, len(call.keys), *call.keys, *call.args)
+                sha, numkeys = script(call.script).sha, len(call.keys)
+                # Not `evalsha`, which redis-py refuses in a pipeline of a Cluster; this goes to the
+                # node that has the keys.
+                pipe.execute_command("EVALSHA", sha, numkeys, *call.keys, *call.args)
             return list(await pipe.execute(raise_on_error=False))
 
 

@@ -70,6 +70,8 @@ NON_LOCAL = "attempted to access a non local key"
 """To a script that made the name of a key itself, while its slot is on its way."""
 NO_REPLICAS = "NOREPLICAS"
 TOO_MANY_CLIENTS = "max number of clients"
+# To a script; Redis 7.0 says the latter.
+_DENIED_WITHIN = ("ACL failure in script", "The user executing the script can't")
 
 
 def translated(where: str, error: BaseException) -> ServerError | exceptions.WatchError:
@@ -84,7 +86,7 @@ def translated(where: str, error: BaseException) -> ServerError | exceptions.Wat
         return translated(where, error.__cause__)
     if isinstance(error, exceptions.MaxConnectionsError):
         return PoolExhaustedError(where, error)
-    if isinstance(error, _DENIED):
+    if isinstance(error, _DENIED) or str(error).startswith(_DENIED_WITHIN):
         return AccessDeniedError(where, error)
     if isinstance(error, _UNREACHABLE) or NON_LOCAL in str(error):
         return _unreachable(where, error)

@@ -14,6 +14,7 @@ from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.core.locks import protocol
 from nexus_redis_provider.core.locks.evictions import show_eviction
 from nexus_redis_provider.core.scripts import script
+from nexus_redis_provider.core.tags import advance_generation, read_generation
 
 NAMES = sorted(
     entry.name.removesuffix(".lua")
@@ -72,6 +73,8 @@ def test_header_tells_reply_clock_and_why(name):
         history("dataset"),
         move_live(GoldKeys("dataset"), "b", seen="a", fence=1),
         retire(GoldKeys("dataset"), "a", fence=1),
+        read_generation("tag"),
+        advance_generation("tag"),
     ],
     ids=lambda call: call.script,
 )
