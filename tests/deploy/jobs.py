@@ -33,6 +33,7 @@ from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.core.keyspace import walks, weights
 from nexus_redis_provider.core.monitoring import infos, latencies, slow_logs
 from nexus_redis_provider.core.scripts import run
+from nexus_redis_provider.core.tags import astamp, invalidate, stamp
 from nexus_redis_provider.core.warmth import Requirement, aprobe, probe
 from tests.core.gold_datasets import spec, write, write_packed
 from tests.core.test_lock_rights import operate, use_everything, use_replicas
@@ -150,6 +151,25 @@ def read_plainly(endpoint: Endpoint) -> None:
         assert client.mget(row["json"], "nexus:gold:none") == [client.get(row["json"]), None]
 
 
+def stamp_entries(endpoint: Endpoint) -> None:
+    """As who caches something, for the first time and again."""
+    with endpoint.client() as client:
+        assert stamp(client, ["a", "b"]) == asyncio.run(_stamp_async(endpoint))
+
+
+async def _stamp_async(endpoint: Endpoint) -> str:
+    async with endpoint.async_client() as client:
+        return await astamp(client, ["b", "a"])
+
+
+def invalidate_entries(endpoint: Endpoint) -> None:
+    """As who knows that they are stale."""
+    with endpoint.client() as client:
+        before = stamp(client, ["a", "b"])
+        assert invalidate(client, ["a", "b"])
+        assert stamp(client, ["a", "b"]) != before
+
+
 def lock(endpoint: Endpoint) -> None:
     """Hold, wait, steal, confirm, look and break."""
     use_everything(endpoint)
@@ -218,8 +238,14 @@ def back_up(endpoint: Endpoint) -> None:
 
 
 JOBS: dict[str, tuple[Job, ...]] = {
-    "spark": (publish_in_every_way, stream, read_in_every_way, read_in_parts, read_plainly),
-    "airflow": (lock, publish_in_every_way, read_in_every_way, gate, inspect),
-    "api": (read_in_every_way, read_plainly),
+    "spark": (
+        *(publish_in_every_way, stream, read_in_every_way, read_in_parts, read_plainly),
+        stamp_entries,
+    ),
+    "airflow": (
+        *(lock, publish_in_every_way, read_in_every_way, gate, inspect),
+        *(stamp_entries, invalidate_entries),
+    ),
+    "api": (read_in_every_way, read_plainly, stamp_entries),
     "backup": (back_up,),
 }

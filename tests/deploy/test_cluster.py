@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.gold.tables import publish_table
+from nexus_redis_provider.core.tags import stamp
 from tests.core.test_lock_rights import use_everything
 from tests.deploy.deployments import Cluster
 from tests.deploy.jobs import CHANGED, ROWS
@@ -37,6 +38,7 @@ def test_roles_suffice(cluster: Cluster) -> None:
             )
         with cluster.endpoint("api").client() as client:
             assert len(list(GoldDataset(client, layout).scan())) == 3
+            assert stamp(client, ["a", "b", "c", "d"])
     used = set()
     for node in cluster.nodes:
         with node.client() as client:
