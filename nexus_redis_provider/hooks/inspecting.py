@@ -1,15 +1,17 @@
-"""What the official hook leaves to redis-py: the keys of a server, and what it says of itself."""
+"""What the official hook leaves to redis-py: keys, tags, and what a server says of itself."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from typing import TYPE_CHECKING
 
+from nexus_redis_provider.core import tags as core_tags
+from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE
 from nexus_redis_provider.core.keyspace import walks, weights
 from nexus_redis_provider.core.monitoring import infos, latencies, slow_logs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     import redis
 
@@ -30,6 +32,12 @@ class Inspecting:
     ) -> walks.Deletion:
         """Unlink every key like a glob, in batches; see `core.keyspace.walks.delete`."""
         return walks.delete(self.get_conn(), pattern, kind=kind, dry_run=dry_run)
+
+    def invalidate_tags(
+        self, tags: Sequence[str], *, namespace: str = DEFAULT_NAMESPACE
+    ) -> dict[str, int]:
+        """Make all entries stale that carry one of the tags; see `core.tags.invalidate`."""
+        return core_tags.invalidate(self.get_conn(), tags, namespace=namespace)
 
     def memory_of(
         self, keys: Iterable[str | bytes], *, samples: int = weights.SAMPLES

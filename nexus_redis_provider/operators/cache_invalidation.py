@@ -20,22 +20,32 @@ if TYPE_CHECKING:
     import redis
     from airflow.sdk import Context
 
+# What does not go with each way of saying what is no longer true.
+_UNFIT = {
+    "pattern": ("fence",),
+    "prefix": ("fence",),
+    "tags": ("key_type", "dry_run_only", "fence"),
+    "dataset": ("key_type", "dry_run_only"),
+}
+
 
 class InvalidateCacheOperator(BaseOperator):
     """When it succeeds, nothing of what was named is left to be read.
 
     Keys by pattern or prefix are unlinked in batches, on all nodes of a Cluster; returns, by XCom,
     `found` and `deleted`. Of a Gold dataset all versions go at once, and readers ask their source
-    until the next publish; returns `dataset` and `version`, the one that was live, or None. Doing
-    it again does no harm, so a retry is safe.
+    until the next publish; returns `dataset` and `version`, the one that was live, or None. Entries
+    by tag are out of reach at once, and expire by themselves; returns `tags`, the new generation of
+    each. Doing it again does no harm, so a retry is safe.
 
     Example:
         InvalidateCacheOperator(task_id="invalidate", prefix="api:prices:{{ params.region }}:")
+        InvalidateCacheOperator(task_id="tags", tags=["prices", "region:{{ params.region }}"])
     """
 
     template_fields: Sequence[str] = (
         *("redis_conn_id", "pattern", "prefix", "key_type"),
-        *("dataset", "fence", "namespace"),
+        *("tags", "dataset", "fence", "namespace"),
     )
     ui_color = "#dcebf6"
 
@@ -46,6 +56,7 @@ class InvalidateCacheOperator(BaseOperator):
         pattern: str | None = None,
         prefix: str | None = None,
         key_type: str | None = None,
+        tags: Sequence[str] | None = None,
         dataset: str | None = None,
         fence: int | str | None = None,
         dry_run: bool = False,
@@ -58,11 +69,12 @@ class InvalidateCacheOperator(BaseOperator):
             redis_conn_id: connection of type `nexus_redis` or `redis`.
             pattern: keys like this glob, `*` for all of the database; or
             prefix: keys that begin just so, whatever signs it has; or
+            tags: all entries that carry one of these, see `core.tags`; or
             dataset: a Gold dataset, but for one that is upserted in place.
             key_type: only keys of this type, such as `hash`.
             fence: fencing token of the lock that guards the dataset: `lock.output`.
             dry_run: count the keys only.
-            namespace: first part of the dataset's keys.
+            namespace: first part of the keys of tags and datasets.
             kwargs: of every operator.
 
         Raises:
@@ -73,6 +85,7 @@ class InvalidateCacheOperator(BaseOperator):
         self.pattern = pattern
         self.prefix = prefix
         self.key_type = key_type
+        self.tags = tags
         self.dataset = dataset
         self.fence = fence
         # Every operator has a method `dry_run`.
@@ -82,14 +95,11 @@ class InvalidateCacheOperator(BaseOperator):
         self._check_options()
 
     def _check_options(self) -> None:
-        given = [
-            name for name in ("pattern", "prefix", "dataset") if getattr(self, name) is not None
-        ]
+        given = [name for name in _UNFIT if getattr(self, name) is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none"
-            raise ConfigurationError(f"Give one of pattern, prefix and dataset, not {found}.")
-        unfit = ("key_type", "dry_run_only") if given == ["dataset"] else ("fence",)
-        for name in unfit:
+            raise ConfigurationError(f"Give one of pattern, prefix, tags and dataset, not {found}.")
+        for name in _UNFIT[given[0]]:
             if getattr(self, name):
                 raise ConfigurationError(
                     f"{name.removesuffix('_only')} does not go with {given[0]}."
@@ -99,6 +109,8 @@ class InvalidateCacheOperator(BaseOperator):
         with NexusRedisHook(self.redis_conn_id) as hook:
             if self.dataset is not None:
                 return self._unpublish(hook.get_conn(), self.dataset)
+            if self.tags is not None:
+                return self._advance(hook, self.tags)
             return self._delete(hook.get_conn())
 
     def _delete(self, client: redis.Redis) -> dict[str, Any]:
@@ -106,6 +118,11 @@ class InvalidateCacheOperator(BaseOperator):
         done = delete(client, pattern, kind=self.key_type, dry_run=self.dry_run_only)
         self.log.info("%d keys like %r, %d of them removed.", done.found, pattern, done.deleted)
         return {"found": done.found, "deleted": done.deleted}
+
+    def _advance(self, hook: NexusRedisHook, tags: Sequence[str]) -> dict[str, Any]:
+        generations = hook.invalidate_tags(tags, namespace=self.namespace)
+        self.log.info("Tags invalidated: %s.", ", ".join(map(repr, generations)))
+        return {"tags": generations}
 
     def _unpublish(self, client: redis.Redis, dataset: str) -> dict[str, Any]:
         keys = GoldKeys(dataset, self.namespace)

@@ -9,7 +9,9 @@ import redis
 
 from nexus_redis_provider.core.errors import ConfigurationError, NotPublishedError, StaleFenceError
 from nexus_redis_provider.core.gold.readers import GoldDataset
+from nexus_redis_provider.core.keys import generation_key
 from nexus_redis_provider.core.keyspace.walks import Deletion
+from nexus_redis_provider.core.tags import stamp
 from nexus_redis_provider.hooks.redis import NexusRedisHook
 from nexus_redis_provider.operators.cache_invalidation import InvalidateCacheOperator
 from tests.core.gold_datasets import PERMANENT_ROWS, publish, spec
@@ -59,10 +61,36 @@ def test_a_dataset(client: redis.Redis, endpoint, namespace: str) -> None:
     assert found == {"dataset": "sales", "version": None}
 
 
+def test_by_tag(client: redis.Redis, namespace: str) -> None:
+    stamps = [stamp(client, [tag], namespace=namespace) for tag in ("prices", "region:eu", "c")]
+    found = invalidate(tags=["prices", "region:eu"], namespace=namespace)
+    assert list(found) == ["tags"]
+    assert list(found["tags"]) == ["prices", "region:eu"]
+    for tag, generation in found["tags"].items():
+        assert client.get(generation_key(tag, namespace)) == str(generation).encode()
+    later = [stamp(client, [tag], namespace=namespace) for tag in ("prices", "region:eu", "c")]
+    assert [one != other for one, other in zip(stamps, later, strict=True)] == [True, True, False]
+    with NexusRedisHook() as hook:
+        assert hook.invalidate_tags(["c"], namespace=namespace)["c"] > 0
+    assert stamp(client, ["c"], namespace=namespace) != stamps[2]
+
+
+def test_tags_are_templated(namespace: str) -> None:
+    operator = InvalidateCacheOperator(
+        task_id="invalidate", tags=["region:{{ region }}"], namespace=namespace
+    )
+    operator.render_template_fields({"region": "eu"})
+    assert list(operator.execute({})["tags"]) == ["region:eu"]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({}, "not none"),
+        ({"prefix": "a", "tags": ["b"]}, "not prefix and tags"),
+        ({"tags": ["b"], "dry_run": True}, "dry_run does not go with tags"),
+        ({"tags": ["b"], "key_type": "hash"}, "key_type does not go with tags"),
+        ({"tags": ["b"], "fence": 1}, "fence does not go with tags"),
         ({"pattern": "a", "dataset": "b"}, "not pattern and dataset"),
         ({"dataset": "b", "dry_run": True}, "dry_run does not go with dataset"),
         ({"dataset": "b", "key_type": "hash"}, "key_type does not go with dataset"),
@@ -79,6 +107,9 @@ def test_options_that_contradict_each_other(options: Any, said: str) -> None:
     [
         ({"prefix": ""}, "An empty prefix means every key"),
         ({"pattern": ""}, "A pattern must not be empty"),
+        ({"tags": []}, "Give 1 to 1,000 tags, not 0"),
+        ({"tags": ["a", ""]}, "1 to 512 bytes in UTF-8, not 0"),
+        ({"tags": "['a', 'b']"}, "must be a list of names, not the text"),
         ({"dataset": "sales", "fence": "None"}, "has returned no token"),
         ({"dataset": "sales", "fence": "x"}, "must be a number, not 'x'"),
     ],
