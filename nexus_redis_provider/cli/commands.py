@@ -134,6 +134,22 @@ GOLD = Group(
     ),
 )
 
-GROUPS = (LOCKS, GOLD, KEYS, SERVER, BACKUP)
+TAGS = Group(
+    "tags",
+    "what cached entries depend on",
+    (
+        Command(
+            "invalidate",
+            "make all cached entries stale that carry one of the tags; they expire by themselves",
+            "nexus_redis_provider.cli.tags:invalidate_tags",
+            (
+                option("tags", metavar="TAG", nargs="+", help="as who cached the entries named it"),
+                JSON,
+            ),
+        ),
+    ),
+)
+
+GROUPS = (LOCKS, GOLD, KEYS, TAGS, SERVER, BACKUP)
 # That are of no group.
 COMMANDS = (PING,)

@@ -18,6 +18,7 @@ from nexus_redis_provider.cli.commands import COMMANDS, GROUPS
 from nexus_redis_provider.core.locks.audits import audit
 from nexus_redis_provider.core.locks.protocol import Claim, acquire, inspect
 from nexus_redis_provider.core.scripts import run
+from nexus_redis_provider.core.tags import stamp
 from tests.kinds import plain
 from tests.servers import connection_uri
 
@@ -119,6 +120,14 @@ def test_what_goes_wrong(monkeypatch, capsys, words, code, said) -> None:
     assert not out
     assert said in err
     assert err.startswith("nexus-redis: ")
+
+
+def test_tags(monkeypatch, capsys, client, namespace) -> None:
+    before = stamp(client, ["prices"], namespace=namespace)
+    words = ("tags", "invalidate", "prices", "region:eu", "--namespace", namespace)
+    assert call(monkeypatch, *words) == 0
+    assert capsys.readouterr().out.startswith("prices invalidated at ")
+    assert stamp(client, ["prices"], namespace=namespace) != before
 
 
 def test_ping(monkeypatch, capsys) -> None:
