@@ -1,4 +1,4 @@
-"""What the README tells a user to paste works as it stands."""
+"""What the README and the page on servers tell a user to paste works as it stands."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import pytest
 from nexus_redis_provider.embedded import EmbeddedServer
 
 ROOT = Path(__file__).parents[2]
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+PAGES = [(ROOT / page).read_text("utf-8") for page in ("README.md", "docs/servers.md")]
+BLOCKS = re.findall(r"```python\n(.*?)```", "\n".join(PAGES), re.DOTALL)
 
 
 def block(word: str) -> str:
@@ -71,3 +72,39 @@ def test_lock(tmp_path, server):
     printed = run(block("reindex"), tmp_path, NEXUS_REDIS_URL=server.url)
     (_, first), (_, second) = (line.split() for line in printed.splitlines())
     assert int(first) == int(second) > 0
+
+
+def test_cached_handler(tmp_path, server):
+    code = block("astamp") + (
+        """
+import asyncio
+
+SOURCE = {"eu": {"a": 1.5}, "us": {"a": 2.5}}
+asked = []
+
+async def query(region):
+    asked.append(region)
+    return SOURCE[region]
+
+async def store(region, new):
+    SOURCE[region] = new
+
+async def main():
+    for _ in range(2):
+        print(await prices("eu"), await prices("us"))
+    await change_prices("eu", {"a": 7})
+    for _ in range(2):
+        print(await prices("eu"), await prices("us"))
+    await tags.ainvalidate(cache, ["prices"])
+    print(await prices("eu"), await prices("us"), asked)
+    await cache.aclose()
+
+asyncio.run(main())
+"""
+    )
+    printed = run(code, tmp_path, NEXUS_REDIS_URL=server.url)
+    old, new = """b'{"a": 1.5}' b'{"a": 2.5}'""", """b'{"a": 7}' b'{"a": 2.5}'"""
+    assert printed.splitlines() == [
+        *(old, old, new, new),
+        f"{new} ['eu', 'us', 'eu', 'eu', 'us']",
+    ]
