@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import cycle
+from pathlib import Path
 from typing import Any, Self
 
 import redis
@@ -70,8 +71,13 @@ def replication(server: EmbeddedServer) -> Any:
 
 @dataclass
 class _Deployment(ABC):
-    """Servers that end with the block."""
+    """Servers that end with the block.
 
+    Args:
+        binary: the server to run, by default what `find_server` finds.
+    """
+
+    binary: Path | None = field(default=None, kw_only=True)
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def __enter__(self) -> Self:
@@ -99,7 +105,8 @@ class _Deployment(ABC):
         """Start all servers; whatever was started ends with the block."""
 
     def _server(self, *arguments: str, config: str = "") -> EmbeddedServer:
-        return self._stack.enter_context(own_server(*arguments, config=config))
+        server = own_server(*arguments, binary=self.binary, config=config)
+        return self._stack.enter_context(server)
 
 
 @dataclass
@@ -205,7 +212,7 @@ class DivisibleDeployment(SentinelDeployment):
         return self.proxies[server].endpoint.nodes[0].port
 
     def _data_server(self, *arguments: str) -> EmbeddedServer:
-        server = own_server(*arguments)
+        server = own_server(*arguments, binary=self.binary)
         self.proxies[server] = self._stack.enter_context(FaultyProxy(server.endpoint))
         server._arguments += ("--replica-announce-port", str(self.port_of(server)))
         return self._stack.enter_context(server)

@@ -20,7 +20,7 @@ _KEEP_DAYS = option("--keep-days", metavar="DAYS", type=float, help="younger one
 
 BACKUP = Group(
     "backup",
-    "make backups of a server, try whether they bring the data back, and restore them",
+    "make backups of a server or Cluster, try whether they bring the data back, and restore them",
     (
         Command(
             "create",
@@ -100,7 +100,11 @@ BACKUP = Group(
             f"{_BACKUPS}:restore_one",
             (
                 _FOLDER,
-                option("name", metavar="NAME", help="as `list` shows it"),
+                option(
+                    "name",
+                    metavar="NAME",
+                    help="as `list` shows it; of a Cluster with /node-1, and so on",
+                ),
                 option("--to", metavar="DIR", required=True, help="the server's data directory"),
                 option(
                     "--appendonly",

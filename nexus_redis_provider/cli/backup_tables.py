@@ -12,6 +12,7 @@ from rich.text import Text
 from nexus_redis_provider.cli.rendering import fact_grid, moment, new_table, printable
 from nexus_redis_provider.core.backups.manifests import Kind, Manifest
 from nexus_redis_provider.core.backups.restoring import Restoration
+from nexus_redis_provider.core.backups.shares import slots_in_words
 from nexus_redis_provider.core.durations import in_words
 
 
@@ -45,6 +46,13 @@ def created_view(
     ]
     if manifest.replid is not None:
         facts.append(("offset", f"{manifest.offset:,} of {manifest.replid}"))
+    facts += [
+        (
+            part.name.rpartition("/")[2],
+            f"{part.address}: {_keys(part):,} keys of slots {slots_in_words(part.slots)}",
+        )
+        for part in manifest.parts
+    ]
     yield fact_grid(facts)
     if manifest.kind is Kind.RDB and manifest.keys is None:
         yield "No tool is here that can read it (see --server-binary): rehearse it."
@@ -61,10 +69,17 @@ def restored_view(done: Restoration) -> Iterator[RenderableType]:
     )
     if done.set_aside:
         yield f"What was there is in {printable(str(done.set_aside))}."
-    yield (
-        f"Start the server with `appendonly {word}`; of several, the primary alone, and replicas "
-        "and Sentinels when it has loaded."
-    )
+    if slots := done.manifest.slots:
+        yield (
+            f"Start the server with `cluster-enabled yes` and `appendonly {word}`: it serves slots "
+            f"{slots_in_words(slots)}. When all nodes have loaded, have them meet (CLUSTER MEET), "
+            "and add replicas."
+        )
+    else:
+        yield (
+            f"Start the server with `appendonly {word}`; of several, the primary alone, and "
+            "replicas and Sentinels when it has loaded."
+        )
 
 
 def _keys(manifest: Manifest) -> int:

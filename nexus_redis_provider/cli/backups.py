@@ -75,7 +75,8 @@ def verify_one(_: Source, args: Namespace) -> Answer:
     is_read = tools.aof is not None if manifest.kind is Kind.AOF else counts is not None
 
     def view() -> Parts:
-        yield f"Backup {manifest.name}: all {len(manifest.files)} file(s) are as they were made."
+        count = sum(len(one.files) for one in manifest.by_server)
+        yield f"Backup {manifest.name}: all {count} file(s) are as they were made."
         if counts is not None:
             keys, expires = f"{counts.keys:,} keys", f"{counts.expires:,} expire"
             yield f"The server's tool reads {keys}, of which {expires}."

@@ -49,15 +49,19 @@ class Slots:
 
         Cost: none, but for a round trip to any node when nothing is known.
         """
-        if not self._owners:
-            self.ask()
-        return self._owner(key)
+        return self.owner_of(_slot(key))
 
     async def anode_of(self, key: str | bytes) -> Node:
         """The asyncio twin of `node_of`."""
         if not self._owners:
             await self.aask()
-        return self._owner(key)
+        return self._owner(_slot(key))
+
+    def owner_of(self, slot: int) -> Node:
+        """The node that has a slot; raises as `node_of`."""
+        if not self._owners:
+            self.ask()
+        return self._owner(slot)
 
     def by_node(self, keys: Iterable[str]) -> dict[Node, list[str]]:
         """Keys in groups, each of those that one node has; raises as `node_of`."""
@@ -114,8 +118,7 @@ class Slots:
         """Ask anew before the next use."""
         self._owners = []
 
-    def _owner(self, key: str | bytes) -> Node:
-        slot = key_slot(key.encode() if isinstance(key, str) else key)
+    def _owner(self, slot: int) -> Node:
         # Another thread may have forgotten everything meanwhile.
         owners = self._owners
         owner = owners[slot] if owners else None
@@ -150,6 +153,10 @@ class Slots:
                 return told
         said = "; ".join(f"{node}: {error}" for node, error in doubts.items())
         return UnreachableError(str(self._endpoint), f"none of its nodes answers ({said})")
+
+
+def _slot(key: str | bytes) -> int:
+    return key_slot(key.encode() if isinstance(key, str) else key)
 
 
 def slots_of(prefix: str, names: Iterable[bytes]) -> list[int]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class RedisBackupOperator(BaseOperator):
-    """When it succeeds, a complete and checked backup of the server is on disk.
+    """When it succeeds, a complete and checked backup of the server or Cluster is on disk.
 
     Where it fails, there is nothing new to be seen, and a retry makes another one. Old backups are
     removed last, when the new one has stood its rehearsal. Returns, by XCom, `name`, `path`,
@@ -66,7 +66,8 @@ class RedisBackupOperator(BaseOperator):
 
         Args:
             folder: of all backups of this server, on the worker.
-            redis_conn_id: connection of type `nexus_redis` or `redis`: one server, or Sentinels.
+            redis_conn_id: connection of type `nexus_redis` or `redis`: one server, Sentinels, or
+                a Cluster, whose nodes send their snapshots.
             kind: `rdb`, a snapshot, or `aof`, the append-only files.
             data_dir: the server's data directory as the worker sees it, to copy from; needed for
                 `aof`. By default the server sends its snapshot, as to a replica.

@@ -17,6 +17,7 @@ from nexus_redis_provider.core.endpoint import URL_VARIABLE
 from nexus_redis_provider.embedded import EmbeddedServer
 from tests.cli.conftest import Ran
 from tests.core.backup_servers import AT_ONCE, contents, fill, started
+from tests.topologies import ClusterDeployment
 
 SCRIPT = Path(sys.executable).with_name("nexus-redis")
 
@@ -85,6 +86,29 @@ def test_the_way_of_a_backup(own: EmbeddedServer, backup: Any, root: str, tmp_pa
     assert Path(again["set_aside"], "appendonlydir").exists()
     with started(data, "--appendonly", "no", binary=own._binary) as server:
         assert contents(server.endpoint) == before
+
+
+def test_a_cluster(deployment: ClusterDeployment, backup: Any, root: str, tmp_path: Path) -> None:
+    with deployment.endpoint.client() as client:
+        for number in range(100):
+            client.set(f"{number}", "x")
+    ran = backup("create", root, url=deployment.url)
+    assert "node-3" in ran.out
+    assert " keys of slots 0-" in ran.out
+    (made,) = backup("list", root, "--json").json
+    name = made["name"]
+    assert made["keys"] == sum(part["keys"] for part in made["parts"]) == 100
+    assert backup("verify", root).out.startswith(f"Backup {name}: all 3 file(s) are as they were")
+    ran = backup("rehearse", root, "--compare", url=deployment.url)
+    assert "100 keys compared with" in ran.out
+    data = tmp_path / "data"
+    ran = backup("restore", root, name, "--to", str(data))
+    assert (ran.code, data.exists()) == (2, False)
+    assert f"{name}/node-1, {name}/node-2" in ran.err
+    ran = backup("restore", root, f"{name}/node-1", "--to", str(data))
+    first, last = made["parts"][0]["slots"][0]
+    assert f"it serves slots {first}-{last}. When all nodes have loaded" in ran.out
+    assert backup("prune", root, "--keep", "1", "--json").json["removed"] == []
 
 
 def test_where_a_server_still_answers(own, backup: Any, root: str, tmp_path: Path) -> None:

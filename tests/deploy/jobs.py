@@ -231,7 +231,7 @@ def inspect(endpoint: Endpoint) -> None:
 
 
 def back_up(endpoint: Endpoint) -> None:
-    """A snapshot that the server sends."""
+    """Snapshots that the servers send."""
     with endpoint.client() as client, TemporaryDirectory() as folder:
         client.ping()
         assert create_backup(client, Path(folder)).manifest.keys

@@ -13,6 +13,8 @@ from nexus_redis_provider.core.errors import ConfigurationError, RehearsalError,
 from nexus_redis_provider.embedded import EmbeddedServer
 from nexus_redis_provider.operators.backup import RedisBackupOperator
 from tests.core.backup_servers import AT_ONCE, fill
+from tests.kinds import plain
+from tests.topologies import ClusterDeployment
 
 
 @pytest.fixture
@@ -55,6 +57,18 @@ def test_a_backup(backup: Any, tmp_path: Path) -> None:
 def test_a_log(own: EmbeddedServer, backup: Any) -> None:
     facts = backup(kind="aof", data_dir=str(own.directory), rehearse=True)
     assert (facts["kind"], facts["keys"], facts["offset"]) == ("aof", None, None)
+
+
+@plain
+def test_a_cluster(deployment: ClusterDeployment, backup: Any, monkeypatch: Any) -> None:
+    node, other = deployment.endpoint.nodes
+    uri = f"nexus-redis://{node}?topology=cluster&nodes={other}"
+    monkeypatch.setenv("AIRFLOW_CONN_CLUSTER", uri)
+    with deployment.endpoint.client() as client:
+        client.mset_nonatomic({f"{number}": "x" for number in range(100)})
+    facts = backup(redis_conn_id="cluster", rehearse=True, compare=True, keep=1)
+    assert (facts["kind"], facts["keys"], facts["offset"]) == ("rdb", 100, None)
+    assert len(Backup.open(Path(facts["path"])).by_server) == 3
 
 
 def test_old_ones_go_last(backup: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,10 @@
-"""Making a backup of a server."""
+"""Making a backup of a server, or of all nodes of a Cluster."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ from nexus_redis_provider.core.backups.manifests import (
     Kind,
     Manifest,
     Names,
+    part_name,
 )
 from nexus_redis_provider.core.backups.saves import save_and_copy
+from nexus_redis_provider.core.backups.shares import refuse_changes, shares_of
 from nexus_redis_provider.core.backups.transfers import Position, receive_snapshot
-from nexus_redis_provider.core.clusters import is_spread
+from nexus_redis_provider.core.clusters import Primary, is_spread, primaries_of
 from nexus_redis_provider.core.durations import Duration, to_ms
 from nexus_redis_provider.core.endpoint import address_of, translated_errors
 from nexus_redis_provider.core.errors import (
@@ -37,6 +40,7 @@ from nexus_redis_provider.core.monitoring.infos import (
 )
 
 HOUR = 3600.0
+_NAMES = ("dbfilename", "appenddirname", "appendfilename", "cluster-config-file")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,35 +77,92 @@ def create_backup(client: redis.Redis, root: Path, plan: Plan | None = None) -> 
     """Returns when a checked backup is complete and on disk; until then there is none to be seen.
 
     Args:
-        client: of one server, or of the primary that Sentinels watch.
+        client: of one server, of the primary that Sentinels watch, or of a Cluster: then of all its
+            primaries at once, each as it is at a moment of its own.
         root: folder of all backups, made where it is not there.
         plan: what, and how; by default a snapshot that the server sends.
 
     Raises:
         BackupError: and those under it; nothing is left behind. SaveUnderWayError, SaveFailedError:
-            the server; CorruptBackupError: what came is not sound.
-        ConfigurationError: it is a Cluster, or the data directory is not that of the server.
+            the server; CorruptBackupError: what came is not sound; of a Cluster, also where a slot
+            has no node, or moved meanwhile.
+        ConfigurationError: the data directory is not that of the server, or one is given for a
+            Cluster.
         UnreachableError, AccessDeniedError, ServerError: as always.
 
-    Cost: a fork of the server; the whole of its data over the line, or its disk.
+    Cost: a fork of the server, of a Cluster of all primaries at the same time; the whole of its
+    data over the line, or its disk.
     """
     plan = plan or Plan()
-    if is_spread(client):
+    if is_spread(client) and plan.data_dir is not None:
         raise ConfigurationError(
-            "A Cluster is backed up node by node: give the address of each primary by itself, as a "
-            "plain redis:// URL. `server info` lists them."
+            "The nodes of a Cluster send their snapshots, since each has a data directory of its "
+            "own: give none, or back up one node by its own address, as a plain redis:// URL."
         )
-    info = server_info(client, address_of(client))
-    names = _names(client, info)
-    tools = Tools.find(plan.server_binary)
-    created_at, began_at = datetime.now(UTC), time.monotonic()
-    with new_folder(root, plan.kind, created_at) as folder:
-        files, position = _written(client, folder, plan, names, tools)
+    maker = _Maker(plan, Tools.find(plan.server_binary))
+    if is_spread(client):
+        with translated_errors(client):
+            # It may have been made long ago.
+            client.nodes_manager.initialize()  # type: ignore[attr-defined]
+    primaries = primaries_of(client)
+    shares = shares_of(primaries) if is_spread(client) else []
+    infos = [server_info(one.client, one.address) for one in primaries]
+    began_at = time.monotonic()
+    with new_folder(root, plan.kind, datetime.now(UTC)) as folder:
+        name = name_of(folder)
+        if shares:
+            parts = maker.of_all(primaries, infos, folder, name)
+            refuse_changes(primaries, shares, shares_of(primaries))
+            pairs = zip(parts, shares, strict=True)
+            parts = [replace(part, slots=share.slots) for part, share in pairs]
+            took = time.monotonic() - began_at
+            manifest = Manifest.of_cluster(name, address_of(client), took, parts)
+        else:
+            manifest = maker.of_one(client, infos[0], folder, name)
+        with Recorder(folder, MANIFEST) as record:
+            record.write(manifest.to_json().encode())
+    return Backup(root / manifest.name, manifest)
+
+
+class _Maker:
+    """Has the files of a backup written, and says what is in them."""
+
+    def __init__(self, plan: Plan, tools: Tools) -> None:
+        self._plan = plan
+        self._tools = tools
+        self._is_given_up = False
+
+    def of_all(
+        self, primaries: list[Primary], infos: list[ServerInfo], folder: Path, name: str
+    ) -> list[Manifest]:
+        """Of all at once, so that their moments are as close together as can be."""
+        with ThreadPoolExecutor(len(primaries)) as pool:
+            tasks = []
+            for number, (primary, info) in enumerate(zip(primaries, infos, strict=True), 1):
+                part = part_name(name, number)
+                inner = folder / Path(part).name
+                inner.mkdir(mode=0o700)
+                tasks.append(pool.submit(self.of_one, primary.client, info, inner, part))
+            try:
+                # What fails first is the reason; the others need not go on.
+                for task in as_completed(tasks):
+                    task.result()
+            except BaseException:
+                self._is_given_up = True
+                raise
+        return [task.result() for task in tasks]
+
+    def of_one(self, client: redis.Redis, info: ServerInfo, folder: Path, name: str) -> Manifest:
+        """Of one server; `info` is what it said of itself just before."""
+        plan = self._plan
+        created_at, began_at = datetime.now(UTC), time.monotonic()
+        names = _names(client, info)
+        files, position = self._written(client, folder, names)
         # Files of a log were read by the tool when they were copied.
         is_snapshot = plan.kind is Kind.RDB
-        counts = tools.check_rdb(folder / files[0].path, name_of(folder)) if is_snapshot else None
-        manifest = Manifest(
-            name=name_of(folder),
+        counts = self._tools.check_rdb(folder / files[0].path, name) if is_snapshot else None
+        return Manifest(
+            name=name,
             kind=plan.kind,
             created_at=created_at,
             took=time.monotonic() - began_at,
@@ -118,38 +179,42 @@ def create_backup(client: redis.Redis, root: Path, plan: Plan | None = None) -> 
             names=names,
             files=files,
         )
-        with Recorder(folder, MANIFEST) as record:
-            record.write(manifest.to_json().encode())
-    return Backup(root / manifest.name, manifest)
 
+    def _written(
+        self, client: redis.Redis, folder: Path, names: Names
+    ) -> tuple[tuple[BackupFile, ...], Position | None]:
+        plan = self._plan
+        timeout = to_ms(plan.timeout, "timeout") / 1000
+        if plan.data_dir is None:
+            with Recorder(folder, names.dbfilename) as record:
 
-def _written(
-    client: redis.Redis, folder: Path, plan: Plan, names: Names, tools: Tools
-) -> tuple[tuple[BackupFile, ...], Position | None]:
-    timeout = to_ms(plan.timeout, "timeout") / 1000
-    if plan.data_dir is None:
+                def write(data: bytes) -> None:
+                    if self._is_given_up:
+                        raise CancelledError
+                    record.write(data)
+
+                position = receive_snapshot(client, write)
+            return (record.written,), position
+        if plan.kind is Kind.AOF:
+            files = copy_log(client, plan.data_dir, names, folder, self._tools, timeout=timeout)
+            return tuple(files), None
         with Recorder(folder, names.dbfilename) as record:
-            position = receive_snapshot(client, record.write)
-        return (record.written,), position
-    if plan.kind is Kind.AOF:
-        files = copy_log(client, plan.data_dir, names, folder, tools, timeout=timeout)
-        return tuple(files), None
-    with Recorder(folder, names.dbfilename) as record:
-        file = plan.data_dir / names.dbfilename
-        save_and_copy(client, file, record.write, timeout=timeout)
-    return (record.written,), None
+            file = plan.data_dir / names.dbfilename
+            save_and_copy(client, file, record.write, timeout=timeout)
+        return (record.written,), None
 
 
 def _names(client: redis.Redis, info: ServerInfo) -> Names:
     try:
         with translated_errors(client):
-            found: Any = client.config_get("dbfilename", "appenddirname", "appendfilename")
+            found: Any = client.config_get(*_NAMES)
     except UnreachableError:
         raise
     except ServerError:
         # Who may not ask, as on managed servers, gets the usual names.
         found = {}
-    return Names(appendonly=info.persistence.has_aof, **found)
+    named = {name.replace("-", ""): value for name, value in found.items()}
+    return Names(appendonly=info.persistence.has_aof, **named)
 
 
 def _is_still(before: ServerInfo, after: ServerInfo, plan: Plan) -> bool:

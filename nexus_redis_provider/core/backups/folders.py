@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 
 from nexus_redis_provider.core.backups.checks import Counts, Tools
 from nexus_redis_provider.core.backups.files import named_failures, sha256_of, sync
 from nexus_redis_provider.core.backups.manifests import MANIFEST, BackupFile, Kind, Manifest
+from nexus_redis_provider.core.backups.shares import fault_of
 from nexus_redis_provider.core.errors import (
     BackupError,
     ConfigurationError,
@@ -52,6 +54,11 @@ class Backup:
             ) from error
         return cls(folder, Manifest.from_json(folder.name, text))
 
+    @property
+    def by_server(self) -> list[Backup]:
+        """One for each server that it is of: for each node of a Cluster, or itself."""
+        return [Backup(self.folder.parent / one.name, one) for one in self.manifest.parts] or [self]
+
     def path(self, file: BackupFile) -> Path:
         """Where one of its files is."""
         return self.folder / file.path
@@ -77,14 +84,26 @@ def backups(root: Path) -> Iterator[Backup | CorruptBackupError]:
 def find_backup(root: Path, name: str | None = None) -> Backup:
     """The backup of that name, or the newest one.
 
+    Args:
+        root: folder of all backups.
+        name: of its folder; with `/node-2`, of one node's part in that of a Cluster.
+
     Raises:
         BackupError: there is none.
         CorruptBackupError: its manifest cannot be read.
     """
     if name is not None:
-        if Path(name).name != name:
+        whole, _, part = name.partition("/")
+        if not whole or whole.startswith(".") or "/" in part:
             raise ConfigurationError(f"A backup's name is that of its folder, not {name!r}.")
-        return Backup.open(root / name)
+        backup = Backup.open(root / whole)
+        for one in backup.by_server:
+            if one.manifest.name == name:
+                return one
+        if not part:
+            return backup
+        names = ", ".join(one.manifest.name for one in backup.by_server)
+        raise BackupError(f"There is no backup {name}; there is {names}.")
     for found in backups(root):
         if isinstance(found, Backup):
             return found
@@ -122,16 +141,36 @@ def name_of(folder: Path) -> str:
 def verify(backup: Backup, tools: Tools | None = None) -> Counts | None:
     """Compare every file with the manifest, and let the server's own tool read it.
 
+    Of a Cluster, all nodes together must have every slot once.
+
     Args:
         backup: to look at.
         tools: by default those that are found.
 
     Returns:
-        What the tool counted in an RDB file; None where no tool could read it, and of a log.
+        What the tool counted in RDB files; None where no tool could read them, and of a log.
 
     Raises:
-        CorruptBackupError: a file is missing, changed, or not sound.
+        CorruptBackupError: a file is missing, changed, or not sound; or a slot is missing.
     """
+    counted = verify_each(backup, tools)
+    known = [counts for counts in counted if counts is not None]
+    if len(known) < len(counted):
+        return None
+    return Counts(sum(one.keys for one in known), sum(one.expires for one in known))
+
+
+def verify_each(backup: Backup, tools: Tools | None = None) -> list[Counts | None]:
+    """As `verify`, with what was counted of each server in `by_server`."""
+    tools = tools or Tools.find()
+    if parts := backup.manifest.parts:
+        fault = fault_of(chain.from_iterable(part.slots for part in parts))
+        if fault is not None:
+            raise CorruptBackupError(backup.manifest.name, fault)
+    return [_verify_files(one, tools) for one in backup.by_server]
+
+
+def _verify_files(backup: Backup, tools: Tools) -> Counts | None:
     name = backup.manifest.name
     for file in backup.manifest.files:
         path = backup.path(file)
@@ -146,7 +185,6 @@ def verify(backup: Backup, tools: Tools | None = None) -> Counts | None:
                 f"{file.path} has {size:,} bytes with SHA-256 {digest[:12]}…, and had "
                 f"{file.size:,} with {file.sha256[:12]}… when it was made",
             )
-    tools = tools or Tools.find()
     if backup.manifest.kind is Kind.RDB:
         return tools.check_rdb(backup.path(backup.manifest.files[0]), name)
     for file in backup.manifest.files:

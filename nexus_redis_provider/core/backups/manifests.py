@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Self
 
+from nexus_redis_provider.core.backups.shares import SlotRange
 from nexus_redis_provider.core.errors import CorruptBackupError
 from nexus_redis_provider.core.monitoring.infos import Database
 
@@ -55,6 +57,7 @@ class Names:
     appendonly: bool = False
     appenddirname: str = "appendonlydir"
     appendfilename: str = "appendonly.aof"
+    clusterconfigfile: str = "nodes.conf"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,17 +65,19 @@ class Manifest:
     """What is in a backup.
 
     Attributes:
-        name: of its folder.
+        name: of its folder; of a part, those of both.
         kind: what it is.
         created_at: when it was begun; client clock.
         took: seconds from then to its end.
-        server, version, address, run_id: whose data it is.
+        server, version, address, run_id: whose data it is; a whole Cluster has no run_id.
         replid, offset: up to where in the history of its data; None where that is not known.
         databases: keys by number of the database, counted just before.
         is_still: whether the count was the same just after, so that it is that of the backup.
         keys, expires: in the file, as was counted in it; None where no tool has read it.
         names: of the server's files.
-        files: of the backup.
+        files: of the backup; a whole Cluster has none of its own.
+        slots: that the server served, as a node of a Cluster.
+        parts: of a whole Cluster, a backup of each primary, in a folder within its own.
     """
 
     name: str
@@ -91,16 +96,46 @@ class Manifest:
     expires: int | None
     names: Names
     files: tuple[BackupFile, ...]
+    slots: tuple[SlotRange, ...] = ()
+    parts: tuple[Manifest, ...] = ()
+
+    @classmethod
+    def of_cluster(cls, name: str, address: str, took: float, parts: Sequence[Self]) -> Self:
+        """That of a whole Cluster, from those of its primaries."""
+        counts = [(part.keys, part.expires) for part in parts]
+        return replace(
+            parts[0],
+            name=name,
+            created_at=min(part.created_at for part in parts),
+            took=took,
+            address=address,
+            run_id="",
+            replid=None,
+            offset=None,
+            databases=added(part.databases for part in parts),
+            is_still=all(part.is_still for part in parts),
+            keys=_sum(keys for keys, _ in counts),
+            expires=_sum(expires for _, expires in counts),
+            files=(),
+            slots=(),
+            parts=tuple(parts),
+        )
+
+    @property
+    def by_server(self) -> tuple[Manifest, ...]:
+        """Of each server that it is of: its parts, or itself."""
+        return self.parts or (self,)
 
     @property
     def bytes(self) -> int:
         """Of all files."""
-        return sum(file.size for file in self.files)
+        return sum(file.size for one in self.by_server for file in one.files)
 
     def to_dict(self) -> dict[str, Any]:
         """Its facts, of JSON types alone."""
         facts = asdict(self) | {"created_at": self.created_at.isoformat(), "bytes": self.bytes}
-        return {"format": _FORMAT, **facts, "files": [asdict(file) for file in self.files]}
+        facts |= {"files": [asdict(file) for file in self.files]}
+        return {"format": _FORMAT, **facts, "parts": [part.to_dict() for part in self.parts]}
 
     def to_json(self) -> str:
         """As it stands in the file."""
@@ -114,24 +149,52 @@ class Manifest:
             CorruptBackupError: it is none, or one of a later version of this package.
         """
         try:
-            facts = json.loads(text)
-            if (found := facts.pop("format")) != _FORMAT:
-                raise CorruptBackupError(
-                    name, f"its manifest has format {found!r}, and {_FORMAT} is known here"
-                )
-            facts.pop("bytes")
-            return cls(
-                **facts
-                | {
-                    "name": name,
-                    "kind": Kind(facts["kind"]),
-                    "created_at": datetime.fromisoformat(facts["created_at"]).astimezone(UTC),
-                    "databases": {
-                        int(number): Database(**one) for number, one in facts["databases"].items()
-                    },
-                    "names": Names(**facts["names"]),
-                    "files": tuple(BackupFile(**file) for file in facts["files"]),
-                }
-            )
+            return cls._from_dict(name, json.loads(text))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CorruptBackupError(name, f"its manifest cannot be read: {error}") from error
+
+    @classmethod
+    def _from_dict(cls, name: str, facts: dict[str, Any]) -> Self:
+        if (found := facts.pop("format")) != _FORMAT:
+            raise CorruptBackupError(
+                name, f"its manifest has format {found!r}, and {_FORMAT} is known here"
+            )
+        facts.pop("bytes")
+        return cls(
+            **facts
+            | {
+                "name": name,
+                "kind": Kind(facts["kind"]),
+                "created_at": datetime.fromisoformat(facts["created_at"]).astimezone(UTC),
+                "databases": {
+                    int(number): Database(**one) for number, one in facts["databases"].items()
+                },
+                "names": Names(**facts["names"]),
+                "files": tuple(BackupFile(**file) for file in facts["files"]),
+                "slots": tuple((int(first), int(last)) for first, last in facts.get("slots", ())),
+                "parts": tuple(
+                    cls._from_dict(part_name(name, number), part)
+                    for number, part in enumerate(facts.get("parts", ()), 1)
+                ),
+            }
+        )
+
+
+def part_name(whole: str, number: int) -> str:
+    """Of the part of a backup that one node of a Cluster has, from 1."""
+    return f"{whole}/node-{number}"
+
+
+def added(counts: Iterable[Mapping[int, Database]]) -> dict[int, Database]:
+    """The databases of several servers together, by number."""
+    keys, expires = Counter[int](), Counter[int]()
+    for databases in counts:
+        for number, one in databases.items():
+            keys[number] += one.keys
+            expires[number] += one.expires
+    return {number: Database(keys=keys[number], expires=expires[number]) for number in sorted(keys)}
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    known = list(counts)
+    return None if None in known else sum(filter(None, known))

@@ -12,11 +12,11 @@ from typing import Any
 
 import redis
 
-from nexus_redis_provider.core.backups.checks import Tools
+from nexus_redis_provider.core.backups.checks import Counts, Tools
 from nexus_redis_provider.core.backups.digests import digests
 from nexus_redis_provider.core.backups.files import named_failures
-from nexus_redis_provider.core.backups.folders import Backup, verify
-from nexus_redis_provider.core.backups.manifests import Manifest
+from nexus_redis_provider.core.backups.folders import Backup, verify_each
+from nexus_redis_provider.core.backups.manifests import Manifest, added
 from nexus_redis_provider.core.backups.scratch import (
     databases_in,
     lay_out,
@@ -29,6 +29,7 @@ from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import ConfigurationError, RehearsalError
 from nexus_redis_provider.core.keyspace.walks import scan
 from nexus_redis_provider.core.monitoring.infos import Database
+from nexus_redis_provider.core.slots import Slots
 
 # A replica of nobody drops no key that has expired meanwhile, so all that is in the file counts.
 _KEEPING = ("--replicaof", "127.0.0.1 1")
@@ -66,7 +67,7 @@ class Comparison:
 
     Attributes:
         source: that server.
-        sample: keys of each database, at most; the first ones by their hash.
+        sample: keys of each database of each server, at most; the first ones by their hash.
         tolerance: share of them that may differ, 0 to 1, for what was written since.
     """
 
@@ -75,15 +76,32 @@ class Comparison:
     tolerance: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.source.is_cluster:
-            raise ConfigurationError(
-                f"{self.source} has the keys of all its nodes; compare with the node that was "
-                "backed up, by its own address."
-            )
         if self.sample < 1:
             raise ConfigurationError(f"sample must be at least 1, not {self.sample}.")
         if not 0 <= self.tolerance <= 1:
             raise ConfigurationError(f"tolerance must be 0 to 1, not {self.tolerance}.")
+
+    def refuse_another(self, manifest: Manifest) -> None:
+        """Refuse a source that the backup cannot be of.
+
+        Raises:
+            ConfigurationError: one of both is a Cluster, the other a single server.
+        """
+        if (manifest.parts and not self.source.is_cluster) or (
+            self.source.is_cluster and not (manifest.parts or manifest.slots)
+        ):
+            raise ConfigurationError(
+                f"Backup {manifest.name!r} is of {manifest.address}, and cannot be compared with "
+                f"{self.source}: of a Cluster give its redis+cluster:// URL, of one server its own "
+                "address."
+            )
+
+    def source_of(self, manifest: Manifest) -> Endpoint:
+        """The server that has what one server's part of a backup is of."""
+        if not self.source.is_cluster:
+            return self.source
+        first, _ = manifest.slots[0]
+        return self.source.at(Slots.of(self.source).owner_of(first))
 
 
 def rehearse(
@@ -97,6 +115,7 @@ def rehearse(
     """Load a backup into a server of its own, and look whether all of it came back.
 
     The server has the loopback alone, a password, and a temporary folder, which is gone at the end.
+    Of a Cluster, the nodes are loaded one after the other, each by itself.
 
     Args:
         backup: to load.
@@ -109,11 +128,50 @@ def rehearse(
         CorruptBackupError: a file is not what it was.
         RehearsalError: it cannot be loaded, keys are missing, or too many differ.
         BackupError: there is no room for it, for example.
-        ConfigurationError: there is no server to load it with.
+        ConfigurationError: there is no server to load it with; or only one of the backup and what
+            it is compared with is a Cluster.
 
-    Cost: memory for all of the data, on this machine.
+    Cost: memory for all of the data, of the largest node of a Cluster, on this machine.
     """
-    counts = verify(backup, Tools.find(server_binary))
+    manifest = backup.manifest
+    if compare:
+        compare.refuse_another(manifest)
+    seconds = to_ms(timeout, "timeout") / 1000
+    done = [
+        _rehearsed(
+            one, counts, compare, scratch=scratch, server_binary=server_binary, timeout=seconds
+        )
+        for one, counts in zip(
+            backup.by_server, verify_each(backup, Tools.find(server_binary)), strict=True
+        )
+    ]
+    compared = sum(one.compared for one in done)
+    different = sum(one.different for one in done)
+    if compare and different > compare.tolerance * compared:
+        raise RehearsalError(
+            manifest.name,
+            f"{different:,} of {compared:,} keys that were sampled are not as {compare.source} has "
+            f"them, more than tolerance={compare.tolerance:.1%}. What was written since the backup "
+            "counts, too",
+        )
+    return Rehearsal(
+        manifest=manifest,
+        took=sum(one.took for one in done),
+        databases=added(one.databases for one in done),
+        compared=compared,
+        different=different,
+    )
+
+
+def _rehearsed(
+    backup: Backup,
+    counts: Counts | None,
+    compare: Comparison | None,
+    *,
+    scratch: Path | None,
+    server_binary: Path | None,
+    timeout: float,
+) -> Rehearsal:
     manifest = backup.manifest
     with (
         named_failures(f"Backup {manifest.name!r} cannot be rehearsed"),
@@ -128,23 +186,19 @@ def rehearse(
             *reading(manifest.kind, manifest.names),
             *_KEEPING,
             binary=server_binary,
-            timeout=to_ms(timeout, "timeout") / 1000,
+            timeout=timeout,
         ) as (server, client):
             took = time.monotonic() - began_at
             found = databases_in(client)
             _refuse_losses(manifest, counts.keys if counts else manifest.keys, found)
-            compared, different = _compared(server.endpoint, compare) if compare else (0, 0)
-    rehearsal = Rehearsal(
+            compared, different = (
+                _compared(server.endpoint, compare.source_of(manifest), compare.sample)
+                if compare
+                else (0, 0)
+            )
+    return Rehearsal(
         manifest=manifest, took=took, databases=found, compared=compared, different=different
     )
-    if compare and different > compare.tolerance * compared:
-        raise RehearsalError(
-            manifest.name,
-            f"{different:,} of {compared:,} keys that were sampled are not as {compare.source} has "
-            f"them, more than tolerance={compare.tolerance:.1%}. What was written since the backup "
-            "counts, too",
-        )
-    return rehearsal
 
 
 def _refuse_losses(manifest: Manifest, expected: int | None, found: dict[int, Database]) -> None:
@@ -162,19 +216,19 @@ def _refuse_losses(manifest: Manifest, expected: int | None, found: dict[int, Da
                 )
 
 
-def _compared(copy: Endpoint, compare: Comparison) -> tuple[int, int]:
+def _compared(copy: Endpoint, source: Endpoint, sample: int) -> tuple[int, int]:
     compared = different = 0
-    with compare.source.client() as client:
+    with source.client() as client:
         numbers = sorted(databases_in(client))
     for number in numbers:
         # Replies of both in the same form.
         with (
-            replace(compare.source, db=number).client(protocol=3) as source,
+            replace(source, db=number).client(protocol=3) as original,
             replace(copy, db=number).client(protocol=3) as other,
         ):
-            keys = list(islice(scan(source), compare.sample))
+            keys = list(islice(scan(original), sample))
             compared += len(keys)
-            different += _different(source, other, keys)
+            different += _different(original, other, keys)
     return compared, different
 
 

@@ -12,9 +12,11 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ import redis
 from nexus_redis_provider.core.backups.checks import Tools
 from nexus_redis_provider.core.backups.files import named_failures, sync
 from nexus_redis_provider.core.backups.folders import Backup, verify
-from nexus_redis_provider.core.backups.manifests import Kind, Manifest, Names
+from nexus_redis_provider.core.backups.manifests import Kind, Manifest
 from nexus_redis_provider.core.backups.scratch import (
     await_state,
     databases_in,
@@ -32,6 +34,7 @@ from nexus_redis_provider.core.backups.scratch import (
     reading,
     total,
 )
+from nexus_redis_provider.core.backups.shares import nodes_file
 from nexus_redis_provider.core.durations import Duration, to_ms
 from nexus_redis_provider.core.endpoint import Endpoint, translated_errors
 from nexus_redis_provider.core.errors import (
@@ -83,8 +86,12 @@ def restore(
     Then start the server with `appendonly` as the result says; of a deployment with replicas, start
     the primary alone, and replicas and Sentinels when it has loaded.
 
+    Of a Cluster, each node's part goes to a directory of its own, with a file of nodes by which the
+    server serves the same slots under a new id; all old nodes stay away. When all have loaded, have
+    them meet (CLUSTER MEET), and add replicas.
+
     Args:
-        backup: whose data it shall have.
+        backup: whose data it shall have; of a Cluster, the part of one node.
         directory: `dir` of its configuration.
         appendonly: as in its configuration; by default as the server had it that was backed up.
         replace: set aside what is there, in a folder beside it.
@@ -94,17 +101,24 @@ def restore(
         timeout: seconds that each step may take.
 
     Raises:
-        ConfigurationError: a server runs in the directory, or there is something in it.
+        ConfigurationError: a server runs in the directory, or there is something in it; or the
+            backup is of a whole Cluster.
         CorruptBackupError: a file of the backup is not what it was.
         RehearsalError: the data did not come back.
         BackupError: there is no room, for example.
 
     Cost: memory for all of the data, and room for it twice in the directory.
     """
+    manifest = backup.manifest
+    if manifest.parts:
+        parts = ", ".join(part.name for part in manifest.parts)
+        raise ConfigurationError(
+            f"Backup {manifest.name!r} is of a Cluster: restore the part of each node to a "
+            f"directory of its own: {parts}."
+        )
     if server is not None:
         _refuse_answering(server)
     verify(backup, Tools.find(server_binary))
-    manifest = backup.manifest
     wanted = manifest.names.appendonly if appendonly is None else appendonly
     with named_failures(f"Backup {manifest.name!r} was not restored to {directory}"):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -117,11 +131,16 @@ def restore(
             seconds = to_ms(timeout, "timeout") / 1000
             kind = Kind.AOF if wanted else Kind.RDB
             keys = _Preparation(manifest, staging, server_binary, seconds).prepare(kind)
-            made = staging / (manifest.names.appenddirname if wanted else manifest.names.dbfilename)
+            names = manifest.names
+            made = [staging / (names.appenddirname if wanted else names.dbfilename)]
+            if manifest.slots:
+                made.append(staging / Path(names.clusterconfigfile).name)
+                made[-1].write_text(nodes_file(manifest.slots), "utf-8")
             _settle(made, directory)
             refuse_running(directory)
-            set_aside = _set_aside(directory, manifest.names) if replace else None
-            made.rename(directory / made.name)
+            set_aside = _set_aside(directory, manifest) if replace else None
+            for one in made:
+                one.rename(directory / one.name)
             sync(directory)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -254,13 +273,12 @@ def _refuse_full(directory: Path, *, replace: bool) -> None:
         )
 
 
-def _set_aside(directory: Path, names: Names) -> Path | None:
+def _set_aside(directory: Path, manifest: Manifest) -> Path | None:
     """Move a server's data, of either kind, to a folder beside it; None where there is none."""
-    there = [
-        path
-        for name in (names.dbfilename, names.appenddirname)
-        if (path := directory / name).exists()
-    ]
+    files = [manifest.names.dbfilename, manifest.names.appenddirname]
+    if manifest.slots:
+        files.append(Path(manifest.names.clusterconfigfile).name)
+    there = [path for name in files if (path := directory / name).exists()]
     if not there:
         return None
     aside = directory / f"before-restore-{datetime.now(UTC):%Y%m%dT%H%M%S}"
@@ -270,10 +288,10 @@ def _set_aside(directory: Path, names: Names) -> Path | None:
     return aside
 
 
-def _settle(made: Path, directory: Path) -> None:
+def _settle(made: Iterable[Path], directory: Path) -> None:
     """Have what was made on disk, and readable for the server's user."""
     owner = directory.stat()
-    for path in [made, *(made.rglob("*") if made.is_dir() else ())]:
+    for path in chain.from_iterable((one, *one.rglob("*")) for one in made):
         sync(path)
         # Root prepares what is for another user.
         if os.geteuid() == 0:
