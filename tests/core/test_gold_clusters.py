@@ -211,12 +211,15 @@ def test_a_rival_that_is_slower_changes_nothing_after_the_publish(
         slow.write(*batch({"a": 1}))
         last.write(*batch({"b": 1, "c": 1}))
         last._settle()
-        manifest = publication.commit([write(publication, {"a": 2, "b": 2}, attempt="fast")])
+        other = write(publication, {"x": 2}, partition=1)
+        fast = write(publication, {"a": 2, "b": 2}, attempt="fast")
+        manifest = publication.commit([fast, other])
         for late in (slow, last):
+            # The last one is a row of another partition.
             with pytest.raises(SupersededError):
-                write_all(late, {"b": 1, "d": 1})
+                write_all(late, {"b": 1, "d": 1, "x": 1})
     assert dataset.verify() == manifest
-    assert rows_of(dataset) == {"a": 2, "b": 2}
+    assert rows_of(dataset) == {"a": 2, "b": 2, "x": 2}
     assert_nothing_left(client, keys)
 
 

@@ -107,7 +107,9 @@ class NodeStreams(Stream):
         if staged == STAGED and writes:
             self._under_way = writes, self._send_to_owners(writes[0])
         else:
-            self._outcomes.append(Outcome(staged))
+            # What is not sent is not ours, whoever has written a key of that name.
+            unsent = range(len(writes[0])) if writes else ()
+            self._outcomes.append(Outcome(staged, unwritten=unsent))
 
     def receive(self) -> Outcome:
         self._finish()
