@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
+from nexus_redis_provider.core.clusters import is_spread
 from nexus_redis_provider.core.durations import Duration, in_words, to_ms
 from nexus_redis_provider.core.endpoint import translated_errors
 from nexus_redis_provider.core.errors import ConfigurationError
@@ -221,16 +222,16 @@ def probe(client: redis.Redis, requirement: Requirement) -> Warmth:
         AccessDeniedError: bad credentials, or the ACL forbids it.
 
     Cost: two round trips for a dataset, one per 1,000 keys; for a pattern one per 1,000 keys of
-    the whole database, until enough are found. Clock: server.
+    the whole database, in a Cluster of all primaries, until enough are found. Clock: server.
     """
     if requirement.dataset is not None:
         manifest = run(client, live_manifest(requirement.dataset, namespace=requirement.namespace))
         return _judge_dataset(requirement, manifest, _send(client, [("TIME",)])[0])
-    looking = _look_at_keys(requirement)
-    commands = next(looking)
+    looking = _look_at_keys(requirement, _primaries_of(client))
+    question = next(looking)
     while True:
         try:
-            commands = looking.send(_send(client, commands))
+            question = looking.send(_send(client, *question))
         except StopIteration as done:
             return _result(done)
 
@@ -241,17 +242,27 @@ async def aprobe(client: redis.asyncio.Redis, requirement: Requirement) -> Warmt
         call = live_manifest(requirement.dataset, namespace=requirement.namespace)
         manifest = await arun(client, call)
         return _judge_dataset(requirement, manifest, (await _asend(client, [("TIME",)]))[0])
-    looking = _look_at_keys(requirement)
-    commands = next(looking)
+    if is_spread(client):
+        with translated_errors(client):
+            await client.initialize()
+    looking = _look_at_keys(requirement, _primaries_of(client))
+    question = next(looking)
     while True:
         try:
-            commands = looking.send(await _asend(client, commands))
+            question = looking.send(await _asend(client, *question))
         except StopIteration as done:
             return _result(done)
 
 
 _Commands = list[tuple[str | bytes | int, ...]]
-_Looking = Generator[_Commands, list[Any], Warmth]
+# Commands, and the node of a Cluster that is to answer, or None: it follows from their keys.
+_Question = tuple[_Commands, Any]
+_Looking = Generator[_Question, list[Any], Warmth]
+
+
+def _primaries_of(client: Any) -> list[Any]:
+    """All that have keys; of a single server, that one is None."""
+    return client.get_primaries() if is_spread(client) else [None]
 
 
 def _result(done: StopIteration) -> Warmth:
@@ -259,32 +270,36 @@ def _result(done: StopIteration) -> Warmth:
     return warmth
 
 
-def _send(client: redis.Redis, commands: _Commands) -> list[Any]:
+def _send(client: redis.Redis, commands: _Commands, node: Any = None) -> list[Any]:
     with translated_errors(client), client.pipeline(transaction=False) as pipe:
         for command in commands:
-            pipe.execute_command(*command)
+            pipe.execute_command(*command, **_at(node))
         return pipe.execute()
 
 
-async def _asend(client: redis.asyncio.Redis, commands: _Commands) -> list[Any]:
+async def _asend(client: redis.asyncio.Redis, commands: _Commands, node: Any = None) -> list[Any]:
     with translated_errors(client):
         async with client.pipeline(transaction=False) as pipe:
             for command in commands:
-                pipe.execute_command(*command)
+                pipe.execute_command(*command, **_at(node))
             return await pipe.execute()
 
 
-def _look_at_keys(requirement: Requirement) -> _Looking:
-    """Yields commands, is sent their replies, and returns the judgement: sync and async alike."""
+def _at(node: Any) -> dict[str, Any]:
+    return {} if node is None else {"target_nodes": node}
+
+
+def _look_at_keys(requirement: Requirement, primaries: Sequence[Any]) -> _Looking:
+    """Yields questions, is sent the replies, and returns the judgement: sync and async alike."""
     if requirement.keys is not None:
         return _look_at_given(requirement, requirement.keys)
-    return _look_for_matches(requirement, requirement.pattern or "")
+    return _look_for_matches(requirement, requirement.pattern or "", primaries)
 
 
 def _look_at_given(requirement: Requirement, keys: Sequence[str]) -> _Looking:
     lives: list[int] = []
     for start in range(0, len(keys), _BATCH):
-        lives += yield [("PTTL", key) for key in keys[start : start + _BATCH]]
+        lives += yield [("PTTL", key) for key in keys[start : start + _BATCH]], None
     ttl_by_key = dict(zip(keys, lives, strict=True))
     absent = [key for key, ttl in ttl_by_key.items() if ttl == -2]
     short = {key: ttl for key, ttl in ttl_by_key.items() if _is_short(ttl, requirement)}
@@ -298,18 +313,20 @@ def _look_at_given(requirement: Requirement, keys: Sequence[str]) -> _Looking:
     return Warmth(reasons=tuple(reasons), missing=missing, rows=good, ttl=_least(lives))
 
 
-def _look_for_matches(requirement: Requirement, pattern: str) -> _Looking:
+def _look_for_matches(requirement: Requirement, pattern: str, primaries: Sequence[Any]) -> _Looking:
     wanted = requirement.min_rows or 1
     good: set[bytes] = set()
     short: dict[str, int] = {}
     lives: list[int] = []
-    cursor = -1
-    while cursor != 0 and len(good) < wanted:
-        scan = ("SCAN", max(cursor, 0), "MATCH", pattern, "COUNT", _BATCH)
-        cursor, found = (yield [scan])[0]
+    waiting, cursor = list(primaries), 0
+    while waiting and len(good) < wanted:
+        scan = ("SCAN", cursor, "MATCH", pattern, "COUNT", _BATCH)
+        cursor, found = (yield [scan], waiting[0])[0]
+        if not cursor:
+            del waiting[0]
         # SCAN may name a key twice.
         fresh = [key for key in found if key not in good]
-        ttls = (yield [("PTTL", key) for key in fresh]) if fresh else []
+        ttls = (yield [("PTTL", key) for key in fresh], None) if fresh else []
         for key, ttl in zip(fresh, ttls, strict=True):
             if _is_short(ttl, requirement):
                 short[key.decode(errors="replace")] = ttl

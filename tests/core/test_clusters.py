@@ -25,6 +25,7 @@ from nexus_redis_provider.core.errors import (
     ServerError,
     UnreachableError,
 )
+from nexus_redis_provider.core.fills import fill_once
 from nexus_redis_provider.core.keys import LockKeys
 from nexus_redis_provider.core.locks import AsyncLock, Lock
 from nexus_redis_provider.core.locks.audits import audit
@@ -32,6 +33,7 @@ from nexus_redis_provider.core.locks.listing import lock_names, lock_states
 from nexus_redis_provider.core.locks.protocol import break_lock, inspect, release, who_holds
 from nexus_redis_provider.core.scripts import arun, run, run_all, run_replicated
 from nexus_redis_provider.core.slots import Slots
+from nexus_redis_provider.core.warmth import Requirement, aprobe, probe
 from nexus_redis_provider.embedded import EmbeddedServer, find_server
 from tests.conftest import need_server
 from tests.core.lock_calls import take
@@ -178,6 +180,23 @@ async def test_rights_that_are_enough_in_a_cluster() -> None:
         with pytest.raises(AccessDeniedError, match="command"):
             holder.client()
         operate(Endpoint.from_url(f"redis+cluster://operator:pw@{node}"))
+
+
+async def test_keys_like_a_pattern_are_looked_for_on_all_nodes(
+    namespace: str, deployment: ClusterDeployment
+) -> None:
+    endpoint = deployment.endpoint
+    all_of_them = Requirement(pattern=f"{namespace}:x:*", min_rows=30, namespace=namespace)
+    one_more = replace(all_of_them, min_rows=31)
+    pairs = {f"{namespace}:x:{number}": number for number in range(30)}
+    with endpoint.client() as client:
+        assert str(probe(client, all_of_them)).startswith("0 keys like")
+        written, warmth = fill_once(endpoint, all_of_them, lambda _: pairs, ttl=60)
+        assert (written, warmth.is_warm, warmth.rows) == (30, True, 30)
+        assert probe(client, one_more).rows == 30
+    async with endpoint.async_client() as async_client:
+        assert (await aprobe(async_client, all_of_them)).is_warm
+        assert (await aprobe(async_client, one_more)).rows == 30
 
 
 def test_the_command_line_lists_locks_of_all_nodes(
