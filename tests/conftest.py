@@ -14,15 +14,25 @@ import redis
 
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import ConfigurationError
-from nexus_redis_provider.embedded import EmbeddedServer, find_server
-from tests.servers import shared_server
+from nexus_redis_provider.core.gold.manifests import Layout
+from nexus_redis_provider.embedded import find_server
+from tests.kinds import with_hashes
+from tests.servers import Server, counting, shared_server
 from tests.topologies import ClusterDeployment
 
 WaitUntil = Callable[..., None]
 Eventually = Callable[..., Awaitable[None]]
+CountClients = Callable[[], int]
 
 # Bookkeeping of Gold datasets; their rows live as long as the publisher says.
 PERMANENT = ("*:gold:{*",)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        found = item.callspec.params if hasattr(item, "callspec") else {}
+        if Layout.HASH in (found.get("layout"), getattr(found.get("shape"), "layout", None)):
+            item.add_marker(with_hashes)
 
 
 def need_server(find: Callable[[], object]) -> object:
@@ -36,7 +46,7 @@ def need_server(find: Callable[[], object]) -> object:
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[EmbeddedServer]:
+def server() -> Iterator[Server]:
     need_server(find_server)
     with shared_server() as server:
         yield server
@@ -51,7 +61,7 @@ def deployment() -> Iterator[ClusterDeployment]:
 
 
 @pytest.fixture
-def endpoint(server: EmbeddedServer) -> Endpoint:
+def endpoint(server: Server) -> Endpoint:
     return server.endpoint
 
 
@@ -59,6 +69,16 @@ def endpoint(server: EmbeddedServer) -> Endpoint:
 def client(endpoint: Endpoint) -> Iterator[redis.Redis]:
     with endpoint.client() as client:
         yield client
+
+
+@pytest.fixture
+def count_clients(server: Server) -> Iterator[CountClients]:
+    """Tells how many clients the server has, or all servers of a deployment together.
+
+    Those that count are not counted, nor are replicas and Sentinels.
+    """
+    with counting(server) as count:
+        yield count
 
 
 @pytest.fixture

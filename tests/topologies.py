@@ -78,6 +78,7 @@ class _Deployment(ABC):
     """
 
     binary: Path | None = field(default=None, kw_only=True)
+    servers: list[EmbeddedServer] = field(default_factory=list, kw_only=True)
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def __enter__(self) -> Self:
@@ -99,6 +100,11 @@ class _Deployment(ABC):
     def url(self) -> str:
         """The same as a URL."""
         return url_of(self.endpoint)
+
+    @property
+    def all_servers(self) -> list[EmbeddedServer]:
+        """Whoever has clients."""
+        return self.servers
 
     @abstractmethod
     def _start(self) -> None:
@@ -122,7 +128,6 @@ class SentinelDeployment(_Deployment):
     replicas: int = 2
     server_options: tuple[str, ...] = ()
     sentinel_options: tuple[str, ...] = ()
-    servers: list[EmbeddedServer] = field(default_factory=list)
     sentinels: list[EmbeddedServer] = field(default_factory=list)
 
     @property
@@ -137,6 +142,10 @@ class SentinelDeployment(_Deployment):
             sentinel_username=asked.username,
             sentinel_password=asked.password,
         )
+
+    @property
+    def all_servers(self) -> list[EmbeddedServer]:
+        return [*self.servers, *self.sentinels]
 
     @property
     def primary(self) -> EmbeddedServer:
@@ -231,7 +240,6 @@ class ClusterDeployment(_Deployment):
     primaries: int = 3
     with_replicas: bool = False
     server_options: tuple[str, ...] = ()
-    servers: list[EmbeddedServer] = field(default_factory=list)
     buses: list[int] = field(default_factory=list)
 
     @property

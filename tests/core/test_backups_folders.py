@@ -32,10 +32,10 @@ NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
-def made(server: EmbeddedServer, tmp_path_factory: Any) -> dict[Kind, Backup]:
+def made(binary: Path, tmp_path_factory: Any) -> dict[Kind, Backup]:
     """A backup of each kind."""
     root = tmp_path_factory.mktemp("backups")
-    own = EmbeddedServer("--appendonly", "yes", *AT_ONCE, binary=server._binary)
+    own = EmbeddedServer("--appendonly", "yes", *AT_ONCE, binary=binary)
     with own, own.endpoint.client() as client:
         fill(own)
         plans = {
@@ -46,8 +46,8 @@ def made(server: EmbeddedServer, tmp_path_factory: Any) -> dict[Kind, Backup]:
 
 
 @pytest.fixture
-def tools(server: EmbeddedServer) -> Tools:
-    return Tools.find(server._binary)
+def tools(binary: Path) -> Tools:
+    return Tools.find(binary)
 
 
 @pytest.fixture(params=Kind)
@@ -233,9 +233,9 @@ def test_a_folder_that_fails_is_gone(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_of_a_newer_server(made: dict[Kind, Backup], server: EmbeddedServer) -> None:
+def test_a_file_of_a_newer_server(made: dict[Kind, Backup], binary: Path) -> None:
     """That a tool cannot read it does not say that it is damaged."""
     older = Tools.find()
-    if "valkey" not in server._binary.name or older.rdb is None or older.rdb[1] == server._binary:
+    if "valkey" not in binary.name or older.rdb is None or older.rdb[1] == binary:
         pytest.skip("the tool at hand is as new as this server")
     assert verify(made[Kind.RDB], older) is None

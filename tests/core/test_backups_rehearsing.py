@@ -30,8 +30,8 @@ from tests.core.backup_servers import AT_ONCE, fill
 
 
 @pytest.fixture
-def own(server: EmbeddedServer) -> Iterator[EmbeddedServer]:
-    with EmbeddedServer("--appendonly", "yes", *AT_ONCE, binary=server._binary) as own:
+def own(binary: Path) -> Iterator[EmbeddedServer]:
+    with EmbeddedServer("--appendonly", "yes", *AT_ONCE, binary=binary) as own:
         fill(own)
         yield own
 
@@ -78,8 +78,8 @@ def test_everything_comes_back(own, asked, tmp_path: Path, kind: Kind, protocol:
     assert running_servers(scratch) == []
 
 
-def test_keys_that_have_expired_since_count(server: EmbeddedServer, tmp_path: Path) -> None:
-    with EmbeddedServer(*AT_ONCE, binary=server._binary) as own, own.endpoint.client() as client:
+def test_keys_that_have_expired_since_count(binary: Path, tmp_path: Path) -> None:
+    with EmbeddedServer(*AT_ONCE, binary=binary) as own, own.endpoint.client() as client:
         at = int(time.time() * 1000) + 1500
         client.set("goes", 1, pxat=at)
         backup = create_backup(client, tmp_path / "b", Plan(server_binary=own._binary))

@@ -47,8 +47,8 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def made(server: EmbeddedServer, tmp_path_factory: Any) -> Iterator[Made]:
-    own = EmbeddedServer("--appendonly", "yes", *AT_ONCE, binary=server._binary)
+def made(binary: Path, tmp_path_factory: Any) -> Iterator[Made]:
+    own = EmbeddedServer("--appendonly", "yes", *AT_ONCE, binary=binary)
     with own:
         yield Made(own, tmp_path_factory.mktemp("backups"))
 
@@ -94,8 +94,8 @@ def test_the_mistake_that_this_is_about(made: Made, data: Path) -> None:
         assert contents(server.endpoint) == {}
 
 
-def test_what_has_expired_since_is_gone(server: EmbeddedServer, tmp_path: Path) -> None:
-    with EmbeddedServer(*AT_ONCE, binary=server._binary) as own, own.endpoint.client() as client:
+def test_what_has_expired_since_is_gone(binary: Path, tmp_path: Path) -> None:
+    with EmbeddedServer(*AT_ONCE, binary=binary) as own, own.endpoint.client() as client:
         client.set("stays", 1)
         at = int(time.time() * 1000) + 1500
         client.set("goes", 1, pxat=at)
@@ -264,11 +264,11 @@ def test_a_restore_gives_files_to_the_owner_of_the_directory(made: Made, data: P
 
 
 def test_a_writer_goes_on_while_the_log_is_copied(
-    server: EmbeddedServer, tmp_path: Path, wait_until: WaitUntil
+    binary: Path, tmp_path: Path, wait_until: WaitUntil
 ) -> None:
     """What comes back is everything up to a moment, and nothing after it."""
     stop = threading.Event()
-    own = EmbeddedServer("--appendonly", "yes", binary=server._binary)
+    own = EmbeddedServer("--appendonly", "yes", binary=binary)
     with own, own.endpoint.client() as client:
 
         def write() -> None:

@@ -63,8 +63,7 @@ def test_a_server_introduces_itself(server: EmbeddedServer, client: redis.Redis)
         assert part in diagnosis.message
 
 
-def test_what_it_may_not_be_used_for_is_noted(server: EmbeddedServer) -> None:
-    binary = server._binary
+def test_what_it_may_not_be_used_for_is_noted(binary: Path) -> None:
     evict = ("--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lru")
     with EmbeddedServer(*evict, binary=binary) as primary:
         follow = ("--replicaof", f"127.0.0.1 {primary.port}")
@@ -180,8 +179,8 @@ def test_protected_mode() -> None:
         assert_fault(found(f"redis://{address}"), Fault.PROTECTED_MODE, address)
 
 
-def test_loading(server: EmbeddedServer) -> None:
-    with EmbeddedServer(binary=server._binary) as own:
+def test_loading(binary: Path) -> None:
+    with EmbeddedServer(binary=binary) as own:
         with own.endpoint.client() as client:
             client.mset({f"key {n}": "x" * 100 for n in range(4000)})
             client.save()
@@ -200,16 +199,16 @@ def test_loading(server: EmbeddedServer) -> None:
         assert found(own.url).fault is None
 
 
-def test_a_replica_without_its_primary(server: EmbeddedServer) -> None:
-    with EmbeddedServer(binary=server._binary) as replica:
+def test_a_replica_without_its_primary(binary: Path) -> None:
+    with EmbeddedServer(binary=binary) as replica:
         with replica.endpoint.client() as client:
             client.config_set("replica-serve-stale-data", "no")
             client.replicaof("127.0.0.1", "1")
         assert_fault(found(replica.url), Fault.PRIMARY_AWAY, replica.port)
 
 
-def test_too_many_clients(server: EmbeddedServer) -> None:
-    with EmbeddedServer("--maxclients", "2", binary=server._binary) as own, ExitStack() as lines:
+def test_too_many_clients(binary: Path) -> None:
+    with EmbeddedServer("--maxclients", "2", binary=binary) as own, ExitStack() as lines:
         for _ in range(2):
             line = socket.create_connection(("127.0.0.1", own.port))
             lines.callback(line.close)
@@ -223,9 +222,9 @@ def test_a_database_that_is_not_there(server: EmbeddedServer) -> None:
 
 
 @pytest.fixture(scope="module")
-def guarded(server: EmbeddedServer) -> Iterator[str]:
+def guarded(binary: Path) -> Iterator[str]:
     """`host:port` of a server with a password."""
-    with EmbeddedServer("--requirepass", "right", binary=server._binary) as guarded:
+    with EmbeddedServer("--requirepass", "right", binary=binary) as guarded:
         with Endpoint.from_url(f"redis://:right@127.0.0.1:{guarded.port}").client() as admin:
             admin.acl_setuser("mute", enabled=True, nopass=True, commands=["+get"])
         yield f"127.0.0.1:{guarded.port}"

@@ -41,6 +41,7 @@ from tests.core.gold_datasets import (
     write,
     write_packed,
 )
+from tests.kinds import with_hashes
 
 TTL = {"ttl": 600, "ttl_jitter": timedelta(seconds=300)}
 ABC = {"a": 1, "b": 2, "c": 3}
@@ -103,6 +104,7 @@ def test_attempts_at_a_partition_agree(endpoint, client, namespace, layout):
     assert set(before.values()) == {moment(name, manifest.expires_ms) for name in ABC}
 
 
+@with_hashes
 def test_batches_that_are_split_keep_each_row_with_its_moment(endpoint, client, namespace):
     limits = spec(namespace).limits
     slow = spec(namespace, layout=Layout.HASH, limits=replace(limits, max_rows_per_second=4000))

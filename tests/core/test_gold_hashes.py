@@ -31,6 +31,9 @@ from tests.core.gold_datasets import (
     spec,
     write,
 )
+from tests.kinds import with_hashes
+
+pytestmark = with_hashes
 
 
 @pytest.fixture

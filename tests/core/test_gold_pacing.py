@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from math import ceil
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -44,6 +45,7 @@ from tests.core.gold_datasets import (
     version_keys,
     write,
 )
+from tests.kinds import unspread
 
 
 @pytest.fixture
@@ -52,9 +54,9 @@ def permanent():
 
 
 @contextmanager
-def own_server(server: EmbeddedServer, *arguments: str) -> Iterator[EmbeddedServer]:
+def own_server(binary: Path, *arguments: str) -> Iterator[EmbeddedServer]:
     """A server that the test may ruin, of the same kind."""
-    with EmbeddedServer(*arguments, binary=server._binary) as own:
+    with EmbeddedServer(*arguments, binary=binary) as own:
         yield own
 
 
@@ -94,10 +96,10 @@ def test_batches_grow_on_a_quick_server_and_halve_on_a_slow_one():
     assert Window(100).rows == 100
 
 
-def test_a_slow_server_gets_smaller_batches(server, monkeypatch):
+def test_a_slow_server_gets_smaller_batches(binary, monkeypatch):
     monkeypatch.setattr(pacing, "_LONGEST_REST", 0.1)
     with (
-        own_server(server) as own,
+        own_server(binary) as own,
         own.endpoint.client() as client,
         PartitionWriter(begun(own.endpoint, "slow"), 0, "a") as writer,
     ):
@@ -148,6 +150,7 @@ def test_upserts_stay_under_the_limit_too(endpoint, client, namespace):
 # Writers at a time.
 
 
+@unspread
 def test_no_more_attempts_write_at_once_than_may(endpoint, client, namespace):
     publication = begun(endpoint, namespace, max_writers=1)
     seen: list[int] = []
@@ -188,7 +191,8 @@ def test_who_does_not_write_has_no_connection_to_write_on(endpoint, client, name
     with PartitionWriter(publication, 0, "a") as writer:
         writer.write(*batch(numbers(0, 10)))
         writer.write(*batch(numbers(10, 10)))
-        assert not writer._stream._connection.is_connected
+        stream = writer._stream
+        assert not (stream._lines if endpoint.is_cluster else stream._connection.is_connected)
         assert writer.finish().rows == 20
 
 
@@ -223,7 +227,7 @@ def test_who_waits_writes_when_another_is_ready(endpoint, client, namespace, wai
 
 
 def test_a_replica_that_stands_still_holds_the_load_and_is_not_dropped(
-    server, monkeypatch, wait_until, caplog
+    binary, monkeypatch, wait_until, caplog
 ):
     caplog.set_level("INFO", pacing.__name__)
     monkeypatch.setattr(pacing, "_LOOK_AGAIN", 0.02)
@@ -233,9 +237,9 @@ def test_a_replica_that_stands_still_holds_the_load_and_is_not_dropped(
         *("--repl-backlog-size", "16kb", "--repl-diskless-sync-delay", "0"),
         *("--client-output-buffer-limit", "replica 12mb 0 0"),
     )
-    with own_server(server, *small) as own, own.endpoint.client() as client:
+    with own_server(binary, *small) as own, own.endpoint.client() as client:
         follow = ("--replicaof", "127.0.0.1", str(own.port))
-        with own_server(server, *follow) as replica:
+        with own_server(binary, *follow) as replica:
             wait_until(lambda: "'online'" in str(client.info("replication")))
             syncs = client.info("stats")["sync_full"]
             publication = begun(own.endpoint, "held")
@@ -261,11 +265,11 @@ def test_a_replica_that_stands_still_holds_the_load_and_is_not_dropped(
             assert reports[0].rows == 40_000
 
 
-def test_what_waits_for_a_replica_too_long_is_an_error(server, monkeypatch, wait_until):
+def test_what_waits_for_a_replica_too_long_is_an_error(binary, monkeypatch, wait_until):
     monkeypatch.setattr(pacing, "_WAITING_FOR_REPLICAS", -1)
     monkeypatch.setattr(pacing, "_PATIENCE", 0.1)
     with (
-        own_server(server) as own,
+        own_server(binary) as own,
         PartitionWriter(begun(own.endpoint, "held"), 0, "a") as writer,
         pytest.raises(Exception, match=r"'sales': the load waited .* bytes wait for replicas"),
     ):
@@ -275,8 +279,8 @@ def test_what_waits_for_a_replica_too_long_is_an_error(server, monkeypatch, wait
 # Memory.
 
 
-def test_what_would_not_fit_is_refused_before_it_does_harm(server):
-    with own_server(server, "--maxmemory", "8mb", "--maxmemory-policy", "allkeys-lru") as own:
+def test_what_would_not_fit_is_refused_before_it_does_harm(binary):
+    with own_server(binary, "--maxmemory", "8mb", "--maxmemory-policy", "allkeys-lru") as own:
         manifest = publish(own.endpoint, numbers(0, 2000), spec("full"))
         publication = begun(own.endpoint, "full", expected_rows=100_000)
         with PartitionWriter(publication, 0, "a") as writer:
@@ -302,8 +306,8 @@ def test_what_would_not_fit_is_refused_before_it_does_harm(server):
         assert 250 * 99_000 < error.needed < 400 * 99_000
 
 
-def test_without_a_number_as_many_rows_as_are_live_must_fit(server):
-    with own_server(server, "--maxmemory", "16mb") as own:
+def test_without_a_number_as_many_rows_as_are_live_must_fit(binary):
+    with own_server(binary, "--maxmemory", "16mb") as own:
         publish(own.endpoint, numbers(0, 40_000), spec("full", keep=0))
         with own.endpoint.client() as client:
             for number in range(18):
@@ -317,8 +321,8 @@ def test_without_a_number_as_many_rows_as_are_live_must_fit(server):
             writer.write(*batch(numbers(0, 40_000)))
 
 
-def test_nothing_is_evicted_where_nobody_knows_how_many_rows_come(server):
-    with own_server(server, "--maxmemory", "8mb", "--maxmemory-policy", "allkeys-lru") as own:
+def test_nothing_is_evicted_where_nobody_knows_how_many_rows_come(binary):
+    with own_server(binary, "--maxmemory", "8mb", "--maxmemory-policy", "allkeys-lru") as own:
         with (
             PartitionWriter(begun(own.endpoint, "full"), 0, "a") as writer,
             pytest.raises(NoRoomError, match="the rows so far have used up what was free"),
@@ -330,9 +334,9 @@ def test_nothing_is_evicted_where_nobody_knows_how_many_rows_come(server):
 
 @pytest.mark.parametrize("limits", [{}, {"max_rows_per_second": 100_000}, {"max_writers": 1}])
 @pytest.mark.parametrize("mode", [Mode.SNAPSHOT, Mode.UPSERT])
-def test_a_full_server_is_the_error_whatever_the_limits(server, mode, limits):
+def test_a_full_server_is_the_error_whatever_the_limits(binary, mode, limits):
     what = spec("full", "full:{id}", mode=mode, limits=Limits(memory_margin=None, **limits))
-    with own_server(server) as own, own.endpoint.client() as client:
+    with own_server(binary) as own, own.endpoint.client() as client:
         publication = Publication.begin(own.endpoint, what)
         with PartitionWriter(publication, 0, "a") as writer:
             writer.write(*wide(0, 10))
@@ -347,8 +351,8 @@ def test_a_full_server_is_the_error_whatever_the_limits(server, mode, limits):
             publication.commit([report])
 
 
-def test_the_projection_is_what_the_load_then_takes(server):
-    with own_server(server, "--maxmemory", "1gb") as own, own.endpoint.client() as client:
+def test_the_projection_is_what_the_load_then_takes(binary):
+    with own_server(binary, "--maxmemory", "1gb") as own, own.endpoint.client() as client:
         publication = begun(own.endpoint, "fits", expected_rows=50_000)
         before = client.info("memory")["used_memory"]
         with PartitionWriter(publication, 0, "a") as writer:

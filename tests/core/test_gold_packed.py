@@ -45,6 +45,7 @@ from tests.core.gold_datasets import (
     spec,
     write_packed,
 )
+from tests.kinds import single_server
 from tests.proxies import FaultyProxy
 
 
@@ -257,6 +258,7 @@ def test_a_full_server_refuses_and_forgets(
     assert keyspace(client, namespace) == dataset_keys(namespace, "head")
 
 
+@single_server
 @pytest.mark.parametrize("cut_at", [2_000, 20_000, 100_000])
 def test_a_connection_that_breaks_is_an_error(
     endpoint: Endpoint, packed: Any, rows: GoldDataset, cut_at: int

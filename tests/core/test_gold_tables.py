@@ -25,8 +25,7 @@ from nexus_redis_provider.core.gold.python_rows import table_of_mappings, table_
 from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.gold.tables import publish_table
 from nexus_redis_provider.core.keys import GoldKeys
-from tests.core.gold_datasets import PERMANENT_ROWS, keyspace
-from tests.servers import as_user
+from tests.core.gold_datasets import PERMANENT_ROWS, keyspace, user
 
 SALES = pa.table({"id": ["a", "b"], "n": [1, 2]})
 
@@ -282,12 +281,12 @@ def test_a_stale_fence_leaves_nothing_staged(publish, client, namespace):
 def test_what_the_server_refuses_is_taken_back(endpoint, client, namespace, publish, rows):
     publish(SALES)
     before = keyspace(client, namespace)
-    client.execute_command("ACL", "SETUSER", "poor", "on", ">right", "~*", "+@all", "-set")
-    try:
-        with pytest.raises(WriteError, match="the server refused"):
-            publish(SALES, endpoint=as_user(endpoint, "poor", "right"))
-    finally:
-        client.acl_deluser("poor")
+    rights = ("~*", "+@all", "-set")
+    with (
+        user(client, endpoint, "poor", *rights) as poor,
+        pytest.raises(WriteError, match="the server refused"),
+    ):
+        publish(SALES, endpoint=poor)
     assert keyspace(client, namespace) == before
     assert len(rows()) == 2
 

@@ -33,6 +33,7 @@ from nexus_redis_provider.core.gold.writers import PartitionWriter
 from nexus_redis_provider.core.keys import GoldKeys
 from tests.core.gold_datasets import PERMANENT_ROWS, keyspace, spec
 from tests.core.test_gold_expiries import moment
+from tests.kinds import with_hashes
 
 Ttls = Mapping[str, Any]
 """What the column says of each row."""
@@ -98,6 +99,7 @@ def test_whole_numbers_are_seconds_from_the_publish(publish, expiries, layout, t
     assert expiries(manifest) == {"a": begun + 60_000, "b": begun + 127_000, "c": -1}
 
 
+@with_hashes
 def test_the_longest_lifetime(publish, expiries):
     manifest = publish({"a": 10**10 - 1}, layout="hash")
     assert expiries(manifest) == {"a": manifest.created_ms + (10**10 - 1) * 1000}

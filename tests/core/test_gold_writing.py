@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -43,6 +44,7 @@ from tests.core.gold_datasets import (
     version_keys,
     write,
 )
+from tests.kinds import unspread
 
 
 @pytest.fixture
@@ -263,6 +265,7 @@ def test_a_writer_of_an_aborted_version_stops_and_leaves_nothing(
     assert keyspace(client, namespace) == dataset_keys(namespace, "head")
 
 
+@unspread
 @pytest.mark.parametrize("layout", [Layout.JSON])
 def test_the_last_batch_of_an_aborted_version_is_not_left_behind(publication, client, namespace):
     """The sweep reads the index page of a batch before the server reads its rows."""
@@ -320,9 +323,9 @@ def test_a_connection_that_breaks_is_told_and_the_next_attempt_publishes(
 
 
 @contextmanager
-def own_server(server: EmbeddedServer, *arguments: str) -> Iterator[EmbeddedServer]:
+def own_server(binary: Path, *arguments: str) -> Iterator[EmbeddedServer]:
     """A server that the test may ruin, of the same kind."""
-    with EmbeddedServer(*arguments, binary=server._binary) as own:
+    with EmbeddedServer(*arguments, binary=binary) as own:
         yield own
 
 
@@ -334,8 +337,8 @@ UNCHECKED = Limits(memory_margin=None)
 BIG = {f"k{n}-{'x' * 500}": n for n in range(20_000)}
 
 
-def test_a_full_server_refuses_the_rows_and_keeps_the_old_version(server, layout):
-    with own_server(server, *FULL, "--maxmemory-policy", "noeviction") as own:
+def test_a_full_server_refuses_the_rows_and_keeps_the_old_version(binary, layout):
+    with own_server(binary, *FULL, "--maxmemory-policy", "noeviction") as own:
         manifest = publish(own.endpoint, {"a": 1}, spec("full"))
         publication = Publication.begin(own.endpoint, spec("full", layout=layout, limits=UNCHECKED))
         with PartitionWriter(publication, 0, "a") as writer:
@@ -353,9 +356,9 @@ def test_a_full_server_refuses_the_rows_and_keeps_the_old_version(server, layout
 
 
 def test_a_server_that_cannot_save_is_the_error_and_not_what_failed_after_it(
-    server, layout, wait_until
+    binary, layout, wait_until
 ):
-    with own_server(server) as own, own.endpoint.client() as client:
+    with own_server(binary) as own, own.endpoint.client() as client:
         publication = Publication.begin(own.endpoint, spec("unsaved", layout=layout))
         with PartitionWriter(publication, 0, "a") as writer:
             writer.write(*arguments(publication, {"a": 1}))
@@ -377,8 +380,8 @@ def test_a_server_that_cannot_save_is_the_error_and_not_what_failed_after_it(
         client.config_set("save", "")  # Else it does not end before it has saved.
 
 
-def test_evictions_fail_the_publish(server):
-    with own_server(server, *FULL, "--maxmemory-policy", "allkeys-lru") as own:
+def test_evictions_fail_the_publish(binary):
+    with own_server(binary, *FULL, "--maxmemory-policy", "allkeys-lru") as own:
         publication = Publication.begin(own.endpoint, spec("evicting", limits=UNCHECKED))
         writer = PartitionWriter(publication, 0, "a")
         with writer, pytest.raises(NexusRedisError) as caught:
@@ -387,8 +390,8 @@ def test_evictions_fail_the_publish(server):
         assert "evicted" in str(caught.value) or "gone" in str(caught.value)
 
 
-def test_a_server_that_restarts_loses_the_load_and_says_so(server):
-    with own_server(server) as own:
+def test_a_server_that_restarts_loses_the_load_and_says_so(binary):
+    with own_server(binary) as own:
         publication = Publication.begin(own.endpoint, spec("restart"))
         report = write(publication, {"a": 1})
         with PartitionWriter(publication, 1, "a") as writer:
@@ -404,9 +407,9 @@ def test_a_server_that_restarts_loses_the_load_and_says_so(server):
             assert GoldDataset(client, "sales", namespace="restart").verify() == manifest
 
 
-def test_a_restart_between_two_turns_to_write_is_what_the_publisher_hears_of(server):
+def test_a_restart_between_two_turns_to_write_is_what_the_publisher_hears_of(binary):
     """Who waits for its turn has no connection that breaks: the server just knows nothing."""
-    with own_server(server) as own:
+    with own_server(binary) as own:
         plan = spec("restart", limits=Limits(max_writers=1))
         publication = Publication.begin(own.endpoint, plan)
         with PartitionWriter(publication, 0, "a") as writer:
@@ -420,8 +423,8 @@ def test_a_restart_between_two_turns_to_write_is_what_the_publisher_hears_of(ser
             publication.commit([report])
 
 
-def test_a_script_cache_that_is_flushed_leaves_no_row_behind(server):
-    with own_server(server) as own, own.endpoint.client() as client:
+def test_a_script_cache_that_is_flushed_leaves_no_row_behind(binary):
+    with own_server(binary) as own, own.endpoint.client() as client:
         publication = Publication.begin(own.endpoint, spec("flushed"))
         with PartitionWriter(publication, 0, "a") as writer:
             writer.write(*arguments(publication, {"a": 1}))
@@ -433,8 +436,8 @@ def test_a_script_cache_that_is_flushed_leaves_no_row_behind(server):
         assert keyspace(client, "flushed") == dataset_keys("flushed", "head")
 
 
-def test_a_silent_server_costs_no_more_than_its_timeouts(server):
-    with own_server(server) as own:
+def test_a_silent_server_costs_no_more_than_its_timeouts(binary):
+    with own_server(binary) as own:
         patience = replace(own.endpoint, read_timeout=0.3, connect_timeout=0.3, retries=1)
         publication = Publication.begin(patience, spec("silent"))
         with PartitionWriter(publication, 0, "a") as writer:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import redis
 
+from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import AccessDeniedError, ConfigurationError, UnreachableError
 from nexus_redis_provider.core.keyspace.patterns import beginning_with, literal
 from nexus_redis_provider.core.keyspace.walks import Deletion, delete, scan
@@ -16,7 +17,7 @@ from nexus_redis_provider.core.keyspace.weights import big_keys, memory_of, weig
 from nexus_redis_provider.embedded import EmbeddedServer, find_server
 from tests.conftest import need_server
 from tests.core.conftest import SERVERS
-from tests.servers import as_user
+from tests.core.gold_datasets import user
 from tests.topologies import ClusterDeployment, kill
 
 MANY = 100_000
@@ -123,16 +124,14 @@ def test_an_empty_pattern_is_refused(client: redis.Redis, call: Any) -> None:
         beginning_with("")
 
 
-def test_who_may_not_unlink(client: redis.Redis, server: EmbeddedServer, namespace: str) -> None:
+def test_who_may_not_unlink(client: redis.Redis, endpoint: Endpoint, namespace: str) -> None:
     client.set(f"{namespace}:a", 1, ex=60)
-    client.acl_setuser("looks", enabled=True, nopass=True, keys=["*"], commands=["+scan"])
-    try:
-        with as_user(server.endpoint, "looks", "x").client() as onlooker:
-            assert delete(onlooker, f"{namespace}:*", dry_run=True).found == 1
-            with pytest.raises(AccessDeniedError, match="unlink"):
-                delete(onlooker, f"{namespace}:*")
-    finally:
-        client.acl_deluser("looks")
+    # The latter two only in a Cluster.
+    rights = ("~*", "+scan", "+cluster|slots", "+command")
+    with user(client, endpoint, "looks", *rights) as onlooking, onlooking.client() as onlooker:
+        assert delete(onlooker, f"{namespace}:*", dry_run=True).found == 1
+        with pytest.raises(AccessDeniedError, match="unlink"):
+            delete(onlooker, f"{namespace}:*")
     assert client.exists(f"{namespace}:a")
 
 

@@ -6,38 +6,38 @@ import asyncio
 import gc
 import multiprocessing
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import redis
 
+from nexus_redis_provider.core.clusters import primaries_of
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.locks import AsyncLock, Lock
 from nexus_redis_provider.core.sharing import LoopClient, borrow, give_back
-from nexus_redis_provider.embedded import EmbeddedServer
-from tests.conftest import Eventually, WaitUntil
-
-Count = Callable[[], int]
+from tests.conftest import CountClients, Eventually, WaitUntil
+from tests.servers import Server, counting, shared_server
 
 
 @pytest.fixture
-def own(server: EmbeddedServer) -> Iterator[EmbeddedServer]:
+def own(binary: Path) -> Iterator[Server]:
     """A server that nobody else is connected to, of the same kind."""
-    with EmbeddedServer(binary=server._binary) as own:
+    with shared_server(binary) as own:
         yield own
 
 
 @pytest.fixture
-def count(own: EmbeddedServer) -> Iterator[Count]:
-    """How many clients the server has, but for the one that asks."""
-    with own.endpoint.client(single_connection_client=True) as watcher:
+def count(own: Server) -> Iterator[CountClients]:
+    """How many clients the server has."""
+    with counting(own) as count:
 
-        def count() -> int:
+        def counted() -> int:
             gc.collect()
-            return len(watcher.client_list()) - 1
+            return count()
 
-        yield count
+        yield counted
 
 
 def hold(endpoint: Endpoint, name: str) -> None:
@@ -48,7 +48,7 @@ def hold(endpoint: Endpoint, name: str) -> None:
             assert not lock.lost.wait(0.02)
 
 
-def test_threads(own: EmbeddedServer, count: Count, wait_until: WaitUntil) -> None:
+def test_threads(own: Server, count: CountClients, wait_until: WaitUntil) -> None:
     threads = [threading.Thread(target=hold, args=(own.endpoint, f"{n}")) for n in range(10)]
     for thread in threads:
         thread.start()
@@ -57,7 +57,7 @@ def test_threads(own: EmbeddedServer, count: Count, wait_until: WaitUntil) -> No
     wait_until(lambda: count() == 0)
 
 
-def test_event_loops(own: EmbeddedServer, count: Count, wait_until: WaitUntil) -> None:
+def test_event_loops(own: Server, count: CountClients, wait_until: WaitUntil) -> None:
     async def work() -> None:
         async def one(name: str) -> None:
             async with AsyncLock(own.endpoint, name, wait=20, lease=0.3):
@@ -74,7 +74,7 @@ def test_event_loops(own: EmbeddedServer, count: Count, wait_until: WaitUntil) -
 
 
 def test_loops_that_are_interrupted(
-    own: EmbeddedServer, count: Count, wait_until: WaitUntil
+    own: Server, count: CountClients, wait_until: WaitUntil
 ) -> None:
     async def work() -> None:
         holding = AsyncLock(own.endpoint, "a", wait=20)
@@ -96,7 +96,7 @@ def _child(endpoint: Endpoint) -> None:
     # Ended without a word, as by os._exit: the server finds out by the end of the connection.
 
 
-def test_forks(own: EmbeddedServer, count: Count, wait_until: WaitUntil) -> None:
+def test_forks(own: Server, count: CountClients, wait_until: WaitUntil) -> None:
     borrowed = borrow(own.endpoint)
     with Lock(own.endpoint, "parent"):
         borrowed.ping()
@@ -115,20 +115,22 @@ def test_forks(own: EmbeddedServer, count: Count, wait_until: WaitUntil) -> None
     wait_until(lambda: count() == 1)
 
 
-def test_users_of_a_process_share_a_pool(own: EmbeddedServer, count: Count) -> None:
-    first, second = borrow(own.endpoint), borrow(own.endpoint)
-    other = borrow(replace(own.endpoint, db=1))
+def test_users_of_a_process_share_a_pool(own: Server, count: CountClients) -> None:
+    elsewhere = replace(own.endpoint, client_name="elsewhere")
+    first, second, other = borrow(own.endpoint), borrow(own.endpoint), borrow(elsewhere)
     assert first is second
     assert other is not first
-    assert first.ping()
-    assert second.ping()
-    assert count() == 1
+    give_back(elsewhere, other)
+    assert not first.exists("a")
+    before = count()
+    assert 1 <= before <= len(primaries_of(first)), "each server has one at most"
+    assert not second.exists("a")
+    assert count() == before
     give_back(own.endpoint, first)
-    assert second.ping(), "one of the two still has it"
-    assert count() == 1
+    assert not second.exists("a"), "one of the two still has it"
+    assert count() == before
     give_back(own.endpoint, second)
     give_back(own.endpoint, second)
-    give_back(replace(own.endpoint, db=1), other)
     assert count() == 0
     again = borrow(own.endpoint)
     assert again is not first
@@ -136,14 +138,16 @@ def test_users_of_a_process_share_a_pool(own: EmbeddedServer, count: Count) -> N
 
 
 async def test_users_of_a_loop_share_a_few_connections(
-    own: EmbeddedServer, count: Count, eventually: Eventually
+    own: Server, count: CountClients, eventually: Eventually
 ) -> None:
-    most = 0
+    inside = most = 0
 
     async def look(client: redis.asyncio.Redis) -> None:
-        nonlocal most
-        await client.ping()
-        most = max(most, len(client.connection_pool._in_use_connections))
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        assert not await client.exists("a")
+        inside -= 1
 
     async def wait() -> None:
         async with LoopClient.of(own.endpoint) as shared:
@@ -156,5 +160,5 @@ async def test_users_of_a_loop_share_a_few_connections(
     await eventually(lambda: count() == 0)
     async with LoopClient.of(own.endpoint) as shared:
         await shared.use(look)
-        assert count() == 1
+        assert 1 <= count() <= 3, "one to each server"
     await eventually(lambda: count() == 0)

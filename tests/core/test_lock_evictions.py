@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,10 +23,10 @@ LIMIT = 100 << 20
 
 
 @pytest.fixture
-def own(server: EmbeddedServer) -> Iterator[EmbeddedServer]:
+def own(binary: Path) -> Iterator[EmbeddedServer]:
     """A server that may evict keys which expire, of the same kind."""
     options = ("--maxmemory", str(LIMIT), "--maxmemory-policy", "volatile-ttl")
-    with EmbeddedServer(*options, binary=server._binary) as own:
+    with EmbeddedServer(*options, binary=binary) as own:
         yield own
 
 

@@ -27,6 +27,8 @@ from hypothesis.stateful import (
 )
 
 from nexus_redis_provider.core.durations import uptime
+from nexus_redis_provider.core.endpoint import Endpoint
+from nexus_redis_provider.core.keys import LockKeys
 from nexus_redis_provider.core.locks.leases import Lease
 from nexus_redis_provider.core.locks.protocol import (
     Claim,
@@ -41,7 +43,6 @@ from nexus_redis_provider.core.locks.protocol import (
 )
 from nexus_redis_provider.core.locks.states import Holder, LockState
 from nexus_redis_provider.core.scripts import Call, run, script
-from nexus_redis_provider.embedded import EmbeddedServer
 
 T = TypeVar("T")
 
@@ -453,8 +454,8 @@ def test_a_lease_ends_at_its_holder_no_later_than_on_the_server(
         run(client, release(NAME, second.owner, taken.token, namespace=namespace))
 
 
-def test_the_scripts_do_what_the_model_does(server: EmbeddedServer) -> None:
-    with server.endpoint.client() as client:
+def test_the_scripts_do_what_the_model_does(endpoint: Endpoint) -> None:
+    with endpoint.client_for(LockKeys(NAME).lock) as client:
         run_state_machine_as_test(
             functools.partial(LockMachine, client),
             settings=settings(

@@ -11,22 +11,21 @@ from typing import Any
 import pytest
 import redis
 
+from nexus_redis_provider.core.clusters import plain_client, primaries_of
 from nexus_redis_provider.core.endpoint import Endpoint, Node
 from nexus_redis_provider.core.errors import UnreachableError
+from nexus_redis_provider.core.keys import LockKeys
 from nexus_redis_provider.core.locks import AsyncLock
 from nexus_redis_provider.core.locks.protocol import inspect, release, who_holds
 from nexus_redis_provider.core.locks.waiting import Place, WaitingRoom
 from nexus_redis_provider.core.scripts import run
 from nexus_redis_provider.embedded import EmbeddedServer
+from tests.conftest import CountClients
 from tests.core.lock_calls import take
 
 
-def clients(client: redis.Redis) -> int:
-    return len(client.client_list())
-
-
-def scripts_run(client: redis.Redis) -> int:
-    stats = client.info("commandstats")
+def scripts_run(client: redis.Redis, namespace: str) -> int:
+    stats = plain_client(client, LockKeys("a", namespace).lock).info("commandstats")
     return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("eval", "evalsha"))
 
 
@@ -42,12 +41,16 @@ async def turn(place: Place) -> None:
 
 
 async def test_a_thousand_waiters_share_two_connections(
-    endpoint: Endpoint, client: redis.Redis, namespace: str, eventually: Any
+    endpoint: Endpoint,
+    client: redis.Redis,
+    namespace: str,
+    eventually: Any,
+    count_clients: CountClients,
 ) -> None:
     held = run(client, take("a", "holder", namespace=namespace))
     for n in range(1000):
         run(client, take("a", f"w{n:04}", stay=60, namespace=namespace))
-    before = clients(client)
+    before = count_clients()
     async with AsyncExitStack() as stack:
         room = await stack.enter_async_context(WaitingRoom.of(endpoint))
         places = {
@@ -60,12 +63,12 @@ async def test_a_thousand_waiters_share_two_connections(
         assert [standing.position for standing in standings] == list(range(1, 1001))
         assert standings[0].is_first
         assert {standing.holders[0].owner for standing in standings} == {"holder"}
-        assert clients(client) == before + 2
+        assert count_clients() == before + 2
 
         # Four scripts a look, and a look a second, give or take a fifth.
-        looks = scripts_run(client)
+        looks = scripts_run(client, namespace)
         await asyncio.sleep(3)
-        assert 4 <= scripts_run(client) - looks <= 4 * 4
+        assert 4 <= scripts_run(client, namespace) - looks <= 4 * 4
 
         # Only the head is woken, time and again.
         token = held.token
@@ -77,7 +80,7 @@ async def test_a_thousand_waiters_share_two_connections(
             )
             token = run(client, take("a", owner, stay=60, namespace=namespace)).token
             run(client, release("a", owner, token, namespace=namespace))
-    await eventually(lambda: clients(client) == before)
+    await eventually(lambda: count_clients() == before)
     assert WaitingRoom._rooms[asyncio.get_running_loop()] == {}
 
 
@@ -134,7 +137,8 @@ async def test_a_wake_up_that_got_lost_costs_one_look(
     run(client, take("a", "w", stay=60, namespace=namespace))
     with room.place("a", "w", poll=0.3, namespace=namespace) as place:
         assert not (await place.news()).is_turn
-        client.client_kill_filter(_type="pubsub")
+        for primary in primaries_of(client):
+            primary.client.client_kill_filter(_type="pubsub")
         run(client, release("a", "holder", held.token, namespace=namespace))
         await asyncio.wait_for(turn(place), 5)
 
@@ -161,22 +165,30 @@ async def test_the_head_that_never_comes_is_passed_over(
 
 
 async def test_locks_of_a_loop_share_connections(
-    endpoint: Endpoint, client: redis.Redis, namespace: str, eventually: Any
+    endpoint: Endpoint,
+    client: redis.Redis,
+    namespace: str,
+    eventually: Any,
+    count_clients: CountClients,
 ) -> None:
-    before = clients(client)
+    before = count_clients()
     locks = [AsyncLock(endpoint, f"l{n}", namespace=namespace) for n in range(50)]
     async with AsyncExitStack() as stack:
         for lock in locks:
             await stack.enter_async_context(lock)
-        assert clients(client) == before + 1
-    await eventually(lambda: clients(client) == before)
+        assert count_clients() == before + len(primaries_of(client)), "one to each server"
+    await eventually(lambda: count_clients() == before)
 
 
 async def test_a_cancelled_wait_leaves_line_and_room(
-    endpoint: Endpoint, client: redis.Redis, namespace: str, eventually: Any
+    endpoint: Endpoint,
+    client: redis.Redis,
+    namespace: str,
+    eventually: Any,
+    count_clients: CountClients,
 ) -> None:
     run(client, take("a", "holder", namespace=namespace))
-    before = clients(client)
+    before = count_clients()
 
     async def wait() -> None:
         async with AsyncLock(endpoint, "a", wait=60, namespace=namespace):
@@ -189,7 +201,7 @@ async def test_a_cancelled_wait_leaves_line_and_room(
         await asyncio.wait_for(asyncio.wait([waiting]), 10)
         assert waiting.cancelled()
     await eventually(lambda: run(client, inspect("a", namespace=namespace)).length == 0)
-    await eventually(lambda: clients(client) == before)
+    await eventually(lambda: count_clients() == before)
 
 
 async def test_a_silent_server_keeps_nobody_waiting_for_another(endpoint: Endpoint) -> None:

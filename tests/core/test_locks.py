@@ -17,6 +17,7 @@ import pytest
 import redis
 
 from nexus_redis_provider.core.clients import thread_client
+from nexus_redis_provider.core.clusters import Nodes, plain_client
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import (
     ConfigurationError,
@@ -115,10 +116,11 @@ async def test_a_silent_server_is_a_loss(
     kind: str, endpoint: Endpoint, namespace: str, client: redis.Redis, eventually: Any
 ) -> None:
     async with holding(kind, endpoint, "a", namespace=namespace, lease=0.5) as lock:
-        client.client_pause(1000)
+        node = plain_client(client, LockKeys("a", namespace).lock)
+        node.client_pause(1000)
         await eventually(lock.lost.is_set)
         assert not lock.held
-        client.client_unpause()
+        node.client_unpause()
 
 
 async def test_the_error_of_the_work_is_not_hidden(
@@ -205,7 +207,8 @@ def test_who_is_paused_as_its_turn_comes_asks_again(
         started.append(paused)
         wait_until(lambda: run(client, inspect("a", namespace=namespace)).length == 1)
         # It is in line before it blocks, and is let in only where it does.
-        wait_until(lambda: client.info("clients")["blocked_clients"] == 1)
+        node = plain_client(client, LockKeys("a", namespace).lock)
+        wait_until(lambda: node.info("clients")["blocked_clients"] == 1)
         os.kill(paused.pid, signal.SIGSTOP)
     let_in = run(client, who_holds("a", namespace=namespace))
     assert let_in.token > first.token
@@ -236,7 +239,8 @@ def test_who_vanishes_as_its_turn_comes_holds_for_a_while_only(
         started.append(waiter)
         wait_until(lambda: run(client, inspect("a", namespace=namespace)).length == 1)
         # It is in line before it blocks, and is let in only where it does.
-        wait_until(lambda: client.info("clients")["blocked_clients"] == 1)
+        node = plain_client(client, LockKeys("a", namespace).lock)
+        wait_until(lambda: node.info("clients")["blocked_clients"] == 1)
         os.kill(waiter.pid, signal.SIGSTOP)
     assert run(client, who_holds("a", namespace=namespace)).expires_in <= 12
     os.kill(waiter.pid, signal.SIGCONT)
@@ -491,7 +495,10 @@ def test_an_interrupt_spoils_no_later_lock(
     """The interrupt comes just when the server has answered and nobody has read it yet."""
     with Lock(endpoint, "a", namespace=namespace):
         pass
-    connection = thread_client(endpoint).connection
+    taker = thread_client(endpoint)
+    if isinstance(taker, Nodes):
+        taker = taker.at(LockKeys("a", namespace).lock, lambda node: node)
+    connection = taker.connection
 
     def interrupted(*_: Any, **__: Any) -> Any:
         monkeypatch.undo()
@@ -527,7 +534,7 @@ async def test_a_slow_server_costs_no_lock(
     kind: str, endpoint: Endpoint, namespace: str, client: redis.Redis
 ) -> None:
     """Taking the lock takes so long that most of the lease is over by then."""
-    client.client_pause(800)
+    plain_client(client, LockKeys("a", namespace).lock).client_pause(800)
     async with holding(kind, endpoint, "a", namespace=namespace, lease=1) as lock:
         for _ in range(150):
             lock.ensure_held()

@@ -9,6 +9,7 @@ import pytest
 import redis
 
 from nexus_redis_provider.core.clients import thread_client
+from nexus_redis_provider.core.clusters import plain_client
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import ServerError
 from nexus_redis_provider.core.keys import LockKeys
@@ -37,7 +38,8 @@ def test_it_runs_when_pushed(
     assert not run(client, take("a", "me", stay=60, bell="list:me", namespace=namespace)).acquired
     thread = threading.Thread(target=wait)
     thread.start()
-    wait_until(lambda: client.info("clients")["blocked_clients"] == 1)
+    node = plain_client(client, bell)
+    wait_until(lambda: node.info("clients")["blocked_clients"] == 1)
     assert not found
     run(client, release("a", "holder", token, namespace=namespace))
     # Before the one who waits had time to say anything.
@@ -79,4 +81,5 @@ def test_what_the_server_refuses_is_told_and_the_connection_stays_in_step(
 
 def test_a_client_of_a_pool_will_do(client: redis.Redis, namespace: str) -> None:
     bell = LockKeys("a", namespace).wake("me")
-    assert run_when_pushed(client, bell, 0.01, take("a", "me", namespace=namespace)).acquired
+    pooled = plain_client(client, bell)
+    assert run_when_pushed(pooled, bell, 0.01, take("a", "me", namespace=namespace)).acquired
