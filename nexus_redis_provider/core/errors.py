@@ -56,7 +56,8 @@ class PoolExhaustedError(UnreachableError):
         NexusRedisError.__init__(
             self,
             f"Redis at {endpoint} was not asked: {str(cause) or 'all connections are in use'}. "
-            "Raise max_connections, or let callers wait with pool_timeout (seconds).",
+            "Raise max_connections, or let callers wait: with pool_timeout (seconds), which a "
+            "Cluster does not have, or before they call.",
         )
         self.endpoint = endpoint
 
