@@ -6,14 +6,13 @@ import asyncio
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
-from nexus_redis_provider.core.credentials import Secret, SecretSource
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import LockHeldError, NotReplicatedError, ServerError
 from nexus_redis_provider.core.locks import AsyncLock, Lock
@@ -21,11 +20,15 @@ from nexus_redis_provider.core.locks.audits import audit
 from nexus_redis_provider.core.locks.listing import lock_names, lock_states
 from nexus_redis_provider.core.locks.protocol import break_lock, inspect, leave, steal, who_holds
 from nexus_redis_provider.core.scripts import run
-from nexus_redis_provider.embedded import EmbeddedServer
+from tests.core.gold_datasets import user
 from tests.core.lock_calls import take
+from tests.kinds import KIND
 
 PAGE = (Path(__file__).parents[2] / "docs" / "locks.md").read_text("utf-8").replace("\\|", "|")
-RIGHTS = re.findall(r"^\| (holders|replicas|operators) \| `([^`]+)` \|$", PAGE, re.MULTILINE)
+IN_A_CLUSTER = "all, in a Cluster"
+RIGHTS = re.findall(
+    rf"^\| (holders|replicas|operators|{IN_A_CLUSTER}) \| `([^`]+)` \|$", PAGE, re.MULTILINE
+)
 
 
 def use_everything(endpoint: Endpoint) -> None:
@@ -66,7 +69,7 @@ async def _use_async(endpoint: Endpoint) -> None:
 
 def use_replicas(endpoint: Endpoint) -> None:
     with pytest.raises(NotReplicatedError):
-        Lock(endpoint, "a", replicas=1, replica_timeout=0.05).__enter__()
+        Lock(endpoint, "a", replicas=9, replica_timeout=0.05).__enter__()
 
 
 def operate(endpoint: Endpoint) -> None:
@@ -87,33 +90,30 @@ USES: dict[str, Callable[[Endpoint], None]] = {
 
 
 @pytest.fixture
-def limited(server: EmbeddedServer, client: redis.Redis) -> Any:
+def limited(endpoint: Endpoint, client: redis.Redis) -> Any:
     """Makes a user with some rights, and the endpoint of that user."""
+    with ExitStack() as stack:
 
-    def make(*rights: str) -> Endpoint:
-        client.acl_deluser("limited")
-        keys = ["~nexus:lock:*", "&nexus:lock-wake:*"]
-        client.execute_command(
-            "ACL", "SETUSER", "limited", "on", ">secret", "resetchannels", *keys, "-@all", *rights
-        )
-        password = Secret(SecretSource.LITERAL, "secret")
-        return replace(server.endpoint, username="limited", password=password)
+        def make(*rights: str) -> Endpoint:
+            keys = ("~nexus:lock:*", "&nexus:lock-wake:*")
+            rules = ("resetchannels", *keys, "-@all", *rights)
+            return stack.enter_context(user(client, endpoint, "limited", *rules))
 
-    yield make
-    client.acl_deluser("limited")
+        yield make
     client.flushall()
 
 
-def rights_of(use: str) -> list[str]:
+def rights_of(use: str, *more: str) -> list[str]:
     wanted = {"holders": ["holders"], "replicas": ["holders", "replicas"]}
-    parts = wanted.get(use, ["holders", "operators"])
+    parts = [*wanted.get(use, ["holders", "operators"]), *more]
     return [f"+{name.lower()}" for part, names in RIGHTS if part in parts for name in names.split()]
 
 
 def test_the_page_names_rights() -> None:
-    assert [part for part, _ in RIGHTS] == list(USES)
+    assert [part for part, _ in RIGHTS] == [*USES, IN_A_CLUSTER]
 
 
 @pytest.mark.parametrize("use", USES)
 def test_the_rights_are_enough(use: str, limited: Any) -> None:
-    USES[use](limited(*rights_of(use)))
+    more = [IN_A_CLUSTER] if KIND == "cluster" else []
+    USES[use](limited(*rights_of(use, *more)))
