@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -15,11 +17,12 @@ from typing import Any
 import pytest
 import redis
 
-from nexus_redis_provider.core.backups import logs, saves
+from nexus_redis_provider.core.backups import logs, saves, states
 from nexus_redis_provider.core.backups.checks import Tools
 from nexus_redis_provider.core.backups.creating import Plan, create_backup
 from nexus_redis_provider.core.backups.folders import Backup, backups, verify
 from nexus_redis_provider.core.backups.manifests import MANIFEST, Kind, Manifest, Names
+from nexus_redis_provider.core.backups.rehearsing import rehearse
 from nexus_redis_provider.core.errors import (
     AccessDeniedError,
     BackupError,
@@ -34,7 +37,7 @@ from nexus_redis_provider.embedded import EmbeddedServer, find_server
 from tests.conftest import WaitUntil, need_server
 from tests.core.backup_servers import AT_ONCE, fill
 from tests.core.conftest import SERVERS
-from tests.topologies import ClusterDeployment, SentinelDeployment
+from tests.topologies import ClusterDeployment, SentinelDeployment, until
 
 WAYS = ("sent", "saved", "log")
 
@@ -155,57 +158,117 @@ def test_a_server_that_is_written_to(own, asked, root, way, monkeypatch) -> None
     verify(Backup.open(root / manifest.name), Tools.find(own._binary))
 
 
-def test_a_log_is_not_rewritten_meanwhile(own, asked, root, monkeypatch) -> None:
-    asked.config_set("auto-aof-rewrite-percentage", 77)
-    seen = []
-    copied = logs._copied
+def rewrite(client: redis.Redis) -> None:
+    """Returns when the files of a log are others."""
 
-    def copy(*args: Any) -> Any:
-        seen.append(asked.config_get("auto-aof-rewrite-percentage"))
-        return copied(*args)
+    def is_over() -> bool:
+        info: Any = client.info("persistence")
+        return not (info["aof_rewrite_in_progress"] or info["aof_rewrite_scheduled"])
+
+    client.bgrewriteaof()
+    until(is_over, "a log that is rewritten", timeout=60)
+
+
+def test_a_log_that_is_rewritten_while_it_is_copied(own, asked, root, monkeypatch) -> None:
+    """It is as it was when it was rewritten, whatever has become of its files."""
+    count = fill(own)
+    copied, named = logs._copied, list[str]()
+
+    def copy(original: Any, file: Any, *args: Any) -> Any:
+        if not named:
+            rewrite(asked)
+            asked.flushall()
+        named.append(file.name)
+        return copied(original, file, *args)
 
     monkeypatch.setattr(logs, "_copied", copy)
-    create_backup(asked, root, plan(own, "log"))
-    assert seen == [{"auto-aof-rewrite-percentage": "0"}] * 2
-    assert asked.config_get("auto-aof-rewrite-percentage") == {"auto-aof-rewrite-percentage": "77"}
+    backup = create_backup(asked, root, plan(own, "log"))
+    assert not {one.name for one in own.directory.rglob("*")} & set(named)
+    assert rehearse(backup, server_binary=own._binary).keys == count
+    assert not backup.manifest.is_still
 
 
-def test_two_at_once_leave_the_setting_as_it_was(own, asked, root, monkeypatch) -> None:
-    asked.config_set("auto-aof-rewrite-percentage", 77)
-    copied = logs._copied
-    inner = []
-
-    def copy(*args: Any) -> Any:
-        if not inner:
-            inner.append("begun")
-            with logs._rewrites_put_off(asked, 10):
-                asked.config_set("auto-aof-rewrite-percentage", 77)
-        return copied(*args)
-
-    # The one that began first ends while the other one copies.
-    monkeypatch.setattr(logs, "_copied", copy)
-    create_backup(asked, root, plan(own, "log"))
-    assert asked.config_get("auto-aof-rewrite-percentage") == {"auto-aof-rewrite-percentage": "77"}
-
-
-def test_a_log_that_is_rewritten_by_hand_meanwhile(
-    own, asked, root, monkeypatch, wait_until: WaitUntil
+@pytest.mark.parametrize("when", ["named", "opened"])
+def test_a_log_that_is_rewritten_while_it_is_looked_for(
+    own, asked, root, monkeypatch, when: str
 ) -> None:
-    fill(own)
-    asked.config_set("auto-aof-rewrite-percentage", 77)
-    copied = logs._copied
+    """Its files are gone before they were opened, or may be those of two moments."""
+    count = fill(own)
+    look, looks = logs._manifest, list[str]()
 
-    def copy(*args: Any) -> Any:
-        done = copied(*args)
-        asked.bgrewriteaof()
-        wait_until(lambda: not asked.info("persistence")["aof_rewrite_in_progress"])
-        return done
+    def look_once_wrong(*args: Any) -> str:
+        if len(looks) == 1 and when == "opened":
+            rewrite(asked)
+        looks.append(look(*args))
+        if len(looks) == 1 and when == "named":
+            rewrite(asked)
+        return looks[-1]
 
-    monkeypatch.setattr(logs, "_copied", copy)
-    with pytest.raises(BackupError):
+    monkeypatch.setattr(logs, "_manifest", look_once_wrong)
+    backup = create_backup(asked, root, plan(own, "log"))
+    assert len(looks) == 4
+    assert looks[0] != looks[1] == looks[2] == looks[3]
+    assert rehearse(backup, server_binary=own._binary).keys == count
+
+
+def test_a_log_that_is_rewritten_all_the_time(own, asked, root, monkeypatch) -> None:
+    look = logs._manifest
+
+    def look_later(*args: Any) -> str:
+        rewrite(asked)
+        return look(*args)
+
+    monkeypatch.setattr(logs, "_LOOKS", 2)
+    monkeypatch.setattr(logs, "_manifest", look_later)
+    with pytest.raises(SaveFailedError, match="it rewrote its log each time"):
         create_backup(asked, root, plan(own, "log"))
     assert left(root) == []
-    assert asked.config_get("auto-aof-rewrite-percentage") == {"auto-aof-rewrite-percentage": "77"}
+
+
+def test_a_file_of_the_log_that_is_missing(own, asked, root) -> None:
+    fill(own)
+    for file in own.directory.rglob("*.incr.aof"):
+        file.unlink()
+    with pytest.raises(BackupError, match="No such file"):
+        create_backup(asked, root, plan(own, "log"))
+    assert left(root) == []
+
+
+_KILLED = """
+import time
+from pathlib import Path
+from sys import argv
+import nexus_redis_provider.core.backups.logs as logs
+from nexus_redis_provider.core.backups.creating import Plan, create_backup
+from nexus_redis_provider.core.backups.manifests import Kind
+from nexus_redis_provider.core.endpoint import Endpoint
+
+def copied(*_):
+    print("copying", flush=True)
+    time.sleep(3600)
+
+logs._copied = copied
+url, root, directory, binary = argv[1:]
+plan = Plan(kind=Kind.AOF, data_dir=Path(directory), server_binary=Path(binary))
+create_backup(Endpoint.from_url(url).client(), Path(root), plan)
+"""
+
+
+def test_we_are_killed_while_a_log_is_copied(own, asked, root) -> None:
+    """The server is as it was before: it rewrites its log when it likes."""
+    fill(own)
+    before = asked.config_get("*"), {one.name for one in own.directory.rglob("*")}
+    asked.config_resetstat()
+    words = [sys.executable, "-c", _KILLED, own.url, root, own.directory, own._binary]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "copying\n"
+        process.kill()
+    assert "cmdstat_config|set" not in asked.info("commandstats")
+    assert (asked.config_get("*"), {one.name for one in own.directory.rglob("*")}) == before
+    assert list(backups(root)) == []
+    backup = create_backup(asked, root, plan(own, "log"))
+    verify(backup, Tools.find(own._binary))
 
 
 def test_a_log_that_is_being_rewritten_is_waited_for(own, asked, root) -> None:
@@ -339,9 +402,8 @@ def test_the_server_is_killed(own, asked, root, way, wait_until) -> None:
 
 
 def test_a_server_that_restarted(own, asked, monkeypatch) -> None:
-    real = saves._state
-    states = iter([{}, {"run_id": "another"}])
-    monkeypatch.setattr(saves, "_state", lambda client: real(client) | next(states))
+    real = states.state_of
+    monkeypatch.setattr(states, "state_of", lambda client: real(client) | {"run_id": "another"})
     with pytest.raises(SaveFailedError, match="restarted meanwhile"):
         saves.save(asked, timeout=10)
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from nexus_redis_provider.core.backups.manifests import BackupFile
 from nexus_redis_provider.core.errors import BackupError
@@ -52,23 +52,19 @@ class Recorder:
                 os.fsync(file.fileno())
 
 
-def copy(
-    source: Path, write: Callable[[bytes], Any], *, start: int = 0, end: int | None = None
-) -> None:
-    """Hand a file's bytes on, or those of one that grows from `start` to `end`.
+def copy(source: BinaryIO, write: Callable[[bytes], Any], size: int) -> None:
+    """Hand the next bytes of an open file on.
 
     Raises:
-        BackupError: it is shorter.
+        BackupError: it has fewer.
     """
-    left = (source.stat().st_size if end is None else end) - start
-    with source.open("rb") as file:
-        file.seek(start)
-        while left:
-            chunk = file.read(min(_CHUNK, left))
-            if not chunk:
-                raise BackupError(f"{source} ends {left:,} bytes before it should.")
-            write(chunk)
-            left -= len(chunk)
+    left = size
+    while left > 0:
+        chunk = source.read(min(_CHUNK, left))
+        if not chunk:
+            raise BackupError(f"{source.name} ends {left:,} bytes before it should.")
+        write(chunk)
+        left -= len(chunk)
 
 
 def sha256_of(path: Path) -> str:

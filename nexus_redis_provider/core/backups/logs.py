@@ -1,26 +1,29 @@
 """The append-only files of a server, copied while it writes to them.
 
-As the documentation of Redis describes: rewrites are put off, which would replace the files, and
-what is there then only grows. The copy ends after a whole command.
+A rewrite replaces them, and removes what was there. It is not put off, so nothing of the server is
+changed: all files of one moment are opened first, and are then read to their ends even if they have
+no names any more. The last one only grows; its copy ends after a whole command.
 """
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import redis
 
 from nexus_redis_provider.core.backups.checks import Tools
 from nexus_redis_provider.core.backups.files import Recorder, copy
 from nexus_redis_provider.core.backups.manifests import BackupFile, Names
+from nexus_redis_provider.core.backups.states import await_state, state_of
 from nexus_redis_provider.core.durations import in_words
-from nexus_redis_provider.core.endpoint import address_of, translated_errors
+from nexus_redis_provider.core.endpoint import address_of
 from nexus_redis_provider.core.errors import (
     BackupError,
     ConfigurationError,
@@ -28,10 +31,9 @@ from nexus_redis_provider.core.errors import (
     SaveFailedError,
 )
 
-_SETTING = "auto-aof-rewrite-percentage"
-_NEVER = "0"
 _PAUSE_S = 0.05
-# A command whose bytes are being written just now is whole a moment later.
+# A command whose bytes are being written just now is whole a moment later, and files are opened in
+# less time than passes between two rewrites.
 _LOOKS = 20
 
 
@@ -77,35 +79,60 @@ def copy_log(
 
     Raises:
         ConfigurationError: the files are not there, or not those of this server.
-        SaveFailedError: a rewrite does not end, or began by hand meanwhile.
+        SaveFailedError: a rewrite does not end.
         CorruptBackupError: they are not sound.
     """
     source = data_dir / names.appenddirname
     path = f"{names.appendfilename}.manifest"
-    with _rewrites_put_off(client, timeout):
+    with ExitStack() as stack:
+        opened = _opened(client, source, path, stack, timeout)
+        copied = [
+            _copied(original, file, f"{names.appenddirname}/{file.name}", folder, tools)
+            for file, original in opened
+        ]
+    with Recorder(folder, f"{names.appenddirname}/{path}") as record:
+        record.write("".join(f"{file.line}\n" for file, _ in opened).encode())
+    return [*copied, record.written]
+
+
+def _opened(
+    client: redis.Redis, source: Path, path: str, stack: ExitStack, timeout: float
+) -> list[tuple[LogFile, BinaryIO]]:
+    """All files that the manifest names, from before the first one was opened to after the last."""
+    address = address_of(client)
+    too_late = SaveFailedError(address, f"it still rewrites its log after {in_words(timeout)}")
+    for _ in range(_LOOKS):
+        # Until the first one is over, a server that has just begun a log may have an old one there.
+        await_state(client, _is_not_rewritten, too_late, timeout)
         least = _size(client)
         text = _manifest(source / path, client)
-        files = log_files(text)
-        copied = [
-            (file, _copied(source, file, f"{names.appenddirname}/{file.name}", folder, tools))
-            for file in files
-        ]
-        if _manifest(source / path, client) != text:
-            raise SaveFailedError(address_of(client), "its log was rewritten by hand meanwhile")
-        most = _size(client)
-    _refuse_another(client, source, copied, range(least, most + 1))
-    with Recorder(folder, f"{names.appenddirname}/{path}") as record:
-        record.write("".join(f"{file.line}\n" for file in files).encode())
-    return [*(one for _, one in copied), record.written]
+        with ExitStack() as trial:
+            try:
+                opened: list[tuple[LogFile, BinaryIO]] = [
+                    (file, trial.enter_context((source / file.name).open("rb")))
+                    for file in log_files(text)
+                ]
+            except FileNotFoundError:
+                if _manifest(source / path, client) == text:
+                    raise
+                continue
+            sizes = {file: os.fstat(original.fileno()).st_size for file, original in opened}
+            most = _size(client)
+            if _manifest(source / path, client) == text:
+                _refuse_another(client, source, sizes, range(least, most + 1))
+                stack.push(trial.pop_all())
+                return opened
+    raise SaveFailedError(address, "it rewrote its log each time that it was looked for")
 
 
-def _copied(source: Path, file: LogFile, path: str, folder: Path, tools: Tools) -> BackupFile:
-    original, size = source / file.name, 0
+def _is_not_rewritten(state: Any) -> bool:
+    return not (state["aof_rewrite_in_progress"] or state["aof_rewrite_scheduled"])
+
+
+def _copied(original: BinaryIO, file: LogFile, path: str, folder: Path, tools: Tools) -> BackupFile:
     with Recorder(folder, path) as record:
         for look in range(_LOOKS):
-            now = original.stat().st_size
-            copy(original, record.write, start=size, end=now)
-            size = now
+            copy(original, record.write, os.fstat(original.fileno()).st_size - original.tell())
             record.flush()
             try:
                 tools.check_log(folder / path, folder.name)
@@ -118,15 +145,15 @@ def _copied(source: Path, file: LogFile, path: str, folder: Path, tools: Tools) 
 
 
 def _refuse_another(
-    client: redis.Redis, source: Path, copied: list[tuple[LogFile, BackupFile]], sizes: range
+    client: redis.Redis, source: Path, sizes: Mapping[LogFile, int], written: range
 ) -> None:
-    total = sum(one.size for _, one in copied)
+    total = sum(sizes.values())
     # A server that has made its first log itself does not count the base of it.
-    bases = sum(one.size for file, one in copied if file.kind == "b")
-    if total not in sizes and total - bases not in sizes:
+    bases = sum(size for file, size in sizes.items() if file.kind == "b")
+    if total not in written and total - bases not in written:
         raise ConfigurationError(
             f"{source} has {total:,} bytes, but Redis at {address_of(client)} has written "
-            f"{sizes[0]:,} to {sizes[-1]:,}: it is not its data directory (CONFIG GET dir)."
+            f"{written[0]:,} to {written[-1]:,}: it is not its data directory (CONFIG GET dir)."
         )
 
 
@@ -140,45 +167,10 @@ def _manifest(file: Path, client: redis.Redis) -> str:
         ) from None
 
 
-@contextmanager
-def _rewrites_put_off(client: redis.Redis, timeout: float) -> Iterator[None]:
-    with translated_errors(client):
-        found: Any = client.config_get(_SETTING)
-        before = found[_SETTING]
-        # Whoever else has put them off sets them back, too; to what it was before both.
-        if before != _NEVER:
-            client.config_set(_SETTING, _NEVER)
-    try:
-        _await_rewrite(client, timeout)
-        yield
-    finally:
-        if before != _NEVER:
-            with translated_errors(client):
-                client.config_set(_SETTING, before)
-
-
-def _await_rewrite(client: redis.Redis, timeout: float) -> None:
-    deadline = time.monotonic() + timeout
-    while True:
-        info = _persistence(client)
-        if not (info["aof_rewrite_in_progress"] or info["aof_rewrite_scheduled"]):
-            return
-        if time.monotonic() > deadline:
-            raise SaveFailedError(
-                address_of(client), f"it still rewrites its log after {in_words(timeout)}"
-            )
-        time.sleep(_PAUSE_S)
-
-
 def _size(client: redis.Redis) -> int:
-    info = _persistence(client)
+    info = state_of(client)
     if not info["aof_enabled"]:
         raise BackupError(
             f"Redis at {address_of(client)} keeps no log (appendonly no): back it up by its RDB."
         )
     return int(info["aof_current_size"])
-
-
-def _persistence(client: redis.Redis) -> Any:
-    with translated_errors(client):
-        return client.info("persistence")

@@ -27,7 +27,6 @@ from nexus_redis_provider.core.backups.files import named_failures, sync
 from nexus_redis_provider.core.backups.folders import Backup, verify
 from nexus_redis_provider.core.backups.manifests import Kind, Manifest
 from nexus_redis_provider.core.backups.scratch import (
-    await_state,
     databases_in,
     lay_out,
     loaded,
@@ -35,7 +34,8 @@ from nexus_redis_provider.core.backups.scratch import (
     total,
 )
 from nexus_redis_provider.core.backups.shares import nodes_file
-from nexus_redis_provider.core.durations import Duration, to_ms
+from nexus_redis_provider.core.backups.states import await_state
+from nexus_redis_provider.core.durations import Duration, in_words, to_ms
 from nexus_redis_provider.core.endpoint import Endpoint, translated_errors
 from nexus_redis_provider.core.errors import (
     BackupError,
@@ -245,7 +245,8 @@ class _Preparation:
                 client.save()
                 return
             client.config_set("appendonly", "yes")
-        await_state(client, _has_log, "Its log was not written", self._timeout)
+        too_late = BackupError(f"Its log was not written within {in_words(self._timeout)}.")
+        await_state(client, _has_log, too_late, self._timeout)
 
 
 def _has_log(info: Any) -> bool:

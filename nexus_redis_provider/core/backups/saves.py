@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import redis
 from redis.exceptions import ResponseError
 
 from nexus_redis_provider.core.backups.files import copy
+from nexus_redis_provider.core.backups.states import await_state, state_of
 from nexus_redis_provider.core.durations import in_words
 from nexus_redis_provider.core.endpoint import address_of, translated_errors
 from nexus_redis_provider.core.errors import (
@@ -20,7 +21,6 @@ from nexus_redis_provider.core.errors import (
 )
 
 _BUSY = re.compile("in progress|child process is active")
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
 
 
 def save(client: redis.Redis, *, timeout: float) -> None:
@@ -36,7 +36,7 @@ def save(client: redis.Redis, *, timeout: float) -> None:
         UnreachableError, AccessDeniedError: as always.
     """
     address = address_of(client)
-    before = _state(client)
+    before = state_of(client)
     if before["rdb_bgsave_in_progress"]:
         since = in_words(max(0, before["rdb_current_bgsave_time_sec"]))
         raise SaveUnderWayError(address, f"another one is under way for {since}")
@@ -47,7 +47,16 @@ def save(client: redis.Redis, *, timeout: float) -> None:
             if not _BUSY.search(str(error)):
                 raise
             raise SaveUnderWayError(address, str(error)) from error
-    _await(client, before["run_id"], timeout)
+
+    def is_over(state: Any) -> bool:
+        if state["run_id"] != before["run_id"]:
+            raise SaveFailedError(address, "it restarted meanwhile, or another server took over")
+        return not state["rdb_bgsave_in_progress"]
+
+    too_late = SaveFailedError(address, f"it still saves after {in_words(timeout)}")
+    after = await_state(client, is_over, too_late, timeout)
+    if (status := after["rdb_last_bgsave_status"]) != "ok":
+        raise SaveFailedError(address, f"rdb_last_bgsave_status is {status!r}")
 
 
 def save_and_copy(client: redis.Redis, file: Path, write: Any, *, timeout: float) -> None:
@@ -68,7 +77,8 @@ def save_and_copy(client: redis.Redis, file: Path, write: Any, *, timeout: float
             "directory (CONFIG GET dir) as it is seen from this machine, or none at all to have "
             "the snapshot sent."
         )
-    copy(file, write)
+    with file.open("rb") as saved:
+        copy(saved, write, os.fstat(saved.fileno()).st_size)
 
 
 def _identity(file: Path) -> tuple[int, int] | None:
@@ -78,26 +88,3 @@ def _identity(file: Path) -> tuple[int, int] | None:
         return None
     # Each snapshot is a new file that takes the name of the one before.
     return found.st_ino, found.st_mtime_ns
-
-
-def _await(client: redis.Redis, run_id: str, timeout: float) -> None:
-    address = address_of(client)
-    deadline = time.monotonic() + timeout
-    pause = _FIRST_PAUSE_S
-    while True:
-        state = _state(client)
-        if state["run_id"] != run_id:
-            raise SaveFailedError(address, "it restarted meanwhile, or another server took over")
-        if not state["rdb_bgsave_in_progress"]:
-            break
-        if time.monotonic() > deadline:
-            raise SaveFailedError(address, f"it still saves after {in_words(timeout)}")
-        time.sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE_S)
-    if (status := state["rdb_last_bgsave_status"]) != "ok":
-        raise SaveFailedError(address, f"rdb_last_bgsave_status is {status!r}")
-
-
-def _state(client: redis.Redis) -> Any:
-    with translated_errors(client):
-        return client.info("server", "persistence")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,10 @@ import redis
 from nexus_redis_provider.core.backups.folders import Backup
 from nexus_redis_provider.core.backups.manifests import Kind, Names
 from nexus_redis_provider.core.credentials import Secret, SecretSource
-from nexus_redis_provider.core.durations import in_words
 from nexus_redis_provider.core.endpoint import translated_errors
-from nexus_redis_provider.core.errors import BackupError, RehearsalError, ServerError
+from nexus_redis_provider.core.errors import RehearsalError, ServerError
 from nexus_redis_provider.core.monitoring.infos import Database, databases_of
 from nexus_redis_provider.core.processes import ServerProcess
-
-_PAUSE_S = 0.02
 
 
 def lay_out(backup: Backup, folder: Path) -> None:
@@ -76,22 +72,3 @@ def total(databases: Mapping[int, Database]) -> Database:
     """Of all databases together."""
     found = databases.values()
     return Database(keys=sum(one.keys for one in found), expires=sum(one.expires for one in found))
-
-
-def await_state(
-    client: redis.Redis, is_reached: Callable[[Any], bool], what: str, timeout: float
-) -> None:
-    """Returns when INFO persistence is as wanted.
-
-    Raises:
-        BackupError: it is not in time.
-    """
-    deadline = time.monotonic() + timeout
-    while True:
-        with translated_errors(client):
-            info: Any = client.info("persistence")
-        if is_reached(info):
-            return
-        if time.monotonic() > deadline:
-            raise BackupError(f"{what}: not within {in_words(timeout)}.")
-        time.sleep(_PAUSE_S)
