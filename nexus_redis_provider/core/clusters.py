@@ -24,13 +24,20 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS
 
 from nexus_redis_provider.core.addresses import Node
+from nexus_redis_provider.core.durations import uptime
 from nexus_redis_provider.core.endpoint import Endpoint, address_of, translated, translated_errors
 from nexus_redis_provider.core.errors import (
     AccessDeniedError,
     ConfigurationError,
     UnreachableError,
 )
-from nexus_redis_provider.core.slots import Slots, one_try
+from nexus_redis_provider.core.slots import (
+    WHILE_ON_ITS_WAY,
+    Slots,
+    asked_for,
+    is_on_its_way,
+    one_try,
+)
 
 T = TypeVar("T")
 
@@ -49,20 +56,36 @@ class Nodes:
     def __str__(self) -> str:
         return str(self._endpoint)
 
-    def at(self, key: str, action: Callable[[redis.Redis], T], *, retries: int | None = None) -> T:
+    def at(
+        self,
+        key: str,
+        action: Callable[[redis.Redis], T],
+        asking: Callable[[redis.Redis], T] | None = None,
+        *,
+        once: bool = False,
+    ) -> T:
         """Do something with a client of the node that has a key, again where it has moved.
+
+        While its slot is on its way, for as long as the endpoint waits for a reply.
 
         Args:
             key: any of those that it is about; all are in one slot.
             action: raises errors of this package only.
-            retries: after a node that does not answer; by default the endpoint's.
+            asking: the same, sending ASKING first, at a node that is to be asked as the slot is on
+                its way there; by default nothing is done there.
+            once: not again after a node that does not answer, or while the slot is on its way.
 
         Raises: as the action, and as `Slots.node_of`.
         """
-        trial = _Trial(self._slots, self._endpoint.retries if retries is None else retries)
+        trial = _Trial(self._slots, self._endpoint, once=once)
         while True:
             try:
-                return action(self.client(self._slots.node_of(key)))
+                try:
+                    return action(self.client(self._slots.node_of(key)))
+                except UnreachableError as error:
+                    if not asking or not (other := asked_for(error)):
+                        raise
+                    return asking(self.client(other))
             except UnreachableError as error:
                 time.sleep(trial.pause_after(error))
 
@@ -100,12 +123,22 @@ class AsyncNodes:
     def __str__(self) -> str:
         return str(self._endpoint)
 
-    async def at(self, key: str, action: Callable[[redis.asyncio.Redis], Awaitable[T]]) -> T:
+    async def at(
+        self,
+        key: str,
+        action: Callable[[redis.asyncio.Redis], Awaitable[T]],
+        asking: Callable[[redis.asyncio.Redis], Awaitable[T]] | None = None,
+    ) -> T:
         """As `Nodes.at`."""
-        trial = _Trial(self._slots, self._endpoint.retries)
+        trial = _Trial(self._slots, self._endpoint)
         while True:
             try:
-                return await action(self.client(await self._slots.anode_of(key)))
+                try:
+                    return await action(self.client(await self._slots.anode_of(key)))
+                except UnreachableError as error:
+                    if not asking or not (other := asked_for(error)):
+                        raise
+                    return await asking(self.client(other))
             except UnreachableError as error:
                 await asyncio.sleep(trial.pause_after(error))
 
@@ -226,13 +259,18 @@ def primaries_of(client: Any) -> list[Primary]:
 class _Trial:
     """How often something is tried that did not find its key, and when."""
 
-    def __init__(self, slots: Slots, retries: int) -> None:
+    def __init__(self, slots: Slots, endpoint: Endpoint, *, once: bool = False) -> None:
         self._slots = slots
-        self._retries = retries
+        self._retries = 0 if once else endpoint.retries
+        self._until = uptime() + (0.0 if once else endpoint.read_timeout)
         self._failures = self._redirections = 0
 
     def pause_after(self, error: UnreachableError) -> float:
         """Seconds until the next attempt; raises the error when there is none."""
+        if is_on_its_way(error):
+            if uptime() > self._until:
+                raise error
+            return WHILE_ON_ITS_WAY
         if self._slots.learn(error) and self._redirections < _REDIRECTIONS:
             self._redirections += 1
             return 0.0

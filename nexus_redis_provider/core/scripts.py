@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache
-from importlib import resources
-from typing import Any, Generic, TypeVar
+import time
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import redis
 import redis.asyncio
 from redis.exceptions import NoScriptError, RedisError
 
-from nexus_redis_provider.core.clusters import (
-    AsyncNodes,
-    Nodes,
-    is_spread,
-    plain_client,
+from nexus_redis_provider.core.calls import Argument, Call, Script, script
+from nexus_redis_provider.core.clusters import AsyncNodes, Nodes, is_spread, plain_client
+from nexus_redis_provider.core.errors import ConfigurationError, ServerError, UnreachableError
+from nexus_redis_provider.core.exchanges import (
+    aexecute_all,
+    exchange,
+    execute_all,
+    own_connection,
+    reply_of,
 )
-from nexus_redis_provider.core.errors import ConfigurationError, ServerError
-from nexus_redis_provider.core.exchanges import exchange, own_connection, reply_of
-from nexus_redis_provider.core.patience import Missed, apatiently, patiently
+from nexus_redis_provider.core.patience import Commands, aat_nodes, apatiently, at_nodes, patiently
+from nexus_redis_provider.core.slots import is_on_its_way
 from nexus_redis_provider.core.spreading import aspread, spread
 from nexus_redis_provider.core.translations import (
     FAILURES,
@@ -32,52 +30,23 @@ from nexus_redis_provider.core.translations import (
     translated_errors,
 )
 
+__all__ = [
+    "Argument",
+    "Call",
+    "Script",
+    "arun",
+    "arun_all",
+    "arun_replicated",
+    "run",
+    "run_all",
+    "run_replicated",
+    "run_when_pushed",
+    "script",
+]
+
 T = TypeVar("T")
-Argument = str | bytes | int
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """A Lua source and its SHA-1, the name under which a server caches it."""
-
-    source: str
-    sha: str
-
-
-@cache
-def script(name: str) -> Script:
-    """The script `lua/<name>.lua` of this package (also when it was shipped as a zip).
-
-    A line `-- Uses: X` in it is followed by the file `lua/include/X.lua`.
-    """
-    source = _USES.sub(lambda uses: f"{uses[0]}\n{_lua('include', uses[1])}", _lua(name))
-    return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
-
-
-_USES = re.compile(r"^-- Uses: (\w+)$", re.MULTILINE)
-
-
-def _lua(*name: str) -> str:
-    path = resources.files(__package__).joinpath("lua", *name[:-1], f"{name[-1]}.lua")
-    return path.read_text("utf-8")
-
-
-@dataclass(frozen=True, slots=True)
-class Call(Generic[T]):
-    """A script with its keys and arguments, and how to read its reply.
-
-    Every script is idempotent for its owner, so that a call whose reply was lost is simply sent
-    again by the client's retry.
-
-    Attributes:
-        missed: of keys that the script makes itself, those which were not there, as a reply says.
-    """
-
-    script: str
-    keys: tuple[str, ...]
-    args: tuple[Argument, ...]
-    decode: Callable[[Any], T]
-    missed: Missed[Any] = lambda _: ()
+# Seconds until who waits looks again where nobody can call it.
+_LOOK_PAUSE = 0.5
 
 
 def run(client: redis.Redis | Nodes, call: Call[T]) -> T:
@@ -92,25 +61,46 @@ def run(client: redis.Redis | Nodes, call: Call[T]) -> T:
         ConfigurationError: the client decodes replies to text; rows and owners are bytes.
     """
     if isinstance(client, Nodes):
-        return client.at(call.keys[0], lambda node: run(node, call))
+        found: T = at_nodes(client, call, _run_at)
+        return found
     loaded = script(call.script)
-    numkeys, params = len(call.keys), (*call.keys, *call.args)
     _refuse_text_replies(client)
     # A RedisCluster, which is no Redis, has no such attribute.
     has_one = getattr(client, "connection", None) is not None
     send: Any = exchange if has_one else type(client).execute_command
 
-    def once() -> Any:
+    def once(call: Call[T]) -> Any:
         try:
-            return send(client, "EVALSHA", loaded.sha, numkeys, *params)
+            return send(client, "EVALSHA", loaded.sha, *_words(call))
         except NoScriptError:
-            return send(client, "EVAL", loaded.source, numkeys, *params)
+            return send(client, "EVAL", loaded.source, *_words(call))
 
     try:
-        reply = patiently(client, once, call.missed) if is_spread(client) else once()
+        reply = patiently(client, once, call) if is_spread(client) else once(call)
     except FAILURES as error:
         raise translated(address_of(client), error) from error
     return call.decode(reply)
+
+
+def _words(call: Call[Any]) -> tuple[Argument, ...]:
+    return len(call.keys), *call.keys, *call.args
+
+
+def _run_at(node: redis.Redis, call: Call[T], before: Commands) -> T:
+    if not before:
+        return run(node, call)
+    return call.decode(execute_all(node, [*before, _by_source(call)])[-1])
+
+
+async def _arun_at(node: redis.asyncio.Redis, call: Call[T], before: Commands) -> T:
+    if not before:
+        return await arun(node, call)
+    return call.decode((await aexecute_all(node, [*before, _by_source(call)]))[-1])
+
+
+def _by_source(call: Call[Any]) -> tuple[Argument, ...]:
+    """For where nobody could load a missing script between other commands and this one."""
+    return "EVAL", script(call.script).source, *_words(call)
 
 
 def run_when_pushed(client: redis.Redis | Nodes, key: str, timeout: float, call: Call[T]) -> T:
@@ -128,7 +118,14 @@ def run_when_pushed(client: redis.Redis | Nodes, key: str, timeout: float, call:
     Raises: as `run`.
     """
     if isinstance(client, Nodes):
-        return client.at(key, lambda node: run_when_pushed(node, key, timeout, call), retries=0)
+        try:
+            return client.at(key, lambda node: run_when_pushed(node, key, timeout, call), once=True)
+        except UnreachableError as error:
+            if not is_on_its_way(error):
+                raise
+        # Nobody can block on the list, or push to it.
+        time.sleep(min(timeout, _LOOK_PAUSE))
+        return run(client, call)
     _refuse_text_replies(client)
     loaded = script(call.script)
     try:
@@ -157,42 +154,21 @@ def run_when_pushed(client: redis.Redis | Nodes, key: str, timeout: float, call:
 async def arun(client: redis.asyncio.Redis | AsyncNodes, call: Call[T]) -> T:
     """The asyncio twin of `run`."""
     if isinstance(client, AsyncNodes):
-        return await client.at(call.keys[0], lambda node: arun(node, call))
+        return await aat_nodes(client, call, _arun_at)
     loaded = script(call.script)
-    numkeys, params = len(call.keys), (*call.keys, *call.args)
     _refuse_text_replies(client)
 
-    async def once() -> Any:
+    async def once(call: Call[T]) -> Any:
         try:
-            return await client.evalsha(loaded.sha, numkeys, *params)
+            return await client.execute_command("EVALSHA", loaded.sha, *_words(call))
         except NoScriptError:
-            return await client.eval(loaded.source, numkeys, *params)
+            return await client.execute_command("EVAL", loaded.source, *_words(call))
 
     try:
-        spread_out = is_spread(client)
-        reply = await (apatiently(client, once, call.missed) if spread_out else once())
+        reply = await (apatiently(client, once, call) if is_spread(client) else once(call))
     except FAILURES as error:
         raise translated(address_of(client), error) from error
     return call.decode(reply)
-
-
-def cancellations() -> int:
-    """How often the running task was asked to end, for `heed_cancellation`."""
-    task = asyncio.current_task()
-    return task.cancelling() if task else 0
-
-
-def heed_cancellation(before: int = 0) -> None:
-    """Raise the cancellation that an `await` of redis-py may have swallowed.
-
-    Before Python 3.12 `asyncio.wait_for`, by which redis-py sends, swallows a cancellation that
-    comes just when the sending is done. Most callers cancel but once.
-
-    Args:
-        before: how many there had been at the beginning; a task may clean up after one.
-    """
-    if cancellations() > before:
-        raise asyncio.CancelledError
 
 
 def run_all(client: redis.Redis | Nodes, calls: Sequence[Call[T]]) -> list[T | ServerError]:
@@ -283,36 +259,38 @@ def run_replicated(
     The confirmation covers all that the server did before, on whatever connection. `replicas` are
     enough.
     """
+
+    def send(node: redis.Redis, call: Call[T], before: Commands) -> tuple[T, int]:
+        with translated_errors(node), node.pipeline(transaction=False) as pipe:
+            _queue(pipe, [*before, _by_source(call), ("WAIT", replicas, timeout_ms)])
+            *_, reply, confirmed = pipe.execute()
+        return call.decode(reply), int(confirmed)
+
     if isinstance(client, Nodes):
-        return client.at(
-            call.keys[0], lambda node: run_replicated(node, call, timeout_ms, replicas)
-        )
-    node: redis.Redis = plain_client(client, call.keys[0])
-    with translated_errors(node), node.pipeline(transaction=False) as pipe:
-        _queue_replicated(pipe, call, timeout_ms, replicas)
-        reply, confirmed = pipe.execute()
-    return call.decode(reply), int(confirmed)
+        return at_nodes(client, call, send)
+    return send(plain_client(client, call.keys[0]), call, ())
 
 
 async def arun_replicated(
     client: redis.asyncio.Redis | AsyncNodes, call: Call[T], timeout_ms: int, replicas: int
 ) -> tuple[T, int]:
     """The asyncio twin of `run_replicated`."""
+
+    async def send(node: redis.asyncio.Redis, call: Call[T], before: Commands) -> tuple[T, int]:
+        with translated_errors(node):
+            async with node.pipeline(transaction=False) as pipe:
+                _queue(pipe, [*before, _by_source(call), ("WAIT", replicas, timeout_ms)])
+                *_, reply, confirmed = await pipe.execute()
+        return call.decode(reply), int(confirmed)
+
     if isinstance(client, AsyncNodes):
-        return await client.at(
-            call.keys[0], lambda node: arun_replicated(node, call, timeout_ms, replicas)
-        )
-    with translated_errors(client):
-        async with client.pipeline(transaction=False) as pipe:
-            _queue_replicated(pipe, call, timeout_ms, replicas)
-            reply, confirmed = await pipe.execute()
-    return call.decode(reply), int(confirmed)
+        return await aat_nodes(client, call, send)
+    return await send(client, call, ())
 
 
-def _queue_replicated(pipe: Any, call: Call[T], timeout_ms: int, replicas: int) -> None:
-    # By source: within a pipeline nobody could load a missing script before WAIT is sent.
-    pipe.eval(script(call.script).source, len(call.keys), *call.keys, *call.args)
-    pipe.wait(replicas, timeout_ms)
+def _queue(pipe: Any, commands: Commands) -> None:
+    for command in commands:
+        pipe.execute_command(*command)
 
 
 def _refuse_text_replies(client: redis.Redis | redis.asyncio.Redis) -> None:

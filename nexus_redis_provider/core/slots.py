@@ -17,7 +17,10 @@ from nexus_redis_provider.core.errors import (
     ConfigurationError,
     UnreachableError,
 )
+from nexus_redis_provider.core.translations import is_split
 
+WHILE_ON_ITS_WAY = 0.02
+"""Seconds between two looks whether a slot has come to where it goes."""
 _LAST_SLOT = REDIS_CLUSTER_HASH_SLOTS - 1
 # What stands for the host of a node that knows no name of its own: that which was asked.
 _NO_HOSTS = (None, b"", b"?")
@@ -171,6 +174,23 @@ def slots_of(prefix: str, names: Iterable[bytes]) -> list[int]:
 def is_moved(error: Exception) -> bool:
     """Whether an error of this package says that another node has the key for good."""
     return isinstance(error.__cause__, exceptions.MovedError)
+
+
+def is_on_its_way(error: Exception) -> bool:
+    """Whether an error of this package says that a slot is, so that it will pass."""
+    return _is_asked_for(error) or is_split(error.__cause__)
+
+
+def asked_for(error: Exception) -> Node | None:
+    """The node that is to be asked this once, after ASKING, as an error of this package says."""
+    cause: Any = error.__cause__
+    if not _is_asked_for(error) or cause.host.encode() in _NO_HOSTS:
+        return None
+    return Node(cause.host, cause.port)
+
+
+def _is_asked_for(error: Exception) -> bool:
+    return isinstance(error.__cause__, exceptions.AskError) and not is_moved(error)
 
 
 def one_try(endpoint: Endpoint) -> Endpoint:

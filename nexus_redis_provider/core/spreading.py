@@ -10,7 +10,7 @@ import redis.asyncio
 
 from nexus_redis_provider.core.clusters import AsyncNodes, Nodes, client_of, groups_of
 from nexus_redis_provider.core.errors import ServerError, UnreachableError
-from nexus_redis_provider.core.slots import is_moved
+from nexus_redis_provider.core.slots import is_moved, is_on_its_way
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ def spread(
         keys: one for each thing that is to be done.
         at_node: does some of them, given by their places, with the client of the node that has
             their keys.
-        alone: does one of them, wherever its key is by now.
+        alone: does one of them, wherever its key is by now, or when it is there.
     """
     results: dict[int, T | ServerError] = {}
     for node, places in groups_of(client, keys).items():
@@ -39,7 +39,7 @@ def spread(
                 client.forget()
             done = [error] * len(places)
         results.update(zip(places, done, strict=True))
-    for place in _moved(results):
+    for place in _elsewhere(results):
         try:
             results[place] = alone(place)
         except ServerError as error:
@@ -63,7 +63,7 @@ async def aspread(
             client.forget()
             done = [error] * len(places)
         results.update(zip(places, done, strict=True))
-    for place in _moved(results):
+    for place in _elsewhere(results):
         try:
             results[place] = await alone(place)
         except ServerError as error:
@@ -71,10 +71,10 @@ async def aspread(
     return [results[place] for place in range(len(keys))]
 
 
-def _moved(results: Mapping[int, T | ServerError]) -> list[int]:
-    # What another node has by now.
+def _elsewhere(results: Mapping[int, T | ServerError]) -> list[int]:
+    # What another node has by now, or is about to have.
     return [
         place
         for place, result in results.items()
-        if isinstance(result, UnreachableError) and is_moved(result)
+        if isinstance(result, UnreachableError) and (is_moved(result) or is_on_its_way(result))
     ]

@@ -93,6 +93,13 @@ def translated(where: str, error: BaseException) -> ServerError | exceptions.Wat
     return RefusedError(where, str(error))
 
 
+def is_split(error: BaseException | None) -> bool:
+    """Whether an error of redis-py says that no node has all the keys, as their slot moves."""
+    # What it raises when it has met that too often has no class of its own.
+    is_said = isinstance(error, exceptions.TryAgainError) or type(error) is exceptions.ClusterError
+    return is_said or NON_LOCAL in str(error)
+
+
 def _unreachable(where: str, error: BaseException) -> UnreachableError:
     """With the next step, where it is another one than to look whether the server is there."""
     for one in (error, error.__cause__):
@@ -100,7 +107,7 @@ def _unreachable(where: str, error: BaseException) -> UnreachableError:
         if isinstance(one, exceptions.AskError):
             what = f"slot {one.slot_id} moves to {one.host}:{one.port}"
             return UnreachableError(where, what, "Try again when it has moved.")
-    if isinstance(error, exceptions.TryAgainError) or NON_LOCAL in str(error):
+    if is_split(error):
         return UnreachableError(where, f"a slot moves ({error})", "Try again when it has moved.")
     if isinstance(error, exceptions.ClusterDownError):
         return UnreachableError(where, error, Fault.CLUSTER_DOWN.advice)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from nexus_redis_provider.core.cancellations import heed_cancellation
 from nexus_redis_provider.core.errors import AccessDeniedError, ServerError
 from nexus_redis_provider.core.locks.protocol import extend
 from nexus_redis_provider.core.locks.waiting import WaitingRoom
-from nexus_redis_provider.core.scripts import heed_cancellation
 from nexus_redis_provider.hooks.dag_runs import ais_dag_run_alive
 from nexus_redis_provider.hooks.redis import NexusRedisHook
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from nexus_redis_provider.core.cancellations import heed_cancellation
 from nexus_redis_provider.core.errors import UnreachableError
-from nexus_redis_provider.core.scripts import heed_cancellation
 from nexus_redis_provider.core.sharing import LoopClient
 from nexus_redis_provider.hooks.redis import NexusRedisHook
 

@@ -1,16 +1,21 @@
-"""Lock calls by both kinds of client, and in short."""
+"""Locks and lock calls by both kinds of client, and in short."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+import redis
+
 from nexus_redis_provider.core.endpoint import Endpoint
-from nexus_redis_provider.core.locks.protocol import Claim, acquire
+from nexus_redis_provider.core.locks import AsyncLock, Lock
+from nexus_redis_provider.core.locks.protocol import Claim, acquire, inspect
 from nexus_redis_provider.core.locks.states import Acquisition
 from nexus_redis_provider.core.scripts import Call, arun, run
+from tests.topologies import until
 
 Perform = Callable[[Call[Any]], Awaitable[Any]]
 
@@ -40,3 +45,29 @@ def take(
     **claim: Any,
 ) -> Call[Acquisition]:
     return acquire(Claim(name, owner, **claim), lease, stay=stay, bell=bell, ticket=ticket)
+
+
+def lock_of(kind: str, endpoint: Endpoint, name: str, **options: Any) -> Any:
+    return (Lock if kind == "sync" else AsyncLock)(endpoint, name, **options)
+
+
+async def enter(lock: Any) -> None:
+    await (asyncio.to_thread(lock.__enter__) if isinstance(lock, Lock) else lock.__aenter__())
+
+
+async def leave(lock: Any) -> None:
+    closing = (None, None, None)
+    if isinstance(lock, Lock):
+        await asyncio.to_thread(lock.__exit__, *closing)
+    else:
+        await lock.__aexit__(*closing)
+
+
+def renewed_since(lock: Any, moment: float) -> None:
+    """Returns when its lease was renewed after that, or is lost."""
+    until(lambda: lock._hold.renewed_at > moment or lock._hold.is_lost, "a renewal, or the loss")
+
+
+async def in_line(client: redis.Redis, name: str, namespace: str) -> None:
+    call = inspect(name, namespace=namespace)
+    await asyncio.to_thread(until, lambda: run(client, call).length, "a waiter")

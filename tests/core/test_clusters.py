@@ -8,10 +8,8 @@ import threading
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
-import redis
 
 from nexus_redis_provider.cli.main import main
 from nexus_redis_provider.core.clients import thread_client
@@ -27,16 +25,16 @@ from nexus_redis_provider.core.errors import (
 )
 from nexus_redis_provider.core.fills import fill_once
 from nexus_redis_provider.core.keys import LockKeys
-from nexus_redis_provider.core.locks import AsyncLock, Lock
+from nexus_redis_provider.core.locks import Lock
 from nexus_redis_provider.core.locks.audits import audit
 from nexus_redis_provider.core.locks.listing import lock_names, lock_states
-from nexus_redis_provider.core.locks.protocol import break_lock, inspect, release, who_holds
+from nexus_redis_provider.core.locks.protocol import break_lock, inspect, who_holds
 from nexus_redis_provider.core.scripts import arun, run, run_all, run_replicated
 from nexus_redis_provider.core.slots import Slots
 from nexus_redis_provider.core.warmth import Requirement, aprobe, probe
 from nexus_redis_provider.embedded import EmbeddedServer, find_server
 from tests.conftest import need_server
-from tests.core.lock_calls import take
+from tests.core.lock_calls import enter, in_line, leave, lock_of, renewed_since, take
 from tests.core.test_lock_rights import operate, rights_of
 from tests.topologies import ClusterDeployment, kill, until
 
@@ -215,32 +213,6 @@ def test_the_command_line_lists_locks_of_all_nodes(
     )
 
 
-def lock_of(kind: str, endpoint: Endpoint, name: str, **options: Any) -> Any:
-    return (Lock if kind == "sync" else AsyncLock)(endpoint, name, **options)
-
-
-async def enter(lock: Any) -> None:
-    await (asyncio.to_thread(lock.__enter__) if isinstance(lock, Lock) else lock.__aenter__())
-
-
-async def leave(lock: Any) -> None:
-    closing = (None, None, None)
-    if isinstance(lock, Lock):
-        await asyncio.to_thread(lock.__exit__, *closing)
-    else:
-        await lock.__aexit__(*closing)
-
-
-def renewed_since(lock: Any, moment: float) -> None:
-    """Returns when its lease was renewed after that, or is lost."""
-    until(lambda: lock._hold.renewed_at > moment or lock._hold.is_lost, "a renewal, or the loss")
-
-
-async def in_line(client: redis.Redis, name: str, namespace: str) -> None:
-    call = inspect(name, namespace=namespace)
-    await asyncio.to_thread(until, lambda: run(client, call).length, "a waiter")
-
-
 def names(deployment: ClusterDeployment, namespace: str) -> list[str]:
     """Names of locks, each on another node."""
     found: dict[EmbeddedServer, str] = {}
@@ -335,51 +307,6 @@ async def test_a_lock_and_its_line_move_with_their_slot(
         assert run(client, who_holds("a", namespace=namespace)).token == waiter.token
         await leave(waiter)
         assert run(client, who_holds("a", namespace=namespace)) is None
-
-
-async def test_a_slot_on_its_way_keeps_nobody_waiting_for_ever(
-    kind: str, namespace: str, deployment: ClusterDeployment
-) -> None:
-    key = LockKeys("a", namespace).lock
-    lock = lock_of(kind, deployment.endpoint, "a", wait=60, poll=0.2, namespace=namespace)
-    holder = lock_of(kind, deployment.endpoint, "a", namespace=namespace)
-    await enter(holder)
-    waiting = asyncio.create_task(enter(lock))
-    with deployment.endpoint.client() as client:
-        await in_line(client, "a", namespace)
-    with deployment.moving(key):
-        # Its keys are on two nodes now, so no script can have them all.
-        impatient = replace(deployment.endpoint, retries=0)
-        with pytest.raises(UnreachableError):
-            await enter(lock_of(kind, impatient, "a", namespace=namespace))
-        assert not waiting.done()
-    await leave(holder)
-    await waiting
-    assert lock.held
-    await leave(lock)
-
-
-async def test_a_bell_that_cannot_be_rung_while_a_slot_is_on_its_way(
-    namespace: str, deployment: ClusterDeployment
-) -> None:
-    """A script makes the name of the list itself: no node knows that it needs that, too."""
-    key = LockKeys("a", namespace).lock
-    lock = Lock(deployment.endpoint, "a", wait=60, poll=0.2, namespace=namespace)
-    holder = Lock(deployment.endpoint, "a", namespace=namespace)
-    await enter(holder)
-    waiting = asyncio.create_task(enter(lock))
-    with deployment.endpoint.client() as client:
-        await in_line(client, "a", namespace)
-        client.set(f"{key}:other", 1, ex=60)
-        with deployment.moving(key, named=[f"{key}:other"]):
-            # All keys of the lock are where they were, but for the list, which is nowhere.
-            freeing = release("a", holder.owner, holder.token, namespace=namespace)
-            with pytest.raises(UnreachableError, match=r"a slot moves .*non local.*Try again when"):
-                run(Nodes(replace(deployment.endpoint, retries=0)), freeing)
-    await leave(holder)
-    await waiting
-    assert lock.token > holder.token
-    await leave(lock)
 
 
 def test_calls_of_many_locks_are_answered_in_their_order(

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from redis.exceptions import RedisError
 
+from nexus_redis_provider.core.cancellations import cancellations, heed_cancellation
 from nexus_redis_provider.core.clients import ScriptClient, script_client
 from nexus_redis_provider.core.durations import uptime
 from nexus_redis_provider.core.errors import ServerError, UnreachableError
@@ -18,13 +19,7 @@ from nexus_redis_provider.core.locks.leases import Lease
 from nexus_redis_provider.core.locks.renewal import renewal_endpoint
 from nexus_redis_provider.core.locks.states import Acquisition
 from nexus_redis_provider.core.locks.waiting import WaitingRoom
-from nexus_redis_provider.core.scripts import (
-    Call,
-    arun,
-    arun_replicated,
-    cancellations,
-    heed_cancellation,
-)
+from nexus_redis_provider.core.scripts import Call, arun, arun_replicated
 
 
 class AsyncLock(PythonLock):

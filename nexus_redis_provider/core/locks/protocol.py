@@ -153,7 +153,7 @@ def acquire(
             holders=holders_of(claim.name, holders),
         )
 
-    return Call("acquire_lock", claim.keys.state, args, decode)
+    return Call("acquire_lock", claim.keys.state, args, decode, has_part=True)
 
 
 def with_request(
@@ -163,7 +163,7 @@ def with_request(
     owner, lease_ms, *rest, _, ticket, oracle, _ = call.args
     asked_ms = lease_ms if lease is None else to_ms(lease, "lease")
     args = (owner, asked_ms, *rest, bell, ticket, oracle, request)
-    return Call(call.script, call.keys, args, call.decode)
+    return Call(call.script, call.keys, args, call.decode, has_part=True)
 
 
 def release(
@@ -183,6 +183,7 @@ def release(
         LockKeys(name, namespace).state,
         (owner, token, entries),
         lambda reply: reply[1] / 1000 if reply[0] == 1 else None,
+        has_part=True,
     )
 
 
@@ -209,6 +210,7 @@ def renew(
         LockKeys(name, namespace).state,
         (owner, token, to_ms(lease, "lease")),
         lambda reply: None if reply[0] == 1 else reply[1].decode(),
+        has_part=True,
     )
 
 
@@ -221,7 +223,7 @@ def extend(
 
 def leave(name: str, owner: str, *, namespace: str = DEFAULT_NAMESPACE) -> Call[bool]:
     """Stand in line no longer, and forget the ticket. Returns whether there was one."""
-    return Call("leave_line", LockKeys(name, namespace).state, (owner,), bool)
+    return Call("leave_line", LockKeys(name, namespace).state, (owner,), bool, has_part=True)
 
 
 def attend(
@@ -268,7 +270,8 @@ def inspect(
         by_age = sorted(holders_of(name, holders), key=lambda holder: holder.token)
         return LockState(name, int(token), tuple(by_age), length, tuple(map(waiter_of, waiting)))
 
-    return Call("inspect_lock", LockKeys(name, namespace).state, (waiters,), decode)
+    keys = LockKeys(name, namespace).state
+    return Call("inspect_lock", keys, (waiters,), decode, has_part=True)
 
 
 def who_holds(name: str, *, namespace: str = DEFAULT_NAMESPACE) -> Call[Holder | None]:
@@ -278,7 +281,7 @@ def who_holds(name: str, *, namespace: str = DEFAULT_NAMESPACE) -> Call[Holder |
     def decode(reply: Any) -> Holder | None:
         return next(iter(call.decode(reply).holders), None)
 
-    return Call(call.script, call.keys, call.args, decode)
+    return Call(call.script, call.keys, call.args, decode, has_part=True)
 
 
 def break_lock(

@@ -1,5 +1,6 @@
 -- Takes a lock, or finds it already ours, or stands in line for it.
 -- KEYS[1] lock hash   KEYS[2] line, sorted set   KEYS[3] waiters hash   KEYS[4] heard, sorted set
+-- By the hash alone, if nobody is in line and nobody holds it, or it is ours; else TRYAGAIN.
 -- ARGV[1] owner   ARGV[2] lease, ms   ARGV[3] permits, 0 for any number
 -- ARGV[4] deployment that the owner belongs to, or -
 -- ARGV[5] description of the owner, JSON   ARGV[6] how long to count as waiting, ms; 0: not in line
@@ -64,6 +65,9 @@ if ours then
   expired = {} -- they stay until somebody else enters
   return enter(0)
 end
+if not LINE then
+  return redis.error_reply(AWAY)
+end
 
 -- Who was passed over stands where it stood before it is judged.
 local place = waiter_of(owner)
@@ -122,7 +126,7 @@ if ARGV[6] ~= '0' then
 end
 -- A lease that ran out, or a dead waiter that left the line, may be another one's turn.
 wake(all)
-local rank = redis.call('ZRANK', LINE, owner)
+local rank = look(nil, 'ZRANK', LINE, owner)
 return {
-  0, place and place.ticket or '0', rank and rank + 1 or 0, redis.call('ZCARD', LINE), shown(all),
+  0, place and place.ticket or '0', rank and rank + 1 or 0, look(0, 'ZCARD', LINE), shown(all),
 }

@@ -29,10 +29,10 @@ for _, one in ipairs(admitted(held)) do
   end
 end
 for i, owner in ipairs(owners) do
-  local rank = redis.call('ZRANK', LINE, owner)
+  local rank = look(nil, 'ZRANK', LINE, owner)
   positions[i] = rank and rank + 1 or 0
 end
 local head = living()()
 return {
-  turns, strangers, positions, redis.call('ZCARD', LINE), head and head.owner or '', shown(held),
+  turns, strangers, positions, look(0, 'ZCARD', LINE), head and head.owner or '', shown(held),
 }

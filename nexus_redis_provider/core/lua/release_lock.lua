@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Gives a lock back, if it is the owner's, and wakes who is next.
 -- KEYS[1] lock hash   KEYS[2] line, sorted set   KEYS[3] waiters hash   KEYS[4] heard, sorted set
+-- By the hash alone, without waking anybody: who is in line looks by itself.
 -- ARGV[1] owner   ARGV[2] token   ARGV[3] entries that it is to have, or 0
 -- Returns {released 0|1, held for ms}.
 -- Clock: server TIME.
@@ -17,7 +18,7 @@ if token ~= ARGV[2] or (ARGV[3] ~= '0' and entries ~= ARGV[3]) then
   return {0, 0}
 end
 redis.call('HDEL', LOCK, ARGV[1])
-if fields[2] and string.sub(fields[2], -2) == ' 0' then
+if not KEYS[2] or (fields[2] and string.sub(fields[2], -2) == ' 0') then
   return {1, now_ms - since}
 end
 -- Uses: lock

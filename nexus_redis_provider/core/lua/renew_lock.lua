@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Lets a lease begin anew, if the lock is still the owner's; never shortens it.
 -- KEYS[1] lock hash   KEYS[2] line, sorted set   KEYS[3] waiters hash   KEYS[4] heard, sorted set
+-- By the hash alone, too.
 -- ARGV[1] owner   ARGV[2] token   ARGV[3] lease, ms
 -- Returns {renewed 0|1, another owner or ''}.
 -- Clock: server TIME.

@@ -4,6 +4,19 @@
 -- exclusive, N a semaphore, 0 shared, and whoever holds, waits ahead or asks has a say.
 local LINE, WAITERS, HEARD = KEYS[2], KEYS[3], KEYS[4]
 
+-- Reads what the script may have emptied before. While the slot is on its way, a node that has not
+-- got a key takes it for the other one's, and a script must not end half done.
+local function look(nothing, ...)
+  local reply = redis.pcall(...)
+  if type(reply) == 'table' and reply.err then
+    if not string.find(reply.err, 'non local key', 1, true) then
+      error(reply)
+    end
+    return nothing
+  end
+  return reply
+end
+
 local function permits_of(text)
   local permits = tonumber(text)
   return permits == 0 and math.huge or permits
@@ -35,13 +48,17 @@ local function newest_token()
   return string.match(redis.call('HGET', LOCK, '') or '', '^%d+') or '0'
 end
 
+local function has_line()
+  return string.sub(redis.call('HGET', LOCK, '') or '', -2) == ' 1'
+end
+
 local function mint()
   return whole(math.max(newest_token() + 1, now_us))
 end
 
 -- The head says whether anyone is in line, so that who finds nobody need not look there.
 local function write_head(token)
-  redis.call('HSET', LOCK, '', token .. ' ' .. redis.call('EXISTS', WAITERS))
+  redis.call('HSET', LOCK, '', token .. ' ' .. look(0, 'EXISTS', WAITERS))
 end
 
 local function shown(held)
@@ -131,7 +148,7 @@ local function living()
     while true do
       i = i + 1
       if i > #batch then
-        batch, i = redis.call('ZRANGE', LINE, passed, passed + 15), 1
+        batch, i = look({}, 'ZRANGE', LINE, passed, passed + 15), 1
         if #batch == 0 then
           return nil
         end
@@ -192,8 +209,9 @@ local function wake(held)
     local list = string.match(one.bell, '^list:(.+)')
     if list then
       -- The name is that of LockKeys.wake; one element is enough to let its one thread go on.
+      -- While the slot is on its way, there can be no new one: then the thread looks by itself.
       list = LOCK .. ':wake:' .. list
-      if redis.call('EXISTS', list) == 0 then
+      if look(1, 'EXISTS', list) == 0 then
         redis.call('LPUSH', list, 1)
         redis.call('PEXPIRE', list, one.stay)
       end

@@ -2,7 +2,10 @@
 -- A lock is a hash. The field '' is its head, `newest token` and 1 while anyone is in line, else 0;
 -- every holder is a field by owner:
 -- `token permits expires_ms since_ms entries request deployment description`.
+-- While its slot is on its way to another node, no script is run that has keys on both, or keys that
+-- are nowhere, such as a line in which nobody is. Then it comes with the hash as its only key.
 local LOCK = KEYS[1]
+local AWAY = 'TRYAGAIN the line of the lock may be on another node'
 local DAY_MS = 86400000
 local time = redis.call('TIME')
 local now_us = time[1] * 1000000 + time[2]
