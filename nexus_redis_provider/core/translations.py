@@ -68,6 +68,8 @@ _UNREACHABLE = (
 # What servers say, where redis-py has no class for it.
 NON_LOCAL = "attempted to access a non local key"
 """To a script that made the name of a key itself, while its slot is on its way."""
+CLUSTER_DOWN_WITHIN = "while the cluster is down"
+"""To a script, where `cluster-allow-reads-when-down` let it begin."""
 NO_REPLICAS = "NOREPLICAS"
 TOO_MANY_CLIENTS = "max number of clients"
 # To a script; Redis 7.0 says the latter.
@@ -88,7 +90,8 @@ def translated(where: str, error: BaseException) -> ServerError | exceptions.Wat
         return PoolExhaustedError(where, error)
     if isinstance(error, _DENIED) or str(error).startswith(_DENIED_WITHIN):
         return AccessDeniedError(where, error)
-    if isinstance(error, _UNREACHABLE) or NON_LOCAL in str(error):
+    about_to_change = (NON_LOCAL, CLUSTER_DOWN_WITHIN)
+    if isinstance(error, _UNREACHABLE) or any(text in str(error) for text in about_to_change):
         return _unreachable(where, error)
     return RefusedError(where, str(error))
 
@@ -109,7 +112,7 @@ def _unreachable(where: str, error: BaseException) -> UnreachableError:
             return UnreachableError(where, what, "Try again when it has moved.")
     if is_split(error):
         return UnreachableError(where, f"a slot moves ({error})", "Try again when it has moved.")
-    if isinstance(error, exceptions.ClusterDownError):
+    if isinstance(error, exceptions.ClusterDownError) or CLUSTER_DOWN_WITHIN in str(error):
         return UnreachableError(where, error, Fault.CLUSTER_DOWN.advice)
     if NO_REPLICAS in str(error):
         return UnreachableError(where, error, "See INFO replication for what holds them up.")

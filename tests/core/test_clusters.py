@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from redis.crc import key_slot
 
 from nexus_redis_provider.cli.main import main
 from nexus_redis_provider.core.clients import thread_client
@@ -138,6 +139,19 @@ async def test_a_cluster_that_nobody_serves_is_named(kind: str) -> None:
         await look(kind, endpoint)
     with pytest.raises(UnreachableError, match=r"none of its nodes answers \(127.0.0.1:1: "):
         await enter(lock_of(kind, endpoint, "a"))
+
+
+@pytest.mark.parametrize("reads", ["no", "yes"])
+async def test_a_cluster_that_is_down_is_named(kind: str, reads: str) -> None:
+    need_server(find_server)
+    options = ("--cluster-allow-reads-when-down", reads)
+    with ClusterDeployment(primaries=2, server_options=options) as deployment:
+        for server in deployment.servers:
+            with server.endpoint.client() as node:
+                node.cluster("DELSLOTS", key_slot(b"other"))
+        endpoint = replace(deployment.endpoint, retries=0)
+        with pytest.raises(UnreachableError, match=r"down\b.* See CLUSTER NODES"):
+            await enter(lock_of(kind, endpoint, "a"))
 
 
 async def test_a_wrong_password_is_denied(kind: str) -> None:
