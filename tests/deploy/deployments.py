@@ -123,6 +123,15 @@ class Cluster:
         assert ran.returncode == 0, ran.stdout + ran.stderr
         return ran.stdout
 
+    def is_up(self) -> bool:
+        """Whether each node says so."""
+
+        def state(node: Service) -> str:
+            with node.client() as client:
+                return client.execute_command("CLUSTER INFO")["cluster_state"]
+
+        return all(state(node) == "ok" for node in self.nodes)
+
     def endpoint(self, user: str) -> Endpoint:
         """As a user of a role reaches it."""
         endpoint = self.nodes[0].endpoint(user)
