@@ -7,8 +7,8 @@ from nexus_redis_provider.core.gold.tables import publish_table
 from nexus_redis_provider.core.tags import stamp
 from tests.core.test_lock_rights import use_everything
 from tests.deploy.deployments import Cluster
-from tests.deploy.jobs import CHANGED, ROWS
-from tests.deploy.test_users import OF_A_CLUSTER
+from tests.deploy.jobs import CHANGED, ROWS, back_up
+from tests.deploy.test_users import DONE_WITHOUT, OF_A_CLUSTER
 from tests.topologies import until
 
 
@@ -38,10 +38,12 @@ def test_roles_suffice(cluster: Cluster) -> None:
         with cluster.endpoint("api").client() as client:
             assert len(list(GoldDataset(client, layout).scan())) == 3
             assert stamp(client, ["a", "b", "c", "d"])
-    used = set()
+    back_up(cluster.endpoint("backup"))
+    used, refused = set(), set()
     for node in cluster.nodes:
         with node.client() as client:
-            assert client.acl_log() == []
+            refused |= {entry["object"] for entry in client.acl_log()}
             used |= {name.removeprefix("cmdstat_") for name in client.info("commandstats")}
+    assert refused == DONE_WITHOUT["backup"]
     # Who meets a slot on its way to another node says ASKING; none is here.
     assert OF_A_CLUSTER - {"asking"} <= used
