@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 import redis
 import redis.asyncio
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import MaxConnectionsError, RedisError, ResponseError
 from redis.utils import HIREDIS_AVAILABLE
 
 from nexus_redis_provider.core.clusters import client_of, groups_of, is_spread
@@ -36,7 +37,9 @@ def exchange(client: redis.Redis, *words: str | bytes | int) -> Any:
 def execute_all(client: redis.Redis, commands: Sequence[Sequence[Any]]) -> list[Any]:
     """The replies to commands that are sent at once, as they come from the server.
 
-    As a pipeline of the client, but without its callbacks and metrics, in half the time.
+    As a pipeline of the client, but without its callbacks and metrics, in half the time. What a
+    node of a Cluster refuses is sent again by redis-py, which follows it to where its key has
+    moved, and makes `True` of `OK`, for example.
 
     Raises: as `scripts.run`; also when one of the replies is an error.
     """
@@ -76,7 +79,7 @@ def _execute_spread(client: Any, commands: Sequence[Sequence[Any]]) -> list[Any]
         # Whoever does not answer may be none of the nodes any more.
         retry, look = client.retry, client.nodes_manager.initialize
         replies: list[Any] = retry.call_with_retry(
-            lambda: _asked_at_once(client, commands), lambda _: look()
+            lambda: _asked_at_once(client, commands), lambda _: look(), _may_be_elsewhere
         )
         for place, reply in enumerate(replies):
             if isinstance(reply, ResponseError):
@@ -99,32 +102,67 @@ def _asked_at_once(client: Any, commands: Sequence[Sequence[Any]]) -> list[Any]:
     return replies
 
 
+def _may_be_elsewhere(error: Exception) -> bool:
+    # To look for the nodes takes a connection, too.
+    return not isinstance(error, MaxConnectionsError)
+
+
 def _key(command: Sequence[Any]) -> Any:
     return command[2 if command[0] == "MEMORY" else 1]
 
 
 async def aexecute_all(client: redis.asyncio.Redis, commands: Sequence[Sequence[Any]]) -> list[Any]:
-    """The asyncio twin of `execute_all`; in a Cluster, by a pipeline of the client."""
+    """The asyncio twin of `execute_all`."""
     with translated_errors(client):
         if is_spread(client):
-            pipeline = client.pipeline(transaction=False)
-            for command in commands:
-                pipeline.execute_command(*command)
-            replies: list[Any] = await pipeline.execute()
-            return replies
+            return await _aexecute_spread(client, commands)
         async with _pooled_connection(client) as connection:
 
             async def once() -> list[Any]:
                 await connection.send_packed_command(_packed(connection, commands))
                 return [await _areply_of(connection) for _ in commands]
 
-            replies = await connection.retry.call_with_retry(
+            replies: list[Any] = await connection.retry.call_with_retry(
                 once, lambda _: connection.disconnect()
             )
             for reply in replies:
                 if isinstance(reply, ResponseError):
                     raise reply
         return replies
+
+
+async def _aexecute_spread(client: Any, commands: Sequence[Sequence[Any]]) -> list[Any]:
+    """The asyncio twin of `_execute_spread`."""
+    await client.initialize()
+    look = client.nodes_manager.initialize
+    replies: list[Any] = await client.retry.call_with_retry(
+        lambda: _aasked_at_once(client, commands), lambda _: look(), _may_be_elsewhere
+    )
+    for place, reply in enumerate(replies):
+        if isinstance(reply, ResponseError):
+            replies[place] = await client.execute_command(*commands[place])
+    return replies
+
+
+async def _aasked_at_once(client: Any, commands: Sequence[Sequence[Any]]) -> list[Any]:
+    groups = groups_of(client, list(map(_key, commands)))
+
+    async def ask(node: Any, places: Sequence[int]) -> list[Any]:
+        async with _node_connection(node) as connection:
+            packed = _packed(connection, [commands[at] for at in places])
+            await connection.send_packed_command(packed)
+            return [await _areply_of(connection) for _ in places]
+
+    asked = (ask(node, places) for node, places in groups.items())
+    # All are over, and have given back their connections, when one fails.
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    replies: list[Any] = [None] * len(commands)
+    for places, answer in zip(groups.values(), answers, strict=True):
+        if isinstance(answer, BaseException):
+            raise answer
+        for place, reply in zip(places, answer, strict=True):
+            replies[place] = reply
+    return replies
 
 
 @contextmanager
@@ -160,6 +198,21 @@ async def _pooled_connection(client: redis.asyncio.Redis) -> AsyncIterator[Any]:
         raise
     finally:
         await client.connection_pool.release(connection)
+
+
+@asynccontextmanager
+async def _node_connection(node: Any) -> AsyncIterator[Any]:
+    """A connection to a node, of an asyncio client of the whole Cluster, as `own_connection`."""
+    connection: Any = node.acquire_connection()
+    try:
+        await node.disconnect_if_needed(connection)
+        yield connection
+    except BaseException as error:
+        if _spoils(error):
+            await connection.disconnect(nowait=True)
+        raise
+    finally:
+        node.release(connection)
 
 
 def _spoils(error: BaseException) -> bool:
