@@ -16,9 +16,18 @@ from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import ConfigurationError
 from nexus_redis_provider.core.gold.manifests import Layout
 from nexus_redis_provider.embedded import find_server
-from tests.kinds import with_hashes
+from tests.kinds import KIND, with_hashes
 from tests.servers import Server, counting, shared_server
 from tests.topologies import ClusterDeployment
+
+# Over TLS, Python warns of what nobody left open.
+CLOSING = (
+    # Python 3.11 forgets a socket whose peer hangs up just before the handshake.
+    "ignore:unclosed <ssl.SSLSocket",
+    # A line closes in steps, and the event loop of a test may end before the last one.
+    "ignore:unclosed transport",
+    "ignore:unclosed <socket.socket",
+)
 
 WaitUntil = Callable[..., None]
 Eventually = Callable[..., Awaitable[None]]
@@ -33,6 +42,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         found = item.callspec.params if hasattr(item, "callspec") else {}
         if Layout.HASH in (found.get("layout"), getattr(found.get("shape"), "layout", None)):
             item.add_marker(with_hashes)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if KIND == "tls":
+        for line in CLOSING:
+            config.addinivalue_line("filterwarnings", f"{line}:ResourceWarning")
 
 
 def need_server(find: Callable[[], object]) -> object:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -51,16 +53,13 @@ class GuardedServer(EmbeddedServer):
         return url_of(self.endpoint)
 
 
+@cache
 def secrets() -> Path:
     """The folder of passwords, users and certificates of this process."""
-    return Path(_secrets().name)
-
-
-@cache
-def _secrets() -> tempfile.TemporaryDirectory[str]:
-    folder = tempfile.TemporaryDirectory(prefix="nexus-redis-secrets-")
-    subprocess.run([DEPLOY / "secrets.sh", folder.name], check=True, capture_output=True)
-    for users in Path(folder.name).glob("*.acl"):
+    folder = Path(tempfile.mkdtemp(prefix="nexus-redis-secrets-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    subprocess.run([DEPLOY / "secrets.sh", folder], check=True, capture_output=True)
+    for users in folder.glob("*.acl"):
         # As deploy/redis/start.sh does for Redis 7.0.
         users.write_text(users.read_text("utf-8").replace(" +client|setinfo", ""), "utf-8")
     return folder

@@ -8,12 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from nexus_redis_provider.core.credentials import Secret, SecretSource
-from nexus_redis_provider.core.endpoint import Endpoint, Topology
+from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.embedded import EmbeddedServer
 from tests.guarded import own_server
 from tests.kinds import KIND
 from tests.topologies import MASTER, ClusterDeployment, SentinelDeployment
-from tests.urls import url_of
 
 Server = EmbeddedServer | SentinelDeployment | ClusterDeployment
 
@@ -60,14 +59,3 @@ def as_user(endpoint: Endpoint, name: str, password: str) -> Endpoint:
     """The same server for somebody else."""
     secret = Secret(SecretSource.LITERAL, password)
     return replace(endpoint, username=name, password=secret)
-
-
-def connection_uri(kind: str, server: Server) -> str:
-    """Of an Airflow connection of some type."""
-    endpoint = server.endpoint
-    options = {"ssl": "true"} if endpoint.tls else {}
-    if endpoint.topology is not Topology.STANDALONE:
-        options |= {"topology": endpoint.topology, "nodes": ",".join(map(str, endpoint.nodes))}
-    first = replace(endpoint, nodes=endpoint.nodes[:1])
-    _, _, rest = url_of(first, **options).partition("://")
-    return f"{kind}://{rest}"

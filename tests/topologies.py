@@ -69,6 +69,19 @@ def replication(server: EmbeddedServer) -> Any:
         return node.info("replication")
 
 
+def watched_by(sentinel: EmbeddedServer, server: EmbeddedServer, master: str = MASTER) -> Endpoint:
+    """The endpoint of a server by a Sentinel that knows it by this name."""
+    asked = sentinel.endpoint
+    return replace(
+        server.endpoint,
+        nodes=asked.nodes,
+        topology=Topology.SENTINEL,
+        master=master,
+        sentinel_username=asked.username,
+        sentinel_password=asked.password,
+    )
+
+
 @dataclass
 class _Deployment(ABC):
     """Servers that end with the block.
@@ -133,15 +146,8 @@ class SentinelDeployment(_Deployment):
     @property
     def endpoint(self) -> Endpoint:
         """Of the deployment, by its Sentinels."""
-        asked = self.sentinels[0].endpoint
-        return replace(
-            self.servers[0].endpoint,
-            nodes=tuple(sentinel.endpoint.nodes[0] for sentinel in self.sentinels),
-            topology=Topology.SENTINEL,
-            master=MASTER,
-            sentinel_username=asked.username,
-            sentinel_password=asked.password,
-        )
+        nodes = tuple(sentinel.endpoint.nodes[0] for sentinel in self.sentinels)
+        return replace(watched_by(self.sentinels[0], self.servers[0]), nodes=nodes)
 
     @property
     def all_servers(self) -> list[EmbeddedServer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from urllib.parse import urlencode
 
 from nexus_redis_provider.core.endpoint import Endpoint, Topology
@@ -29,3 +30,14 @@ def url_of(endpoint: Endpoint, user: str | None = None, **options: str) -> str:
         scheme += f"+{endpoint.topology}"
     nodes = ",".join(map(str, endpoint.nodes))
     return f"{scheme}://{at}{nodes}?{urlencode(options)}".rstrip("?")
+
+
+def connection_uri(kind: str, endpoint: Endpoint, **options: str) -> str:
+    """The same as an Airflow connection of some type, with further extras."""
+    if endpoint.tls:
+        options |= {"ssl": "true"}
+    if endpoint.topology is not Topology.STANDALONE:
+        options |= {"topology": endpoint.topology, "nodes": ",".join(map(str, endpoint.nodes))}
+    first = replace(endpoint, nodes=endpoint.nodes[:1])
+    _, _, rest = url_of(first, **options).partition("://")
+    return f"{kind}://{rest}"

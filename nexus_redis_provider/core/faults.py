@@ -42,7 +42,7 @@ class Fault(Enum):
     HANGS_UP = (
         "port",
         "{where} takes connections and hangs up",
-        "Check that the port is that of Redis, and the server's log.",
+        "Check that the port is that of Redis, and the log: over TLS, a full server just hangs up.",
     )
     NOT_REDIS = (
         "port",

@@ -17,6 +17,7 @@ import redis.asyncio
 
 from nexus_redis_provider.core.endpoint import Endpoint, translated_errors
 from nexus_redis_provider.embedded import EmbeddedServer
+from tests.guarded import own_server
 
 CROWD = 2_000
 _POOL = 50
@@ -54,7 +55,7 @@ class Aftermath:
 
 async def come_at_once(callers: int = CROWD, **timeouts: float) -> Aftermath:
     """Each with a client of its own, all of which stay until the last has come."""
-    with EmbeddedServer() as server:
+    with own_server() as server:
         endpoint = replace(server.endpoint, **timeouts)
         return await _weather(
             f"{callers:,} clients", server, callers, lambda: _own_clients(endpoint, callers)
@@ -63,7 +64,7 @@ async def come_at_once(callers: int = CROWD, **timeouts: float) -> Aftermath:
 
 async def exhaust_server(callers: int = CROWD, **timeouts: float) -> Aftermath:
     """The same at a server that takes a hundred clients."""
-    with EmbeddedServer("--maxclients", str(_MAX_CLIENTS)) as server:
+    with own_server("--maxclients", str(_MAX_CLIENTS)) as server:
         # Whoever is sent away is to say so; how often it tries before is not what this is about.
         endpoint = replace(server.endpoint, retries=0, **timeouts)
         name = f"{callers:,} clients, `maxclients` {_MAX_CLIENTS}"
@@ -76,7 +77,7 @@ async def exhaust_pool(callers: int = CROWD, *, wait: float = 0.0) -> Aftermath:
     Args:
         wait: seconds that they have for one of them.
     """
-    with EmbeddedServer() as server:
+    with own_server() as server:
         endpoint = replace(server.endpoint, max_connections=_POOL, pool_timeout=wait)
         name = f"{callers:,} callers, a pool of {_POOL}, `pool_timeout` {wait:g}"
         return await _weather(name, server, callers, lambda: _one_client(endpoint, callers))

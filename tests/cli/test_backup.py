@@ -17,6 +17,7 @@ from nexus_redis_provider.core.endpoint import URL_VARIABLE
 from nexus_redis_provider.embedded import EmbeddedServer
 from tests.cli.conftest import Ran
 from tests.core.backup_servers import AT_ONCE, contents, fill, started
+from tests.guarded import own_server
 from tests.topologies import ClusterDeployment
 
 SCRIPT = Path(sys.executable).with_name("nexus-redis")
@@ -24,7 +25,7 @@ SCRIPT = Path(sys.executable).with_name("nexus-redis")
 
 @pytest.fixture
 def own() -> Iterator[EmbeddedServer]:
-    with EmbeddedServer("--appendonly", "yes", *AT_ONCE) as own:
+    with own_server("--appendonly", "yes", *AT_ONCE) as own:
         fill(own)
         yield own
 

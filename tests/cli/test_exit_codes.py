@@ -14,7 +14,8 @@ from nexus_redis_provider.cli.main import main
 from nexus_redis_provider.core.endpoint import URL_VARIABLE
 from nexus_redis_provider.embedded import EmbeddedServer
 from tests.cli.conftest import Call, Take
-from tests.kinds import plain
+from tests.kinds import single_server
+from tests.urls import url_of
 
 SCRIPT = Path(sys.executable).with_name("nexus-redis")
 NOWHERE = "redis://127.0.0.1:1?retries=0"
@@ -68,7 +69,7 @@ def test_wrong_use(capsys, words) -> None:
     assert not capsys.readouterr().out
 
 
-@plain
+@single_server
 def test_denied(capsys, client: redis.Redis, server: EmbeddedServer, namespace, take) -> None:
     take("a")
     client.acl_setuser(
@@ -76,7 +77,7 @@ def test_denied(capsys, client: redis.Redis, server: EmbeddedServer, namespace, 
     )
     try:
         for password, *words in (("pw", "list"), ("pw", "show", "a"), ("wrong", "list")):
-            url = server.url.replace("//", f"//onlooker:{password}@")
+            url = url_of(server.endpoint, f"onlooker:{password}")
             code, err = failed(capsys, "--url", url, "--namespace", namespace, "locks", *words)
             assert code == 4
             assert "denied access" in err

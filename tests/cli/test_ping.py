@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from nexus_redis_provider.cli.main import main
+from nexus_redis_provider.core.endpoint import Topology
 from nexus_redis_provider.embedded import EmbeddedServer
 from tests.cli.conftest import Call
-from tests.kinds import plain
+from tests.kinds import single_server
+from tests.urls import url_of
 
 
 def test_a_server_for_people_and_as_a_document(call: Call, server: EmbeddedServer) -> None:
@@ -27,11 +30,11 @@ def test_a_server_for_people_and_as_a_document(call: Call, server: EmbeddedServe
     ("url", "code", "fault"),
     [
         ("redis://127.0.0.1:1", 3, "refused"),
-        ("redis+cluster://127.0.0.1:{port}", 2, "no_cluster"),
-        ("redis://nobody:hunter2@127.0.0.1:{port}", 4, "wrong_user_or_password"),
+        ("{cluster}", 2, "no_cluster"),
+        ("{stranger}", 4, "wrong_user_or_password"),
     ],
 )
-@plain
+@single_server
 def test_a_fault(
     url: str,
     code: int,
@@ -39,7 +42,9 @@ def test_a_fault(
     server: EmbeddedServer,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = ["--url", url.format(port=server.port), "ping"]
+    cluster = url_of(replace(server.endpoint, topology=Topology.CLUSTER))
+    stranger = url_of(server.endpoint, "nobody:hunter2")
+    words = ["--url", url.format(cluster=cluster, stranger=stranger), "ping"]
     assert main(words) == code
     out, err = capsys.readouterr()
     assert not out

@@ -12,6 +12,7 @@ from typing import Any
 from nexus_redis_provider.core.backups.digests import digests
 from nexus_redis_provider.core.keyspace.walks import scan
 from nexus_redis_provider.embedded import EmbeddedServer
+from tests.guarded import own_server
 
 HOUR_MS = 3_600_000
 # No replica is waited for before a snapshot is sent.
@@ -22,7 +23,7 @@ AT_ONCE = ("--repl-diskless-sync-delay", "0")
 def replica_of(primary: EmbeddedServer) -> Iterator[EmbeddedServer]:
     """A server that follows another one."""
     follow = ("--replicaof", f"127.0.0.1 {primary.port}")
-    with EmbeddedServer(*AT_ONCE, *follow, binary=primary._binary) as replica:
+    with own_server(*AT_ONCE, *follow, binary=primary._binary) as replica:
         yield replica
 
 
@@ -63,5 +64,5 @@ def contents(source: Any) -> dict[tuple[int, bytes], Any]:
 @contextmanager
 def started(directory: Path, *arguments: str, binary: Path) -> Iterator[EmbeddedServer]:
     """A server that starts as an operator would start it, with its data in this directory."""
-    with EmbeddedServer(*arguments, "--dir", str(directory), binary=binary) as server:
+    with own_server(*arguments, "--dir", str(directory), binary=binary) as server:
         yield server

@@ -37,6 +37,8 @@ from nexus_redis_provider.embedded import EmbeddedServer, find_server
 from tests.conftest import WaitUntil, need_server
 from tests.core.backup_servers import AT_ONCE, fill
 from tests.core.conftest import SERVERS
+from tests.guarded import own_server
+from tests.servers import as_user
 from tests.topologies import ClusterDeployment, SentinelDeployment, until
 
 WAYS = ("sent", "saved", "log")
@@ -45,7 +47,7 @@ WAYS = ("sent", "saved", "log")
 @pytest.fixture(params=SERVERS)
 def own(request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
     binary: Any = need_server(SERVERS[request.param])
-    with EmbeddedServer("--appendonly", "yes", *AT_ONCE, binary=binary) as server:
+    with own_server("--appendonly", "yes", *AT_ONCE, binary=binary) as server:
         yield server
 
 
@@ -285,7 +287,7 @@ def test_a_log_that_is_being_rewritten_is_waited_for(own, asked, root) -> None:
 
 
 def test_there_is_no_log(root, binary) -> None:
-    own = EmbeddedServer(binary=binary)
+    own = own_server(binary=binary)
     with own, own.endpoint.client() as client, pytest.raises(BackupError, match="keeps no log"):
         create_backup(client, root, plan(own, "log"))
     assert left(root) == []
@@ -299,7 +301,7 @@ def test_a_log_needs_a_directory() -> None:
 @pytest.mark.parametrize("way", ["saved", "log"])
 def test_the_directory_of_another_server(own, asked, root, way) -> None:
     fill(own)
-    with EmbeddedServer("--appendonly", "yes", binary=own._binary) as other:
+    with own_server("--appendonly", "yes", binary=own._binary) as other:
         with other.endpoint.client() as client:
             client.set("a", 1)
             client.save()
@@ -411,7 +413,7 @@ def test_a_server_that_restarted(own, asked, monkeypatch) -> None:
 def test_who_may_not_have_a_snapshot_sent(own, asked, root) -> None:
     rules = {"keys": ["*"], "commands": ["+info", "+config", "+replconf", "+client"]}
     asked.acl_setuser("clerk", enabled=True, nopass=True, **rules)
-    clerk = redis.Redis(port=own.port, username="clerk", password="x")
+    clerk = as_user(own.endpoint, "clerk", "x").client()
     with clerk, pytest.raises(AccessDeniedError, match="psync"):
         create_backup(clerk, root, plan(own, "sent"))
     assert left(root) == []
@@ -419,7 +421,7 @@ def test_who_may_not_have_a_snapshot_sent(own, asked, root) -> None:
 
 @pytest.mark.parametrize("command", ["PSYNC", "REPLCONF"])
 def test_a_server_that_sends_none(binary, root, command) -> None:
-    own = EmbeddedServer(config=f'rename-command {command} ""', binary=binary)
+    own = own_server(config=f'rename-command {command} ""', binary=binary)
     with own, own.endpoint.client() as client:
         with pytest.raises(ConfigurationError, match=r"sends no snapshots \(unknown command"):
             create_backup(client, root, plan(own, "sent"))
@@ -444,7 +446,7 @@ def test_the_primary_that_sentinels_watch(root) -> None:
 def test_who_may_not_see_the_names(own, asked, root) -> None:
     commands = ["+info", "+replconf", "+psync", "+client"]
     asked.acl_setuser("clerk", enabled=True, nopass=True, keys=["*"], commands=commands)
-    with redis.Redis(port=own.port, username="clerk", password="x") as clerk:
+    with as_user(own.endpoint, "clerk", "x").client() as clerk:
         manifest = create_backup(clerk, root, plan(own, "sent")).manifest
     assert manifest.names == Names(appendonly=True)
 
@@ -459,7 +461,7 @@ def test_who_may_not_see_the_names(own, asked, root) -> None:
 )
 def test_names_of_ones_own(root, binary, way, paths) -> None:
     options = ("--dbfilename", "my.rdb", "--appenddirname", "log", "--appendfilename", "a.aof")
-    own = EmbeddedServer("--appendonly", "yes", *options, *AT_ONCE, binary=binary)
+    own = own_server("--appendonly", "yes", *options, *AT_ONCE, binary=binary)
     with own, own.endpoint.client() as client:
         manifest = create_backup(client, root, plan(own, way)).manifest
     assert {file.path for file in manifest.files} == paths

@@ -25,8 +25,9 @@ from nexus_redis_provider.core.backups.folders import (
 from nexus_redis_provider.core.backups.manifests import MANIFEST, Kind
 from nexus_redis_provider.core.backups.retention import Retention, prune
 from nexus_redis_provider.core.errors import BackupError, ConfigurationError, CorruptBackupError
-from nexus_redis_provider.embedded import EmbeddedServer, find_wheel_server
+from nexus_redis_provider.embedded import find_wheel_server
 from tests.core.backup_servers import AT_ONCE, fill
+from tests.guarded import own_server
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 
@@ -35,7 +36,7 @@ NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 def made(binary: Path, tmp_path_factory: Any) -> dict[Kind, Backup]:
     """A backup of each kind."""
     root = tmp_path_factory.mktemp("backups")
-    own = EmbeddedServer("--appendonly", "yes", *AT_ONCE, binary=binary)
+    own = own_server("--appendonly", "yes", *AT_ONCE, binary=binary)
     with own, own.endpoint.client() as client:
         fill(own)
         plans = {

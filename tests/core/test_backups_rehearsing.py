@@ -27,11 +27,12 @@ from nexus_redis_provider.core.errors import (
 from nexus_redis_provider.core.monitoring.infos import Database
 from nexus_redis_provider.embedded import EmbeddedServer, find_server
 from tests.core.backup_servers import AT_ONCE, fill
+from tests.guarded import own_server
 
 
 @pytest.fixture
 def own(binary: Path) -> Iterator[EmbeddedServer]:
-    with EmbeddedServer("--appendonly", "yes", *AT_ONCE, binary=binary) as own:
+    with own_server("--appendonly", "yes", *AT_ONCE, binary=binary) as own:
         fill(own)
         yield own
 
@@ -79,7 +80,7 @@ def test_everything_comes_back(own, asked, tmp_path: Path, kind: Kind, protocol:
 
 
 def test_keys_that_have_expired_since_count(binary: Path, tmp_path: Path) -> None:
-    with EmbeddedServer(*AT_ONCE, binary=binary) as own, own.endpoint.client() as client:
+    with own_server(*AT_ONCE, binary=binary) as own, own.endpoint.client() as client:
         at = int(time.time() * 1000) + 1500
         client.set("goes", 1, pxat=at)
         backup = create_backup(client, tmp_path / "b", Plan(server_binary=own._binary))

@@ -28,6 +28,7 @@ from nexus_redis_provider.core.errors import (
 from nexus_redis_provider.embedded import EmbeddedServer
 from tests.conftest import WaitUntil
 from tests.core.backup_servers import AT_ONCE, contents, fill, started
+from tests.guarded import own_server
 
 
 class Made:
@@ -48,7 +49,7 @@ class Made:
 
 @pytest.fixture(scope="module")
 def made(binary: Path, tmp_path_factory: Any) -> Iterator[Made]:
-    own = EmbeddedServer("--appendonly", "yes", *AT_ONCE, binary=binary)
+    own = own_server("--appendonly", "yes", *AT_ONCE, binary=binary)
     with own:
         yield Made(own, tmp_path_factory.mktemp("backups"))
 
@@ -95,7 +96,7 @@ def test_the_mistake_that_this_is_about(made: Made, data: Path) -> None:
 
 
 def test_what_has_expired_since_is_gone(binary: Path, tmp_path: Path) -> None:
-    with EmbeddedServer(*AT_ONCE, binary=binary) as own, own.endpoint.client() as client:
+    with own_server(*AT_ONCE, binary=binary) as own, own.endpoint.client() as client:
         client.set("stays", 1)
         at = int(time.time() * 1000) + 1500
         client.set("goes", 1, pxat=at)
@@ -268,7 +269,7 @@ def test_a_writer_goes_on_while_the_log_is_copied(
 ) -> None:
     """What comes back is everything up to a moment, and nothing after it."""
     stop = threading.Event()
-    own = EmbeddedServer("--appendonly", "yes", binary=binary)
+    own = own_server("--appendonly", "yes", binary=binary)
     with own, own.endpoint.client() as client:
 
         def write() -> None:

@@ -15,7 +15,7 @@ from redis.crc import key_slot
 from nexus_redis_provider.cli.main import main
 from nexus_redis_provider.core.clients import thread_client
 from nexus_redis_provider.core.clusters import Nodes
-from nexus_redis_provider.core.endpoint import Endpoint, Node
+from nexus_redis_provider.core.endpoint import Endpoint, Node, Topology
 from nexus_redis_provider.core.errors import (
     AccessDeniedError,
     ConfigurationError,
@@ -37,6 +37,8 @@ from nexus_redis_provider.embedded import EmbeddedServer, find_server
 from tests.conftest import need_server
 from tests.core.lock_calls import enter, in_line, leave, lock_of, renewed_since, take
 from tests.core.test_lock_rights import operate, rights_of
+from tests.guarded import own_server
+from tests.servers import as_user
 from tests.topologies import ClusterDeployment, kill, until
 
 
@@ -125,12 +127,12 @@ async def test_a_plain_client_for_what_is_in_one_slot(deployment: ClusterDeploym
 
 async def test_a_server_that_is_no_cluster_is_named(kind: str) -> None:
     need_server(find_server)
-    with EmbeddedServer() as server:
-        url = f"redis+cluster://127.0.0.1:{server.port}"
+    with own_server() as server:
+        endpoint = replace(server.endpoint, topology=Topology.CLUSTER)
         with pytest.raises(ConfigurationError, match=f"{server.port} is no Cluster"):
-            await enter(lock_of(kind, Endpoint.from_url(url), "a"))
+            await enter(lock_of(kind, endpoint, "a"))
         with pytest.raises(ConfigurationError, match="is no Cluster"):
-            Endpoint.from_url(url).client()
+            endpoint.client()
 
 
 async def test_a_cluster_that_nobody_serves_is_named(kind: str) -> None:
@@ -156,11 +158,11 @@ async def test_a_cluster_that_is_down_is_named(kind: str, reads: str) -> None:
 
 async def test_a_wrong_password_is_denied(kind: str) -> None:
     need_server(find_server)
-    user = ("--user", "u", "on", ">pw", "~*", "&*", "+@all")
-    with ClusterDeployment(primaries=1, server_options=user) as one:
-        node = one.endpoint.nodes[0]
-        await look(kind, Endpoint.from_url(f"redis+cluster://u:pw@{node}"))
-        endpoint = Endpoint.from_url(f"redis+cluster://u:hunter2@{node}?retries=0")
+    with ClusterDeployment(primaries=1) as one:
+        with one.endpoint.client() as client:
+            client.execute_command("ACL SETUSER", "u", "on", ">pw", "~*", "&*", "+@all")
+        await look(kind, as_user(one.endpoint, "u", "pw"))
+        endpoint = replace(as_user(one.endpoint, "u", "hunter2"), retries=0)
         with pytest.raises(AccessDeniedError) as denied:
             await look(kind, endpoint)
         assert "hunter2" not in str(denied.value)
@@ -172,13 +174,11 @@ async def test_rights_that_are_enough_in_a_cluster() -> None:
     need_server(find_server)
     rights = [*rights_of("operators"), "+cluster|slots"]
     keys = ("resetchannels", "~nexus:lock:*", "&nexus:lock-wake:*", "-@all")
-    users = [
-        ("--user", name, "on", ">pw", *keys, *rights, *more)
-        for name, more in (("holder", ()), ("operator", ("+command",)))
-    ]
-    with ClusterDeployment(primaries=1, server_options=(*users[0], *users[1])) as one:
-        node = one.endpoint.nodes[0]
-        holder = Endpoint.from_url(f"redis+cluster://holder:pw@{node}")
+    with ClusterDeployment(primaries=1) as one:
+        with one.endpoint.client() as client:
+            for name, more in (("holder", ()), ("operator", ("+command",))):
+                client.execute_command("ACL SETUSER", name, "on", ">pw", *keys, *rights, *more)
+        holder = as_user(one.endpoint, "holder", "pw")
         for kind in ("sync", "async"):
             lock, other = (lock_of(kind, holder, "a", wait=20, poll=10) for _ in range(2))
             await enter(lock)
@@ -191,7 +191,7 @@ async def test_rights_that_are_enough_in_a_cluster() -> None:
         # redis-py's client of a whole Cluster asks for all commands.
         with pytest.raises(AccessDeniedError, match="command"):
             holder.client()
-        operate(Endpoint.from_url(f"redis+cluster://operator:pw@{node}"))
+        operate(as_user(one.endpoint, "operator", "pw"))
 
 
 async def test_keys_like_a_pattern_are_looked_for_on_all_nodes(

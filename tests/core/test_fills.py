@@ -16,7 +16,7 @@ from nexus_redis_provider.core.errors import ConfigurationError, FillError, Lock
 from nexus_redis_provider.core.fills import fill_lock, fill_once, write
 from nexus_redis_provider.core.locks import Lock
 from nexus_redis_provider.core.warmth import Requirement
-from nexus_redis_provider.embedded import EmbeddedServer
+from tests.guarded import own_server
 
 
 def test_values_as_they_are_and_containers_as_json(client: redis.Redis, namespace: str) -> None:
@@ -72,7 +72,7 @@ def test_what_cannot_be_written(client: redis.Redis, pairs: Any, message: str) -
 
 def test_every_reply_is_checked() -> None:
     with (
-        EmbeddedServer("--maxmemory", "4mb", "--maxmemory-policy", "noeviction") as small,
+        own_server("--maxmemory", "4mb", "--maxmemory-policy", "noeviction") as small,
         small.endpoint.client() as client,
         pytest.raises(FillError, match=r"The server refused .* of 1000 writes.*maxmemory"),
     ):
@@ -164,7 +164,7 @@ def test_processes_fill_once(
 
 
 def test_a_cache_may_evict() -> None:
-    with EmbeddedServer("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru") as cache:
+    with own_server("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru") as cache:
         filled, warmth = fill_once(cache.endpoint, Requirement(keys=("a",)), lambda _: {"a": 1})
     assert filled == 1
     assert warmth.is_warm

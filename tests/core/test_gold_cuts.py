@@ -20,6 +20,7 @@ from nexus_redis_provider.embedded import EmbeddedServer, find_server
 from tests.conftest import PERMANENT, need_server
 from tests.core.gold_datasets import PERMANENT_ROWS, dealt, spec, write, write_packed
 from tests.gold_faults import SHAPES, Reader, Shape, assert_settled
+from tests.guarded import own_server
 from tests.proxies import FaultyProxy
 
 PARTS, ATTEMPTS = 2, 4
@@ -29,7 +30,7 @@ PARTS, ATTEMPTS = 2, 4
 def server() -> Iterator[EmbeddedServer]:
     """One will do: what breaks is not the server."""
     need_server(find_server)
-    with EmbeddedServer() as server:
+    with own_server() as server:
         yield server
 
 

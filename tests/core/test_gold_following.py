@@ -12,9 +12,10 @@ from nexus_redis_provider.core.errors import UnreachableError
 from nexus_redis_provider.core.gold.events import Event, Follower
 from nexus_redis_provider.core.gold.history import rollback
 from nexus_redis_provider.core.keys import GoldKeys
-from nexus_redis_provider.embedded import EmbeddedServer, find_server
+from nexus_redis_provider.embedded import find_server
 from tests.conftest import need_server
 from tests.core.gold_datasets import PERMANENT_ROWS, publish, spec
+from tests.guarded import own_server
 from tests.topologies import ClusterDeployment
 
 
@@ -99,7 +100,7 @@ async def test_each_name_hears_everything(endpoint, client, namespace, eventuall
 
 @pytest.mark.parametrize("durable", ["yes", "no"])
 async def test_a_server_that_restarts(durable, eventually):
-    with EmbeddedServer("--appendonly", durable, "--appendfsync", "always") as server:
+    with own_server("--appendonly", durable, "--appendfsync", "always") as server:
         endpoint = replace(server.endpoint, retries=0)
         async with following(endpoint, "nexus") as (follower, heard):
             with endpoint.client() as client:

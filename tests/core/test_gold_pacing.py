@@ -5,11 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from math import ceil
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -32,7 +29,6 @@ from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.gold.row_commands import ROWS_AT_ONCE
 from nexus_redis_provider.core.gold.writers import PartitionWriter
 from nexus_redis_provider.core.keys import GoldKeys
-from nexus_redis_provider.embedded import EmbeddedServer
 from tests.conftest import PERMANENT
 from tests.core.gold_datasets import (
     PERMANENT_ROWS,
@@ -45,19 +41,15 @@ from tests.core.gold_datasets import (
     version_keys,
     write,
 )
+from tests.guarded import own_server
 from tests.kinds import unspread
+
+EVICTING = ("--maxmemory", "8mb", "--maxmemory-policy", "allkeys-lru")
 
 
 @pytest.fixture
 def permanent():
     return [*PERMANENT, PERMANENT_ROWS]
-
-
-@contextmanager
-def own_server(binary: Path, *arguments: str) -> Iterator[EmbeddedServer]:
-    """A server that the test may ruin, of the same kind."""
-    with EmbeddedServer(*arguments, binary=binary) as own:
-        yield own
 
 
 def wide(start, count, size=1000):
@@ -99,7 +91,7 @@ def test_batches_grow_on_a_quick_server_and_halve_on_a_slow_one():
 def test_a_slow_server_gets_smaller_batches(binary, monkeypatch):
     monkeypatch.setattr(pacing, "_LONGEST_REST", 0.1)
     with (
-        own_server(binary) as own,
+        own_server(binary=binary) as own,
         own.endpoint.client() as client,
         PartitionWriter(begun(own.endpoint, "slow"), 0, "a") as writer,
     ):
@@ -237,9 +229,9 @@ def test_a_replica_that_stands_still_holds_the_load_and_is_not_dropped(
         *("--repl-backlog-size", "16kb", "--repl-diskless-sync-delay", "0"),
         *("--client-output-buffer-limit", "replica 12mb 0 0"),
     )
-    with own_server(binary, *small) as own, own.endpoint.client() as client:
+    with own_server(*small, binary=binary) as own, own.endpoint.client() as client:
         follow = ("--replicaof", "127.0.0.1", str(own.port))
-        with own_server(binary, *follow) as replica:
+        with own_server(*follow, binary=binary) as replica:
             wait_until(lambda: "'online'" in str(client.info("replication")))
             syncs = client.info("stats")["sync_full"]
             publication = begun(own.endpoint, "held")
@@ -269,7 +261,7 @@ def test_what_waits_for_a_replica_too_long_is_an_error(binary, monkeypatch, wait
     monkeypatch.setattr(pacing, "_WAITING_FOR_REPLICAS", -1)
     monkeypatch.setattr(pacing, "_PATIENCE", 0.1)
     with (
-        own_server(binary) as own,
+        own_server(binary=binary) as own,
         PartitionWriter(begun(own.endpoint, "held"), 0, "a") as writer,
         pytest.raises(Exception, match=r"'sales': the load waited .* bytes wait for replicas"),
     ):
@@ -280,7 +272,7 @@ def test_what_waits_for_a_replica_too_long_is_an_error(binary, monkeypatch, wait
 
 
 def test_what_would_not_fit_is_refused_before_it_does_harm(binary):
-    with own_server(binary, "--maxmemory", "8mb", "--maxmemory-policy", "allkeys-lru") as own:
+    with own_server(*EVICTING, binary=binary) as own:
         manifest = publish(own.endpoint, numbers(0, 2000), spec("full"))
         publication = begun(own.endpoint, "full", expected_rows=100_000)
         with PartitionWriter(publication, 0, "a") as writer:
@@ -307,7 +299,7 @@ def test_what_would_not_fit_is_refused_before_it_does_harm(binary):
 
 
 def test_without_a_number_as_many_rows_as_are_live_must_fit(binary):
-    with own_server(binary, "--maxmemory", "16mb") as own:
+    with own_server("--maxmemory", "16mb", binary=binary) as own:
         publish(own.endpoint, numbers(0, 40_000), spec("full", keep=0))
         with own.endpoint.client() as client:
             for number in range(18):
@@ -322,7 +314,7 @@ def test_without_a_number_as_many_rows_as_are_live_must_fit(binary):
 
 
 def test_nothing_is_evicted_where_nobody_knows_how_many_rows_come(binary):
-    with own_server(binary, "--maxmemory", "8mb", "--maxmemory-policy", "allkeys-lru") as own:
+    with own_server(*EVICTING, binary=binary) as own:
         with (
             PartitionWriter(begun(own.endpoint, "full"), 0, "a") as writer,
             pytest.raises(NoRoomError, match="the rows so far have used up what was free"),
@@ -336,7 +328,7 @@ def test_nothing_is_evicted_where_nobody_knows_how_many_rows_come(binary):
 @pytest.mark.parametrize("mode", [Mode.SNAPSHOT, Mode.UPSERT])
 def test_a_full_server_is_the_error_whatever_the_limits(binary, mode, limits):
     what = spec("full", "full:{id}", mode=mode, limits=Limits(memory_margin=None, **limits))
-    with own_server(binary) as own, own.endpoint.client() as client:
+    with own_server(binary=binary) as own, own.endpoint.client() as client:
         publication = Publication.begin(own.endpoint, what)
         with PartitionWriter(publication, 0, "a") as writer:
             writer.write(*wide(0, 10))
@@ -352,7 +344,7 @@ def test_a_full_server_is_the_error_whatever_the_limits(binary, mode, limits):
 
 
 def test_the_projection_is_what_the_load_then_takes(binary):
-    with own_server(binary, "--maxmemory", "1gb") as own, own.endpoint.client() as client:
+    with own_server("--maxmemory", "1gb", binary=binary) as own, own.endpoint.client() as client:
         publication = begun(own.endpoint, "fits", expected_rows=50_000)
         before = client.info("memory")["used_memory"]
         with PartitionWriter(publication, 0, "a") as writer:

@@ -6,10 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -31,7 +28,6 @@ from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.gold.writers import PartitionWriter
 from nexus_redis_provider.core.keys import GoldKeys
-from nexus_redis_provider.embedded import EmbeddedServer
 from tests.conftest import PERMANENT
 from tests.core.gold_datasets import (
     PERMANENT_ROWS,
@@ -44,6 +40,7 @@ from tests.core.gold_datasets import (
     version_keys,
     write,
 )
+from tests.guarded import own_server
 from tests.kinds import unspread
 
 
@@ -322,13 +319,6 @@ def test_a_connection_that_breaks_is_told_and_the_next_attempt_publishes(
     check_exact(client, namespace, manifest, rows, [f"0.second:{n}" for n in range(10)])
 
 
-@contextmanager
-def own_server(binary: Path, *arguments: str) -> Iterator[EmbeddedServer]:
-    """A server that the test may ruin, of the same kind."""
-    with EmbeddedServer(*arguments, binary=binary) as own:
-        yield own
-
-
 FULL = ("--maxmemory", "4mb")
 # Else no row would be written that does not fit.
 UNCHECKED = Limits(memory_margin=None)
@@ -338,7 +328,7 @@ BIG = {f"k{n}-{'x' * 500}": n for n in range(20_000)}
 
 
 def test_a_full_server_refuses_the_rows_and_keeps_the_old_version(binary, layout):
-    with own_server(binary, *FULL, "--maxmemory-policy", "noeviction") as own:
+    with own_server(*FULL, "--maxmemory-policy", "noeviction", binary=binary) as own:
         manifest = publish(own.endpoint, {"a": 1}, spec("full"))
         publication = Publication.begin(own.endpoint, spec("full", layout=layout, limits=UNCHECKED))
         with PartitionWriter(publication, 0, "a") as writer:
@@ -358,7 +348,7 @@ def test_a_full_server_refuses_the_rows_and_keeps_the_old_version(binary, layout
 def test_a_server_that_cannot_save_is_the_error_and_not_what_failed_after_it(
     binary, layout, wait_until
 ):
-    with own_server(binary) as own, own.endpoint.client() as client:
+    with own_server(binary=binary) as own, own.endpoint.client() as client:
         publication = Publication.begin(own.endpoint, spec("unsaved", layout=layout))
         with PartitionWriter(publication, 0, "a") as writer:
             writer.write(*arguments(publication, {"a": 1}))
@@ -381,7 +371,7 @@ def test_a_server_that_cannot_save_is_the_error_and_not_what_failed_after_it(
 
 
 def test_evictions_fail_the_publish(binary):
-    with own_server(binary, *FULL, "--maxmemory-policy", "allkeys-lru") as own:
+    with own_server(*FULL, "--maxmemory-policy", "allkeys-lru", binary=binary) as own:
         publication = Publication.begin(own.endpoint, spec("evicting", limits=UNCHECKED))
         writer = PartitionWriter(publication, 0, "a")
         with writer, pytest.raises(NexusRedisError) as caught:
@@ -391,7 +381,7 @@ def test_evictions_fail_the_publish(binary):
 
 
 def test_a_server_that_restarts_loses_the_load_and_says_so(binary):
-    with own_server(binary) as own:
+    with own_server(binary=binary) as own:
         publication = Publication.begin(own.endpoint, spec("restart"))
         report = write(publication, {"a": 1})
         with PartitionWriter(publication, 1, "a") as writer:
@@ -409,7 +399,7 @@ def test_a_server_that_restarts_loses_the_load_and_says_so(binary):
 
 def test_a_restart_between_two_turns_to_write_is_what_the_publisher_hears_of(binary):
     """Who waits for its turn has no connection that breaks: the server just knows nothing."""
-    with own_server(binary) as own:
+    with own_server(binary=binary) as own:
         plan = spec("restart", limits=Limits(max_writers=1))
         publication = Publication.begin(own.endpoint, plan)
         with PartitionWriter(publication, 0, "a") as writer:
@@ -424,7 +414,7 @@ def test_a_restart_between_two_turns_to_write_is_what_the_publisher_hears_of(bin
 
 
 def test_a_script_cache_that_is_flushed_leaves_no_row_behind(binary):
-    with own_server(binary) as own, own.endpoint.client() as client:
+    with own_server(binary=binary) as own, own.endpoint.client() as client:
         publication = Publication.begin(own.endpoint, spec("flushed"))
         with PartitionWriter(publication, 0, "a") as writer:
             writer.write(*arguments(publication, {"a": 1}))
@@ -437,7 +427,7 @@ def test_a_script_cache_that_is_flushed_leaves_no_row_behind(binary):
 
 
 def test_a_silent_server_costs_no_more_than_its_timeouts(binary):
-    with own_server(binary) as own:
+    with own_server(binary=binary) as own:
         patience = replace(own.endpoint, read_timeout=0.3, connect_timeout=0.3, retries=1)
         publication = Publication.begin(patience, spec("silent"))
         with PartitionWriter(publication, 0, "a") as writer:

@@ -14,10 +14,11 @@ from nexus_redis_provider.core.errors import AccessDeniedError, ConfigurationErr
 from nexus_redis_provider.core.keyspace.patterns import beginning_with, literal
 from nexus_redis_provider.core.keyspace.walks import Deletion, delete, scan
 from nexus_redis_provider.core.keyspace.weights import big_keys, memory_of, weigh
-from nexus_redis_provider.embedded import EmbeddedServer, find_server
+from nexus_redis_provider.embedded import find_server
 from tests.conftest import need_server
 from tests.core.conftest import SERVERS
 from tests.core.gold_datasets import user
+from tests.guarded import own_server
 from tests.topologies import ClusterDeployment, kill
 
 MANY = 100_000
@@ -36,7 +37,7 @@ def write(client: Any, keys: list[bytes], value: bytes = b"x") -> None:
 def many(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
     """A server of its own with 100,000 keys: a tenth of them is of sessions."""
     binary: Any = need_server(SERVERS[request.param])
-    with EmbeddedServer(binary=binary) as server, server.endpoint.client() as client:
+    with own_server(binary=binary) as server, server.endpoint.client() as client:
         names = (b"session" if number % 10 == 0 else b"row" for number in range(MANY))
         write(client, [b"%s:%d" % (name, number) for number, name in enumerate(names)])
         yield client

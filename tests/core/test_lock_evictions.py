@@ -17,6 +17,8 @@ from nexus_redis_provider.core.locks.evictions import show_eviction
 from nexus_redis_provider.core.locks.protocol import Claim
 from nexus_redis_provider.core.scripts import script
 from nexus_redis_provider.embedded import EmbeddedServer
+from tests.guarded import own_server
+from tests.servers import as_user
 from tests.topologies import ClusterDeployment
 
 LIMIT = 100 << 20
@@ -26,7 +28,7 @@ LIMIT = 100 << 20
 def own(binary: Path) -> Iterator[EmbeddedServer]:
     """A server that may evict keys which expire, of the same kind."""
     options = ("--maxmemory", str(LIMIT), "--maxmemory-policy", "volatile-ttl")
-    with EmbeddedServer(*options, binary=binary) as own:
+    with own_server(*options, binary=binary) as own:
         yield own
 
 
@@ -110,7 +112,7 @@ async def test_who_may_not_ask_is_told_what_for(
 ) -> None:
     admin.acl_setuser("blind", enabled=True, nopass=True, commands=["+@all", "-info"], keys=["*"])
     admin.acl_setuser("blind", enabled=True, nopass=True, channels=["*"])
-    blind = Endpoint.from_url(f"redis://blind:any@127.0.0.1:{own.port}")
+    blind = as_user(own.endpoint, "blind", "any")
     with pytest.raises(AccessDeniedError, match="INFO, which says whether the server evicts keys"):
         async with locked(kind, blind, "a"):
             pass

@@ -19,9 +19,9 @@ from nexus_redis_provider.core.locks import AsyncLock
 from nexus_redis_provider.core.locks.protocol import inspect, release, who_holds
 from nexus_redis_provider.core.locks.waiting import Place, WaitingRoom
 from nexus_redis_provider.core.scripts import run
-from nexus_redis_provider.embedded import EmbeddedServer
 from tests.conftest import CountClients
 from tests.core.lock_calls import take
+from tests.guarded import own_server
 
 
 def scripts_run(client: redis.Redis, namespace: str) -> int:
@@ -110,7 +110,7 @@ async def test_two_rooms_may_attend_the_same_place(
 
 
 async def test_waiting_goes_on_while_the_server_is_away(namespace: str) -> None:
-    with EmbeddedServer("--appendonly", "yes", "--appendfsync", "always") as server:
+    with own_server("--appendonly", "yes", "--appendfsync", "always") as server:
         with server.endpoint.client() as client:
             held = run(client, take("a", "holder", namespace=namespace))
             run(client, take("a", "w", stay=60, namespace=namespace))

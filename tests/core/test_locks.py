@@ -30,8 +30,8 @@ from nexus_redis_provider.core.keys import LockKeys
 from nexus_redis_provider.core.locks import AsyncLock, Lock
 from nexus_redis_provider.core.locks.protocol import inspect, release, who_holds
 from nexus_redis_provider.core.scripts import run, run_all
-from nexus_redis_provider.embedded import EmbeddedServer
 from tests.core.lock_calls import take
+from tests.guarded import own_server
 
 NOWHERE = Endpoint.from_url("redis://127.0.0.1:1?retries=0")
 
@@ -426,14 +426,14 @@ def test_a_fork_holds_nothing_and_frees_nothing(
 
 
 async def test_a_lock_waits_for_its_replicas(kind: str, namespace: str, wait_until: Any) -> None:
-    with EmbeddedServer() as primary:
+    with own_server() as primary:
         options = {"namespace": namespace, "replicas": 1}
         with pytest.raises(NotReplicatedError, match="confirmed by 0 of 1 replica"):
             async with holding(kind, primary.endpoint, "a", replica_timeout=0.1, **options):
                 pytest.fail("a lock without its replica")
         with primary.endpoint.client() as client:
             assert run(client, who_holds("a", namespace=namespace)) is None
-            with EmbeddedServer("--replicaof", f"127.0.0.1 {primary.port}") as replica:
+            with own_server("--replicaof", f"127.0.0.1 {primary.port}") as replica:
                 wait_until(lambda: client.info("replication")["connected_slaves"] == 1)
                 wait_until(
                     lambda: client.info("replication").get("slave0", {}).get("state") == "online"
@@ -452,7 +452,7 @@ def test_a_replica_timeout_fits_into_the_clients(endpoint: Endpoint) -> None:
 
 
 async def test_waiting_outlives_a_restart(kind: str, namespace: str, eventually: Any) -> None:
-    with EmbeddedServer("--appendonly", "yes", "--appendfsync", "always") as server:
+    with own_server("--appendonly", "yes", "--appendfsync", "always") as server:
         endpoint = replace(server.endpoint, retries=0)
         entered = asyncio.Event()
 

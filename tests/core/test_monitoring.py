@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,6 +17,8 @@ from nexus_redis_provider.core.monitoring.slow_logs import slow_log
 from nexus_redis_provider.embedded import EmbeddedServer, find_server
 from tests.conftest import WaitUntil, need_server
 from tests.core.conftest import SERVERS
+from tests.guarded import own_server
+from tests.servers import as_user
 from tests.topologies import ClusterDeployment, kill
 
 
@@ -24,7 +27,7 @@ def own(request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
     """A server whose settings a test may change."""
     binary: Any = need_server(SERVERS[request.param])
     options = ("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lfu", "--appendonly", "yes")
-    with EmbeddedServer(*options, binary=binary) as server:
+    with own_server(*options, binary=binary) as server:
         yield server
 
 
@@ -41,7 +44,7 @@ def now() -> datetime:
 def test_a_server(asked: redis.Redis, own: EmbeddedServer) -> None:
     for number in range(5):
         asked.set(f"key:{number}", "x" * 1000, ex=60 if number < 2 else None)
-    with redis.Redis(port=own.port, db=3) as other:
+    with replace(own.endpoint, db=3).client() as other:
         other.set("a", 1)
     asked.get("key:0")
     asked.get("absent")
@@ -67,7 +70,7 @@ def test_a_server(asked: redis.Redis, own: EmbeddedServer) -> None:
 
 
 def test_no_limit_and_no_reads(server: EmbeddedServer) -> None:
-    with EmbeddedServer() as fresh, fresh.endpoint.client() as client:
+    with own_server() as fresh, fresh.endpoint.client() as client:
         (info,) = server_infos(client)
     assert info.memory.limit is None
     assert info.activity.hit_ratio is None
@@ -77,7 +80,7 @@ def test_no_limit_and_no_reads(server: EmbeddedServer) -> None:
 def test_a_replica_and_its_primary(own: EmbeddedServer, asked: Any, wait_until: WaitUntil) -> None:
     asked.config_set("repl-diskless-sync-delay", 0)
     follow = ("--replicaof", f"127.0.0.1 {own.port}")
-    with EmbeddedServer(*follow, binary=own._binary) as server, server.endpoint.client() as client:
+    with own_server(*follow, binary=own._binary) as server, server.endpoint.client() as client:
         wait_until(lambda: server_infos(client)[0].replication.is_linked)
         asked.set("key", 1)
         wait_until(lambda: server_infos(asked)[0].replication.replicas[0].offset > 0)
@@ -151,7 +154,7 @@ def test_a_bad_count_is_refused(asked: redis.Redis, call: Any) -> None:
 @pytest.mark.parametrize("call", [server_infos, slow_log, latency_events, ping])
 def test_who_may_not_ask(asked: redis.Redis, own: EmbeddedServer, call: Any) -> None:
     asked.acl_setuser("nobody", enabled=True, nopass=True, commands=["+hello"])
-    stranger = redis.Redis(port=own.port, username="nobody", password="x")
+    stranger = as_user(own.endpoint, "nobody", "x").client()
     with stranger, pytest.raises(AccessDeniedError, match=str(own.port)):
         call(stranger)
 

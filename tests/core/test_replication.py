@@ -24,6 +24,7 @@ from nexus_redis_provider.core.replication import (
 from nexus_redis_provider.embedded import EmbeddedServer, find_server
 from tests.conftest import WaitUntil, need_server
 from tests.core.backup_servers import AT_ONCE, replica_of
+from tests.guarded import own_server
 from tests.topologies import ClusterDeployment, crash, kill, stopped
 
 FAST = {"poll_interval": 0.02}
@@ -33,7 +34,7 @@ FAST = {"poll_interval": 0.02}
 def primary() -> Iterator[EmbeddedServer]:
     # Of one kind: a replica confirms once a second, so these tests are slow.
     need_server(find_server)
-    with EmbeddedServer(*AT_ONCE) as primary:
+    with own_server(*AT_ONCE) as primary:
         yield primary
 
 

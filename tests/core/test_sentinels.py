@@ -12,7 +12,7 @@ import pytest
 
 from nexus_redis_provider.core.clients import thread_client
 from nexus_redis_provider.core.credentials import Secret, SecretSource
-from nexus_redis_provider.core.endpoint import Endpoint, Node, Topology
+from nexus_redis_provider.core.endpoint import Endpoint, Node
 from nexus_redis_provider.core.errors import (
     AccessDeniedError,
     LockHeldError,
@@ -25,7 +25,8 @@ from nexus_redis_provider.core.scripts import arun, run
 from nexus_redis_provider.embedded import EmbeddedServer, find_server
 from tests.conftest import need_server
 from tests.core.lock_calls import take
-from tests.topologies import MASTER, SentinelDeployment, kill, until
+from tests.guarded import own_server
+from tests.topologies import MASTER, SentinelDeployment, kill, until, watched_by
 
 
 @pytest.fixture(scope="module")
@@ -136,39 +137,36 @@ async def test_the_right_that_is_enough_with_sentinels(
 ) -> None:
     monkeypatch.setenv("WATCH", "pw")
     need_server(find_server)
-    with EmbeddedServer() as server:
+    with own_server() as server:
         config = f"sentinel monitor m 127.0.0.1 {server.port} 1"
-        user = "user watcher on >pw -@all"
-        for rights, is_enough in (("+sentinel|masters", True), ("+ping", False)):
-            with EmbeddedServer("--sentinel", config=f"{config}\n{user} {rights}") as sentinel:
-                endpoint = Endpoint.from_url(
-                    f"redis+sentinel://127.0.0.1:{sentinel.port}?master=m&retries=0"
-                    "&sentinel_username=watcher&sentinel_password_env=WATCH"
-                )
-                if is_enough:
-                    await look(kind, endpoint)
-                    continue
+        with own_server("--sentinel", config=config) as sentinel:
+            endpoint = replace(
+                watched_by(sentinel, server, "m"),
+                retries=0,
+                sentinel_username="watcher",
+                sentinel_password=Secret(SecretSource.ENV, "WATCH"),
+            )
+            user = ("watcher", "on", ">pw", "-@all")
+            with sentinel.endpoint.client() as client:
+                client.execute_command("ACL SETUSER", *user, "+sentinel|masters")
+                await look(kind, endpoint)
+                client.execute_command("ACL SETUSER", *user, "+ping")
                 with pytest.raises(AccessDeniedError, match="sentinel\\|masters"):
                     await look(kind, endpoint)
 
 
 async def test_a_primary_that_is_down_is_named(kind: str) -> None:
     need_server(find_server)
-    with EmbeddedServer() as server:
+    with own_server() as server:
         lines = (
             f"sentinel monitor {MASTER} 127.0.0.1 {server.port} 2",
             f"sentinel down-after-milliseconds {MASTER} 100",
         )
-        with EmbeddedServer("--sentinel", config="\n".join(lines)) as sentinel:
+        with own_server("--sentinel", config="\n".join(lines)) as sentinel:
             kill(server)
             with sentinel.endpoint.client() as client:
                 until(lambda: client.sentinel_masters()[MASTER]["is_sdown"], "a dead primary")
-            endpoint = Endpoint(
-                nodes=sentinel.endpoint.nodes,
-                topology=Topology.SENTINEL,
-                master=MASTER,
-                retries=0,
-            )
+            endpoint = replace(watched_by(sentinel, server), retries=0)
             with pytest.raises(UnreachableError, match=f"{server.port} down, and no other one"):
                 await look(kind, endpoint)
 

@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +36,7 @@ from nexus_redis_provider.core.replication import await_replicas
 from nexus_redis_provider.core.scripts import run
 from nexus_redis_provider.embedded import EmbeddedServer
 from tests.conftest import WaitUntil
+from tests.guarded import own_server
 from tests.topologies import ClusterDeployment, until
 
 Ask = Callable[..., Any]
@@ -256,10 +258,10 @@ def test_no_stale_entry_among_threads(
 
 
 @pytest.fixture
-def small(server: EmbeddedServer, request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
+def small(binary: Path, request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
     """A server of the same kind with little memory, and a policy."""
     options = ("--maxmemory", "4mb", "--maxmemory-policy", request.param)
-    with EmbeddedServer(*options, binary=server._binary) as small:
+    with own_server(*options, binary=binary) as small:
         yield small
 
 
@@ -290,12 +292,12 @@ def test_a_full_server_keeps_nothing_stale(small: EmbeddedServer) -> None:
 
 
 @pytest.fixture
-def pair(server: EmbeddedServer) -> Iterator[tuple[EmbeddedServer, EmbeddedServer]]:
+def pair(binary: Path) -> Iterator[tuple[EmbeddedServer, EmbeddedServer]]:
     """A primary and its replica, of the same kind."""
     at_once = ("--repl-diskless-sync-delay", "0")
-    with EmbeddedServer(*at_once, binary=server._binary) as primary:
+    with own_server(*at_once, binary=binary) as primary:
         follow = ("--replicaof", f"127.0.0.1 {primary.port}")
-        with EmbeddedServer(*follow, binary=server._binary) as replica:
+        with own_server(*follow, binary=binary) as replica:
             with primary.endpoint.client() as client:
                 until(lambda: client.info("replication")["connected_slaves"], "a replica")
             yield primary, replica

@@ -13,6 +13,8 @@ from demo.standalone import Standalone, alive
 from nexus_redis_provider.embedded import EmbeddedServer, find_server
 from tests.conftest import need_server
 from tests.e2e.stage import Stage
+from tests.guarded import own_server
+from tests.urls import connection_uri
 
 HERE = Path(__file__).parent
 SETTINGS = {
@@ -34,7 +36,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="session")
 def signal_server() -> Iterator[EmbeddedServer]:
-    """Where works tell what they do, and are told what to do."""
+    """Where works tell what they do, and are told what to do: never what is tested."""
     need_server(find_server)
     with EmbeddedServer() as server:
         yield server
@@ -44,7 +46,7 @@ def signal_server() -> Iterator[EmbeddedServer]:
 def lock_server() -> Iterator[EmbeddedServer]:
     """Where the locks are; what it has said is still true after a restart."""
     need_server(find_server)
-    with EmbeddedServer("--appendonly", "yes", "--appendfsync", "always") as server:
+    with own_server("--appendonly", "yes", "--appendfsync", "always") as server:
         yield server
 
 
@@ -59,7 +61,7 @@ def shared_stage(
     lock_server: EmbeddedServer, signal_server: EmbeddedServer, job_logs: Path
 ) -> Iterator[Stage]:
     environment = {
-        "AIRFLOW_CONN_NEXUS_REDIS_DEFAULT": f"nexus-redis://127.0.0.1:{lock_server.port}/0",
+        "AIRFLOW_CONN_NEXUS_REDIS_DEFAULT": connection_uri("nexus-redis", lock_server.endpoint),
         "NEXUS_REDIS_URL": lock_server.url,
         "E2E_SIGNALS_URL": signal_server.url,
         "E2E_JOB_LOGS": str(job_logs),

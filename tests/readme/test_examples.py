@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nexus_redis_provider.embedded import EmbeddedServer
+from tests.guarded import own_server
 
 ROOT = Path(__file__).parents[2]
 PAGES = [(ROOT / page).read_text("utf-8") for page in ("README.md", "docs/servers.md")]
@@ -60,7 +60,7 @@ def test_spark_job_then_read(tmp_path):
     sales = {"shop": ["Hanoi", "Hanoi", "Hue"], "day": day, "price": [1.5, 2.0, 4.0]}
     pq.write_table(pa.table(sales), lake / "part.parquet")
     job = block("publish(gold").replace("/lake/silver/sales", str(lake))
-    with EmbeddedServer() as server:
+    with own_server() as server:
         printed = run(job, tmp_path, "--fence", "7", NEXUS_REDIS_URL=server.url)
         assert "2 rows published as version" in printed
         reading = block("GoldDataset(Endpoint") + "\nprint(row, published_at.tzinfo)"

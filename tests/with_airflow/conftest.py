@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from nexus_redis_provider.embedded import EmbeddedServer
-from tests.servers import connection_uri
+from tests.urls import connection_uri
 
 HERE = Path(__file__).parent
 # Airflow reads these when it is imported, hence before any test module.
@@ -50,8 +50,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def connections(server: EmbeddedServer) -> Iterator[None]:
     """The test server by both connection types, and one where nobody answers."""
     uris = {
-        "AIRFLOW_CONN_NEXUS_REDIS_DEFAULT": connection_uri("nexus-redis", server),
-        "AIRFLOW_CONN_REDIS_DEFAULT": connection_uri("redis", server),
+        "AIRFLOW_CONN_NEXUS_REDIS_DEFAULT": connection_uri("nexus-redis", server.endpoint),
+        "AIRFLOW_CONN_REDIS_DEFAULT": connection_uri("redis", server.endpoint),
         "AIRFLOW_CONN_NOWHERE": "nexus-redis://127.0.0.1:1?retries=0",
     }
     with pytest.MonkeyPatch.context() as patch:

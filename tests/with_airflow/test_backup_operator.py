@@ -13,15 +13,16 @@ from nexus_redis_provider.core.errors import ConfigurationError, RehearsalError,
 from nexus_redis_provider.embedded import EmbeddedServer
 from nexus_redis_provider.operators.backup import RedisBackupOperator
 from tests.core.backup_servers import AT_ONCE, fill
-from tests.kinds import plain
+from tests.guarded import own_server
 from tests.topologies import ClusterDeployment
+from tests.urls import connection_uri
 
 
 @pytest.fixture
 def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedServer]:
-    with EmbeddedServer("--appendonly", "yes", *AT_ONCE) as own:
+    with own_server("--appendonly", "yes", *AT_ONCE) as own:
         fill(own)
-        monkeypatch.setenv("AIRFLOW_CONN_OWN", f"nexus-redis://{own.endpoint.nodes[0]}")
+        monkeypatch.setenv("AIRFLOW_CONN_OWN", connection_uri("nexus-redis", own.endpoint))
         yield own
 
 
@@ -59,10 +60,8 @@ def test_a_log(own: EmbeddedServer, backup: Any) -> None:
     assert (facts["kind"], facts["keys"], facts["offset"]) == ("aof", None, None)
 
 
-@plain
 def test_a_cluster(deployment: ClusterDeployment, backup: Any, monkeypatch: Any) -> None:
-    node, other = deployment.endpoint.nodes
-    uri = f"nexus-redis://{node}?topology=cluster&nodes={other}"
+    uri = connection_uri("nexus-redis", deployment.endpoint)
     monkeypatch.setenv("AIRFLOW_CONN_CLUSTER", uri)
     with deployment.endpoint.client() as client:
         client.mset_nonatomic({f"{number}": "x" for number in range(100)})

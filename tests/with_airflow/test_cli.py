@@ -20,7 +20,7 @@ from nexus_redis_provider.core.locks.protocol import Claim, acquire, inspect
 from nexus_redis_provider.core.scripts import run
 from nexus_redis_provider.core.tags import stamp
 from tests.kinds import plain
-from tests.servers import connection_uri
+from tests.urls import connection_uri
 
 AIRFLOW = Path(sys.executable).with_name("airflow")
 
@@ -90,7 +90,7 @@ def stored(database: None, server: Any) -> Any:
     """A connection that only Airflow's database knows."""
     from airflow.models.connection import Connection
 
-    connection = Connection("stored", uri=connection_uri("nexus-redis", server))
+    connection = Connection("stored", uri=connection_uri("nexus-redis", server.endpoint))
     with create_session() as session:
         session.add(connection)
     yield connection.conn_id

@@ -19,9 +19,10 @@ from nexus_redis_provider.assets.gold import gold_asset, watched_gold_asset
 from nexus_redis_provider.core.errors import ConfigurationError
 from nexus_redis_provider.core.gold.history import rollback
 from nexus_redis_provider.core.keys import GoldKeys
-from nexus_redis_provider.embedded import EmbeddedServer
 from nexus_redis_provider.triggers.gold_published import GoldPublishedTrigger
 from tests.core.gold_datasets import PERMANENT_ROWS, publish, spec
+from tests.guarded import own_server
+from tests.urls import connection_uri
 from tests.with_airflow.test_triggers import restored
 
 
@@ -160,8 +161,8 @@ async def test_each_deployment_hears_everything(
 async def test_it_outlives_a_server_that_restarts(
     monkeypatch: pytest.MonkeyPatch, eventually: Any
 ) -> None:
-    with EmbeddedServer() as server:
-        address = f"nexus-redis://{server.endpoint.nodes[0]}?retries=0"
+    with own_server() as server:
+        address = connection_uri("nexus-redis", server.endpoint, retries="0")
         monkeypatch.setenv("AIRFLOW_CONN_OWN", address)
         async with triggerer(trigger_of("nexus", redis_conn_id="own")) as airflow:
             with server.endpoint.client() as client:

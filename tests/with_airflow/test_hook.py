@@ -16,7 +16,9 @@ from nexus_redis_provider.core.endpoint import Endpoint, Node, Tls, Topology
 from nexus_redis_provider.core.errors import ConfigurationError
 from nexus_redis_provider.embedded import EmbeddedServer
 from nexus_redis_provider.hooks.redis import NexusRedisHook, endpoint_of
-from tests.topologies import ClusterDeployment
+from tests.guarded import own_server
+from tests.topologies import ClusterDeployment, watched_by
+from tests.urls import connection_uri
 
 PASSWORD = "correct horse"
 
@@ -233,10 +235,10 @@ def test_connection_test_tells_the_cause(
 
 
 async def test_a_hook_of_sentinels(monkeypatch: pytest.MonkeyPatch) -> None:
-    with EmbeddedServer() as server:
+    with own_server() as server:
         config = f"sentinel monitor state 127.0.0.1 {server.port} 1"
-        with EmbeddedServer("--sentinel", config=config) as sentinel:
-            uri = f"nexus-redis://{sentinel.endpoint.nodes[0]}?topology=sentinel&master=state"
+        with own_server("--sentinel", config=config) as sentinel:
+            uri = connection_uri("nexus-redis", watched_by(sentinel, server))
             monkeypatch.setenv("AIRFLOW_CONN_WATCHED", uri)
             good, message = NexusRedisHook("watched").test_connection()
             assert good, message
@@ -254,7 +256,8 @@ async def test_a_hook_of_sentinels(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_hook_of_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     with ClusterDeployment(primaries=1) as deployment:
         node = deployment.endpoint.nodes[0]
-        monkeypatch.setenv("AIRFLOW_CONN_WHOLE", f"nexus-redis://{node}?topology=cluster")
+        uri = connection_uri("nexus-redis", deployment.endpoint)
+        monkeypatch.setenv("AIRFLOW_CONN_WHOLE", uri)
         good, message = NexusRedisHook("whole").test_connection()
         assert good, message
         assert message.startswith("Cluster of 1 primaries: ")

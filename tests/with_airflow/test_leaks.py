@@ -30,6 +30,8 @@ from nexus_redis_provider.triggers.dag_lock import DagLockTrigger
 from nexus_redis_provider.triggers.gold_published import GoldPublishedTrigger
 from tests.conftest import Eventually
 from tests.core.lock_calls import take
+from tests.guarded import own_server
+from tests.urls import connection_uri
 from tests.with_airflow.contexts import context_of
 
 Count = Callable[[], int]
@@ -39,8 +41,8 @@ CONN_ID = "counted"
 @pytest.fixture
 def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedServer]:
     """A server that nobody else is connected to."""
-    with EmbeddedServer() as own:
-        monkeypatch.setenv("AIRFLOW_CONN_COUNTED", f"nexus-redis://127.0.0.1:{own.port}")
+    with own_server() as own:
+        monkeypatch.setenv("AIRFLOW_CONN_COUNTED", connection_uri("nexus-redis", own.endpoint))
         yield own
 
 

@@ -24,6 +24,8 @@ from nexus_redis_provider.embedded import EmbeddedServer
 from nexus_redis_provider.operators.dag_lock import DagLockOperator, DagUnlockOperator
 from nexus_redis_provider.operators.locking import LockHolderLink
 from tests.core.lock_calls import take
+from tests.guarded import own_server
+from tests.urls import connection_uri
 from tests.with_airflow.contexts import context_of
 
 URL = {"url": "http://airflow/run"}
@@ -134,8 +136,10 @@ def test_without_redis_a_patient_task_waits(lock: Any) -> None:
 def test_a_patient_task_works_once_redis_is_back(
     lock: Any, monkeypatch: pytest.MonkeyPatch, namespace: str
 ) -> None:
-    with EmbeddedServer() as server:
-        monkeypatch.setenv("AIRFLOW_CONN_OWN", f"nexus-redis://127.0.0.1:{server.port}?retries=0")
+    with own_server() as server:
+        monkeypatch.setenv(
+            "AIRFLOW_CONN_OWN", connection_uri("nexus-redis", server.endpoint, retries="0")
+        )
         server.stop()
         patient = lock(redis_conn_id="own", on_unreachable="wait")
         with pytest.raises(TaskDeferred):
@@ -284,8 +288,8 @@ def test_what_an_option_cannot_be(lock: Any, options: dict[str, Any], message: s
 @pytest.fixture
 def evicting(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedServer]:
     """A server that may evict keys, behind the connection `cache`."""
-    with EmbeddedServer("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru") as server:
-        monkeypatch.setenv("AIRFLOW_CONN_CACHE", f"nexus-redis://127.0.0.1:{server.port}")
+    with own_server("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru") as server:
+        monkeypatch.setenv("AIRFLOW_CONN_CACHE", connection_uri("nexus-redis", server.endpoint))
         yield server
 
 

@@ -15,10 +15,11 @@ from nexus_redis_provider.core.errors import StaleFenceError
 from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.locks.protocol import who_holds
 from nexus_redis_provider.core.scripts import run
-from nexus_redis_provider.embedded import EmbeddedServer
 from nexus_redis_provider.hooks.roles import state_conn_id
 from nexus_redis_provider.operators.dag_lock import DagLockOperator, DagUnlockOperator, dag_lock
 from nexus_redis_provider.operators.gold_publish import GoldPublishOperator
+from tests.guarded import own_server
+from tests.urls import connection_uri
 from tests.with_airflow.contexts import context_of
 from tests.with_airflow.test_cli import call
 
@@ -33,10 +34,10 @@ class Roles(NamedTuple):
 @pytest.fixture
 def roles(monkeypatch: pytest.MonkeyPatch) -> Iterator[Roles]:
     evict = ("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lfu")
-    with EmbeddedServer() as state, EmbeddedServer(*evict) as cache:
+    with own_server() as state, own_server(*evict) as cache:
         monkeypatch.setenv("AIRFLOW__NEXUS_REDIS__STATE_CONN_ID", "nexus_redis_state")
         for name, server in (("STATE", state), ("DEFAULT", cache)):
-            uri = f"nexus-redis://127.0.0.1:{server.port}"
+            uri = connection_uri("nexus-redis", server.endpoint)
             monkeypatch.setenv(f"AIRFLOW_CONN_NEXUS_REDIS_{name}", uri)
         with state.endpoint.client() as state_client, cache.endpoint.client() as cache_client:
             yield Roles(state_client, cache_client)

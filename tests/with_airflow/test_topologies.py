@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from airflow.sdk.exceptions import TaskDeferred
 
 from nexus_redis_provider.operators.dag_lock import DagLockOperator, DagUnlockOperator
 from tests.topologies import ClusterDeployment, SentinelDeployment
+from tests.urls import connection_uri
 from tests.with_airflow.contexts import context_of
 
 
@@ -21,14 +21,7 @@ async def test_a_run_takes_the_lock_after_another(
 ) -> None:
     with kind() as deployment:
         endpoint = deployment.endpoint
-        extra = {
-            "topology": endpoint.topology,
-            "nodes": ",".join(map(str, endpoint.nodes)),
-            "master": endpoint.master,
-        }
-        node = {"host": endpoint.nodes[0].host, "port": endpoint.nodes[0].port}
-        spread = {"conn_type": "nexus_redis", **node, "extra": extra}
-        monkeypatch.setenv("AIRFLOW_CONN_SPREAD", json.dumps(spread))
+        monkeypatch.setenv("AIRFLOW_CONN_SPREAD", connection_uri("nexus-redis", endpoint))
         with DAG("spread", schedule=None):
             options = {"name": "a", "redis_conn_id": "spread"}
             lock = DagLockOperator(task_id="lock", wait_timeout=20, **options)

@@ -20,6 +20,8 @@ from nexus_redis_provider.embedded import EmbeddedServer
 from nexus_redis_provider.triggers.cache_warm import CacheWarmTrigger
 from nexus_redis_provider.triggers.dag_lock import DagLockTrigger
 from tests.core.lock_calls import take
+from tests.guarded import own_server
+from tests.urls import connection_uri
 
 
 def lock_trigger(namespace: str, **options: Any) -> DagLockTrigger:
@@ -337,9 +339,9 @@ async def test_a_filler_that_is_gone_fires(client: redis.Redis, namespace: str) 
 async def test_waiting_outlives_an_absent_server(
     monkeypatch: pytest.MonkeyPatch, eventually: Any
 ) -> None:
-    with EmbeddedServer() as server:
+    with own_server() as server:
         monkeypatch.setenv(
-            "AIRFLOW_CONN_OWN", f"nexus-redis://{server.endpoint.nodes[0]}?retries=0"
+            "AIRFLOW_CONN_OWN", connection_uri("nexus-redis", server.endpoint, retries="0")
         )
         with server.endpoint.client() as client:
             run(client, take("a", "me", 60))

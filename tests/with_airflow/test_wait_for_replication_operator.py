@@ -24,13 +24,15 @@ from nexus_redis_provider.embedded import EmbeddedServer
 from nexus_redis_provider.operators.replication import WaitForReplicationOperator
 from nexus_redis_provider.triggers.replication import ReplicationTrigger
 from tests.core.backup_servers import AT_ONCE, replica_of
+from tests.guarded import own_server
 from tests.topologies import stopped
+from tests.urls import connection_uri
 
 
 @pytest.fixture
 def primary(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedServer]:
-    with EmbeddedServer(*AT_ONCE) as primary:
-        monkeypatch.setenv("AIRFLOW_CONN_OWN", f"nexus-redis://{primary.endpoint.nodes[0]}")
+    with own_server(*AT_ONCE) as primary:
+        monkeypatch.setenv("AIRFLOW_CONN_OWN", connection_uri("nexus-redis", primary.endpoint))
         yield primary
 
 

@@ -32,6 +32,7 @@ from tests.gold_faults import (
     publish,
     staging,
 )
+from tests.guarded import own_server
 from tests.topologies import until
 from tests.with_spark import faults_job
 from tests.with_spark.conftest import SHORT_LIVED
@@ -96,7 +97,7 @@ class Driver:
         """The first publish of a driver takes it some time, which is to be no part of a load."""
         if not self._is_ready.wait(PATIENCE_S):
             raise TimeoutError(f"no driver: {self.log.read_text()[-3000:]}")
-        with EmbeddedServer() as other:
+        with own_server() as other:
             for publishing in [self.publish(shape, 1, other.endpoint) for shape in SHAPES]:
                 publishing.result(PATIENCE_S)
 

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from nexus_redis_provider.embedded import EmbeddedServer
+from tests.guarded import own_server
 from tests.topologies import until
 from tests.with_spark.clusters import HOME, Cluster, standalone_cluster
 from tests.with_spark.conftest import SHORT_LIVED
@@ -51,7 +52,7 @@ def driver(folder: Path, cluster: Cluster) -> Iterator[Driver]:
 
 @pytest.fixture
 def server() -> Iterator[EmbeddedServer]:
-    with EmbeddedServer() as server:
+    with own_server() as server:
         yield server
 
 

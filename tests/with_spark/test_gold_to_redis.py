@@ -24,6 +24,8 @@ from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.embedded import EmbeddedServer
 from nexus_redis_provider.spark import configurations
+from tests.guarded import own_server
+from tests.urls import url_of
 
 pytestmark = pytest.mark.spark
 JOB = Path(__file__).parents[2] / "spark_jobs" / "gold_to_redis.py"
@@ -99,15 +101,15 @@ class Case:
 
 
 @pytest.fixture(scope="module")
-def own_server() -> Iterator[EmbeddedServer]:
+def job_server() -> Iterator[EmbeddedServer]:
     """The job publishes to the default namespace."""
-    with EmbeddedServer() as server:
+    with own_server() as server:
         yield server
 
 
 @pytest.fixture
-def client(own_server: EmbeddedServer) -> Iterator[redis.Redis]:
-    with own_server.endpoint.client() as client:
+def client(job_server: EmbeddedServer) -> Iterator[redis.Redis]:
+    with job_server.endpoint.client() as client:
         client.flushall()
         yield client
 
@@ -147,12 +149,12 @@ def submit(*arguments: str, **environment: str) -> Result:
 
 
 def test_publishes_from_csv_and_parquet(
-    own_server: EmbeddedServer, client: redis.Redis, data: Path, tmp_path: Path
+    job_server: EmbeddedServer, client: redis.Redis, data: Path, tmp_path: Path
 ):
     done = submit(
         write(tmp_path / "config.json", Case(0, "")),
         *(*inputs(data), "--fence", "7", "--lineage", "run_id=manual__1"),
-        NEXUS_REDIS_URL=own_server.url,
+        NEXUS_REDIS_URL=job_server.url,
     )
     assert done.code == 0, done.stderr
     sales, by_day = done.published
@@ -291,7 +293,7 @@ print(json.dumps(results))
 def answers(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Results of all of `REFUSED_BY_SPARK`, one after the other in one JVM, and what it left."""
     folder = tmp_path_factory.mktemp("configs")
-    with EmbeddedServer() as server, server.endpoint.client() as client:
+    with own_server() as server, server.endpoint.client() as client:
         cases = []
         for number, case in enumerate(REFUSED_BY_SPARK.values()):
             file = write(folder / f"{number}.json", case)
@@ -334,7 +336,7 @@ def test_what_is_wrong_before_spark_starts(
     capfd: pytest.CaptureFixture[str],
 ):
     case = REFUSED_AT_ONCE[name]
-    monkeypatch.setenv("NEXUS_REDIS_URL", f"redis://{endpoint}")
+    monkeypatch.setenv("NEXUS_REDIS_URL", url_of(endpoint))
     job = runpy.run_path(str(JOB))
     monkeypatch.setitem(job["main"].__globals__, "run", lambda *_, **__: pytest.fail("no Spark"))
     assert job["main"]([write(tmp_path / "config.json", case), *case.arguments]) == case.code

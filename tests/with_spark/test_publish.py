@@ -26,10 +26,10 @@ from nexus_redis_provider.core.errors import (
 )
 from nexus_redis_provider.core.gold import publications
 from nexus_redis_provider.core.gold.row_commands import ROWS_AT_ONCE
-from nexus_redis_provider.embedded import EmbeddedServer
 from nexus_redis_provider.spark import publish, publishing
 from nexus_redis_provider.spark.rows import prepared
 from tests.core.gold_datasets import dataset_keys, keyspace, user
+from tests.guarded import own_server
 from tests.proxies import FaultyProxy
 from tests.with_spark.conftest import PASSWORD, PASSWORD_VARIABLE
 
@@ -310,7 +310,7 @@ def test_progress_tells_the_rows_that_are_staged(df, options, monkeypatch, wait_
 
 
 def test_a_server_that_dies_in_mid_load_is_told(spark, df, options):
-    with EmbeddedServer() as own:
+    with own_server() as own:
         patience = replace(own.endpoint, retries=0)
         slow = spark.range(3_000_000).select("id", F.lit("x" * 100).alias("n"))
 

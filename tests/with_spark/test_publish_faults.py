@@ -19,6 +19,7 @@ from nexus_redis_provider.core.errors import (
 from nexus_redis_provider.embedded import EmbeddedServer, find_server
 from tests.conftest import need_server
 from tests.gold_faults import SHAPES, publish
+from tests.guarded import own_server
 from tests.topologies import stopped, until
 from tests.with_spark.faults import LOAD_TASKS, OLD_TOKEN, Driver, Loads
 
@@ -43,7 +44,7 @@ def own(tmp_path: Path) -> Iterator[EmbeddedServer]:
     binary = tmp_path / "server"
     binary.write_text(f"#!/bin/sh\ntrap '' XFSZ\nexec '{need_server(find_server)}' \"$@\"\n")
     binary.chmod(0o755)
-    with EmbeddedServer("--appendonly", "yes", binary=binary) as own:
+    with own_server("--appendonly", "yes", binary=binary) as own:
         yield own
 
 

@@ -17,9 +17,10 @@ from nexus_redis_provider.core.errors import (
 )
 from nexus_redis_provider.core.gold.progress import Progress
 from nexus_redis_provider.core.gold.readers import GoldDataset
-from nexus_redis_provider.embedded import EmbeddedServer
 from nexus_redis_provider.spark import publish, publishing
 from nexus_redis_provider.spark.configurations import Job
+from tests.guarded import own_server
+from tests.urls import url_of
 
 pytestmark = pytest.mark.spark
 
@@ -49,7 +50,7 @@ def test_too_large_a_value_is_refused_and_readers_see_what_they_saw(df, options,
 
 def test_a_frame_that_does_not_fit_is_refused_with_the_figures(spark, options):
     wide = spark.range(200_000).select("id", F.lit("x" * 100).alias("n"))
-    with EmbeddedServer("--maxmemory", "20mb", "--maxmemory-policy", "allkeys-lru") as own:
+    with own_server("--maxmemory", "20mb", "--maxmemory-policy", "allkeys-lru") as own:
         there = options | {"endpoint": own.endpoint}
         manifest = publish(wide.limit(1000), **there)
         with pytest.raises(NoRoomError, match=r"200,000 rows of \d+ bytes need .*maxmemory 20,971"):
@@ -63,7 +64,7 @@ def test_a_frame_that_does_not_fit_is_refused_with_the_figures(spark, options):
 
 
 def test_a_server_that_is_full_is_told_where_rows_a_second_are_limited(df, options, monkeypatch):
-    with EmbeddedServer() as own, own.endpoint.client() as client:
+    with own_server() as own, own.endpoint.client() as client:
         write = publishing._write
 
         def write_to_a_full_server(rows, publication):
@@ -102,7 +103,7 @@ def test_the_log_tells_share_and_time_left(df, options, caplog, mode):
 
 
 def test_the_data_source_takes_limits(df, endpoint, namespace, rows):
-    url = f"redis://127.0.0.1:{endpoint.nodes[0].port}/0"
+    url = url_of(endpoint)
     write = df.write.format("nexus_redis").mode("overwrite")
     write = write.options(dataset="sales", key="id", url=url, namespace=namespace)
     with pytest.raises(Exception, match=r"has \d+ bytes, more than max_value_bytes=10"):
