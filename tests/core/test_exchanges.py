@@ -15,6 +15,9 @@ from nexus_redis_provider.core.clusters import plain_client
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import PoolExhaustedError, RefusedError, UnreachableError
 from nexus_redis_provider.core.exchanges import aexecute_all, execute_all
+from nexus_redis_provider.core.keys import LockKeys
+from nexus_redis_provider.core.locks.protocol import who_holds
+from nexus_redis_provider.core.scripts import arun, run
 from tests.topologies import ClusterDeployment, stopped
 
 Commands = Sequence[Sequence[Any]]
@@ -117,23 +120,29 @@ async def test_a_node_that_does_not_answer_is_told_and_no_reply_is_taken_for_ano
 async def test_a_full_pool_is_told_by_name(
     kind: str, keys: list[str], deployment: ClusterDeployment
 ) -> None:
-    reads = [("GET", key) for key in keys]
+    reads, lock = [*(("GET", key) for key in keys), ("TTL", LockKeys("a").lock)], who_holds("a")
     narrow = replace(deployment.endpoint, max_connections=1)
     if kind == "async":
         async with narrow.async_client() as client:
             await aexecute_all(client, reads)
-            node = client.get_node_from_key(keys[0])
+            node = client.get_node_from_key(lock.keys[0])
             taken = node.acquire_connection()
             with pytest.raises(PoolExhaustedError, match="Raise max_connections"):
                 await aexecute_all(client, reads)
+            with pytest.raises(PoolExhaustedError, match="Raise max_connections"):
+                await arun(client, lock)
             node.release(taken)
-            assert await aexecute_all(client, reads) == [None] * len(keys)
+            assert await arun(client, lock) is None
+            assert len(await aexecute_all(client, reads)) == len(reads)
     else:
         with narrow.client() as client:
             execute_all(client, reads)
-            pool = plain_client(client, keys[0]).connection_pool
+            pool = plain_client(client, lock.keys[0]).connection_pool
             taken = pool.get_connection()
             with pytest.raises(PoolExhaustedError, match="Raise max_connections"):
                 execute_all(client, reads)
+            with pytest.raises(PoolExhaustedError, match="Raise max_connections"):
+                run(client, lock)
             pool.release(taken)
-            assert execute_all(client, reads) == [None] * len(keys)
+            assert run(client, lock) is None
+            assert len(execute_all(client, reads)) == len(reads)

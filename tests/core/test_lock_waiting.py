@@ -22,6 +22,7 @@ from nexus_redis_provider.core.scripts import run
 from tests.conftest import CountClients
 from tests.core.lock_calls import take
 from tests.guarded import own_server
+from tests.kinds import unspread
 
 
 def scripts_run(client: redis.Redis, namespace: str) -> int:
@@ -38,6 +39,32 @@ async def room(endpoint: Endpoint) -> AsyncIterator[WaitingRoom]:
 async def turn(place: Place) -> None:
     while not (await place.news()).is_turn:
         pass
+
+
+@unspread
+async def test_a_room_is_subscribed_once_however_many_locks_came_and_went(
+    endpoint: Endpoint, client: redis.Redis, namespace: str, eventually: Any
+) -> None:
+    """Nothing is unsubscribed: there is but one channel, and it ends with its connection."""
+    named = replace(endpoint, client_name=namespace)
+
+    def ours(kind: str) -> list[dict[str, str]]:
+        return [one for one in client.client_list(_type=kind) if one["name"] == namespace]
+
+    def subscriptions() -> int:
+        return sum(int(one["sub"]) for one in ours("pubsub"))
+
+    async with WaitingRoom.of(named) as room:
+        for n in range(30):
+            with room.place(f"lock-{n}", "me", namespace=namespace) as place:
+                await turn(place)
+        await eventually(subscriptions)
+        assert subscriptions() == 1
+        killed = ours("pubsub")[0]["id"]
+        client.client_kill_filter(_id=killed)
+        await eventually(lambda: subscriptions() and ours("pubsub")[0]["id"] != killed)
+        assert subscriptions() == 1
+    await eventually(lambda: not ours("pubsub") and not ours("normal"))
 
 
 async def test_a_thousand_waiters_share_two_connections(

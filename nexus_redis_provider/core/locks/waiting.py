@@ -284,6 +284,7 @@ class WaitingRoom:
     async def _listen(self) -> None:
         while True:
             try:
+                # Its one channel ends with its connection: nothing is ever unsubscribed.
                 async with (await self._listener()).pubsub() as wakes:
                     await wakes.subscribe(self.channel)
                     while True:
