@@ -18,6 +18,7 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS
 from nexus_redis_provider.core.addresses import Node, Topology
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.faults import Fault
+from nexus_redis_provider.core.monitoring.infos import Identity
 from nexus_redis_provider.core.symptoms import fault_of
 
 T = TypeVar("T")
@@ -232,13 +233,13 @@ def _introduction(single: Endpoint, client: redis.Redis) -> Report:
         info, user = pipe.execute(raise_on_error=False)
     if isinstance(info, Exception):
         info = {}
-    name = info.get("server_name", "redis") if info else None
+    name, version, mode = Identity.of(info) if info else (None, None, None)
     return Report(
         address=str(single.nodes[0]),
         latency=statistics.median(durations),
         server=name,
-        version=info.get(f"{name}_version", info.get("redis_version")),
-        mode=info.get("redis_mode", info.get("server_mode")),
+        version=version,
+        mode=mode,
         role=info.get("role"),
         user=None if isinstance(user, Exception) else user,
         policy=info.get("maxmemory_policy"),

@@ -32,28 +32,31 @@ def whole(value: Any) -> int:
     return number
 
 
+# How an option is read, and what is said of what cannot be.
+Reader = tuple[Callable[[Any], Any], str]
 _NUMBER = "must be a number"
-# How each is read, and what is said of what cannot be.
-_READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
+FLAG: Reader = (flag, "must be true or false")
+WHOLE: Reader = (whole, _NUMBER)
+_READERS: dict[str, Reader] = {
     "master": (str, ""),
     "sentinel_username": (str, ""),
     "credential_provider": (str, ""),
     "read_from": (str, ""),
     "connect_timeout": (float, _NUMBER),
     "read_timeout": (float, _NUMBER),
-    "retries": (whole, _NUMBER),
-    "max_connections": (whole, _NUMBER),
+    "retries": WHOLE,
+    "max_connections": WHOLE,
     "pool_timeout": (float, _NUMBER),
     "health_check_interval": (float, _NUMBER),
     "protocol": (whole, "must be 2 or 3"),
     "client_name": (str, ""),
 }
-_TLS_READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
+_TLS_READERS: dict[str, Reader] = {
     "ssl_ca_certs": (str, ""),
     "ssl_certfile": (str, ""),
     "ssl_keyfile": (str, ""),
     "ssl_cert_reqs": (str, ""),
-    "ssl_check_hostname": (flag, "must be true or false"),
+    "ssl_check_hostname": FLAG,
 }
 _SECRETS = ("password", "sentinel_password")
 _REFERENCES = tuple(f"{secret}_{source}" for secret in _SECRETS for source in ("env", "file"))
@@ -87,19 +90,21 @@ def endpoint_settings(
     return settings | {name: _secret_of(name, given, literals, wrong) for name in _SECRETS}
 
 
-def _read(
-    given: Mapping[str, Any],
-    readers: Mapping[str, tuple[Callable[[Any], Any], str]],
-    wrong: Wrong,
-) -> dict[str, Any]:
-    found = {}
-    for name, (read, must) in readers.items():
-        if name in given:
-            try:
-                found[name] = read(given[name])
-            except (TypeError, ValueError):
-                raise wrong(f"has {name}={given[name]!r}, which {must}") from None
-    return found
+def read_option(name: str, value: Any, reader: Reader, wrong: Wrong) -> Any:
+    """What a value stands for; the error of `wrong` where it stands for nothing."""
+    read, must = reader
+    try:
+        return read(value)
+    except (TypeError, ValueError):
+        raise wrong(f"has {name}={value!r}, which {must}") from None
+
+
+def _read(given: Mapping[str, Any], readers: Mapping[str, Reader], wrong: Wrong) -> dict[str, Any]:
+    return {
+        name: read_option(name, given[name], reader, wrong)
+        for name, reader in readers.items()
+        if name in given
+    }
 
 
 def _secret_of(

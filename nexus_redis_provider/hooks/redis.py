@@ -12,7 +12,7 @@ from nexus_redis_provider.core.addresses import Node, Topology, nodes_of
 from nexus_redis_provider.core.diagnosis import diagnose
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import ConfigurationError, NexusRedisError
-from nexus_redis_provider.core.options import Wrong, endpoint_settings, flag, whole
+from nexus_redis_provider.core.options import FLAG, WHOLE, Wrong, endpoint_settings, read_option
 from nexus_redis_provider.core.sharing import borrow, give_back
 from nexus_redis_provider.hooks.inspecting import Inspecting
 
@@ -51,7 +51,7 @@ def endpoint_of(connection: Connection, extra: Mapping[str, Any] | None = None) 
     extras = {name: value for name, value in given.items() if value not in (None, "")}
     topology = _topology_of(extras, wrong)
     nodes = _nodes_of(connection, extras, topology, wrong)
-    encrypted = _flag("ssl", extras.pop("ssl", connection.conn_type == "rediss"), wrong)
+    encrypted = read_option("ssl", extras.pop("ssl", connection.conn_type == "rediss"), FLAG, wrong)
     db = _database_of(connection.schema, extras.pop("db", None), wrong)
     literals = {
         "password": _password(connection.password),
@@ -179,7 +179,7 @@ def _wrong(connection: Connection, what: str) -> ConfigurationError:
 
 def _topology_of(extras: dict[str, Any], wrong: Wrong) -> Topology:
     text = str(extras.pop("topology", Topology.STANDALONE))
-    if _flag("cluster", extras.pop("cluster", False), wrong):
+    if read_option("cluster", extras.pop("cluster", False), FLAG, wrong):
         if text not in (Topology.STANDALONE, Topology.CLUSTER):
             raise wrong(f"has topology={text!r}, and the extra `cluster`; give one")
         return Topology.CLUSTER
@@ -209,13 +209,11 @@ def _nodes_of(
 
 
 def _database_of(schema: Any, db: Any, wrong: Wrong) -> int:
-    found = set()
-    for name, value in (("schema", schema), ("db", db)):
-        if value not in (None, ""):
-            try:
-                found.add(whole(value))
-            except (TypeError, ValueError):
-                raise wrong(f"has {name}={value!r}, which must be a number") from None
+    found: set[int] = {
+        read_option(name, value, WHOLE, wrong)
+        for name, value in (("schema", schema), ("db", db))
+        if value not in (None, "")
+    }
     if len(found) > 1:
         raise wrong("names two databases, one as schema and one as extra `db`")
     return found.pop() if found else 0
@@ -224,10 +222,3 @@ def _database_of(schema: Any, db: Any, wrong: Wrong) -> int:
 def _password(given: Any) -> str | None:
     # As the official hook: the texts "None" and "False" are what some deployments store for none.
     return None if str(given).lower() in ("none", "false", "") else str(given)
-
-
-def _flag(name: str, value: Any, wrong: Wrong) -> bool:
-    try:
-        return flag(value)
-    except ValueError:
-        raise wrong(f"has {name}={value!r}, which must be true or false") from None

@@ -5,12 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import redis
 
 from nexus_redis_provider.core.clusters import primaries_of
 from nexus_redis_provider.core.endpoint import translated_errors
+
+
+class Identity(NamedTuple):
+    """What a server is: such as `redis`, 7.2.5, `standalone`."""
+
+    name: str
+    version: str
+    mode: str
+
+    @classmethod
+    def of(cls, info: Mapping[str, Any]) -> Self:
+        """From the server's INFO server: where Valkey's own words differ from those of Redis."""
+        name = info.get("server_name", "redis")
+        version = info.get(f"{name}_version", info["redis_version"])
+        return cls(name, version, info.get("server_mode") or info["redis_mode"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,12 +226,12 @@ class ServerInfo:
     @classmethod
     def of(cls, address: str, info: Mapping[str, Any]) -> Self:
         """From all of the server's INFO."""
-        name = info.get("server_name", "redis")
+        identity = Identity.of(info)
         return cls(
             address=address,
-            name=name,
-            version=info.get(f"{name}_version", info["redis_version"]),
-            mode=info.get("server_mode") or info["redis_mode"],
+            name=identity.name,
+            version=identity.version,
+            mode=identity.mode,
             run_id=info["run_id"],
             uptime=info["uptime_in_seconds"],
             memory=_memory(info),
