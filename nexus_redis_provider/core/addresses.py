@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,6 +39,10 @@ class Node:
     def __post_init__(self) -> None:
         if not self.host:
             raise ConfigurationError("A Redis host must not be empty.")
+        if self.is_socket:
+            _check_path(self.host)
+        else:
+            _check_host(self.host)
         if not 0 < self.port < 65536:
             raise ConfigurationError(f"A Redis port is 1 to 65535, not {self.port}.")
 
@@ -46,7 +52,40 @@ class Node:
         return self.host.startswith("/")
 
     def __str__(self) -> str:
-        return self.host if self.is_socket else f"{self.host}:{self.port}"
+        if self.is_socket:
+            return self.host
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+# What the system takes, in bytes.
+_LONGEST_PATH = 107
+
+
+def _check_path(path: str) -> None:
+    if len(os.fsencode(path)) > _LONGEST_PATH or "\0" in path:
+        raise ConfigurationError(
+            f"{path!r} is no path of a Unix socket, which has at most {_LONGEST_PATH} bytes."
+        )
+
+
+def _check_host(host: str) -> None:
+    if not _is_host(host):
+        # What stands in a wrong place may have a password in it.
+        raise ConfigurationError(
+            "A Redis host is a name or an address alone: give scheme, user, password and port in "
+            "their own places."
+        )
+
+
+def _is_host(host: str) -> bool:
+    try:
+        if ":" in host:
+            ipaddress.IPv6Address(host)
+        else:
+            host.encode("idna")  # As the system does it to look the name up.
+    except ValueError:
+        return False
+    return not re.search(r"[/?#@\s]", host)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +103,8 @@ class Tls:
             raise ConfigurationError(
                 f"ssl_cert_reqs must be required, optional or none, not {self.cert_reqs!r}."
             )
+        if self.keyfile and not self.certfile:
+            raise ConfigurationError("ssl_keyfile is of no use without ssl_certfile: give both.")
 
 
 def nodes_of(text: str, default_port: int) -> tuple[Node, ...]:

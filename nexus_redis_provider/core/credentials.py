@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from redis.credentials import CredentialProvider
+from redis.exceptions import AuthenticationError
 
 from nexus_redis_provider.core.errors import ConfigurationError
 
@@ -47,7 +50,8 @@ class Secret:
         """The password.
 
         Raises:
-            ConfigurationError: the environment variable or the file is not there.
+            ConfigurationError: the environment variable or the file is not there, or what is in it
+                is no password.
         """
         match self.source:
             case SecretSource.LITERAL:
@@ -66,7 +70,7 @@ class Secret:
 
     def _read_env(self) -> str:
         try:
-            return os.environ[self.value]
+            found = os.environ[self.value]
         except KeyError:
             raise ConfigurationError(
                 f"The Redis password is to come from the environment variable {self.value}, which "
@@ -74,15 +78,26 @@ class Secret:
                 "reaches the executors, name the variable ...PASSWORD, which Spark keeps out of "
                 "its UI, or use ?password_file=PATH."
             ) from None
+        try:
+            found.encode()
+        except UnicodeEncodeError:
+            raise ConfigurationError(
+                f"The Redis password in the environment variable {self.value} is not UTF-8 text."
+            ) from None
+        return found
 
     def _read_file(self) -> str:
+        wrong = f"The Redis password is to come from the file {self.value}, which"
         try:
-            return Path(self.value).read_text(encoding="utf-8").splitlines()[0]
-        except (OSError, IndexError) as error:
-            raise ConfigurationError(
-                f"The Redis password is to come from the file {self.value}, which cannot be read "
-                f"or is empty: {error}."
-            ) from None
+            # An editor of Windows may have put a mark of the encoding before it.
+            first = Path(self.value).read_text(encoding="utf-8-sig").partition("\n")[0]
+        except UnicodeDecodeError:
+            raise ConfigurationError(f"{wrong} is not UTF-8 text.") from None
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"{wrong} cannot be read: {error}.") from None
+        if not first:
+            raise ConfigurationError(f"{wrong} is empty, or has an empty first line.")
+        return first
 
     def __reduce__(self) -> tuple[Any, ...]:
         if not self.is_reference:
@@ -113,7 +128,7 @@ def provider_of(name: str) -> CredentialProvider:
     module, _, attribute = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # Whatever a module does when it is imported.
         raise ConfigurationError(
             f"credential_provider={name!r} is not package.module.Class: {error}."
         ) from error
@@ -123,8 +138,46 @@ def provider_of(name: str) -> CredentialProvider:
             f"credential_provider={name!r} is no subclass of redis.credentials.CredentialProvider."
         )
     try:
-        return found()
-    except TypeError as error:
+        return _reporting(name, found)()
+    except Exception as error:
         raise ConfigurationError(
             f"credential_provider={name!r} cannot be made without arguments: {error}."
         ) from error
+
+
+def _reporting(name: str, kind: type[CredentialProvider]) -> type[CredentialProvider]:
+    """The same, but what goes wrong when it is asked is denied access, which names it.
+
+    It stays what it is, since redis-py renews the tokens of those that are streaming.
+    """
+
+    class Reporting(kind):  # type: ignore[misc, valid-type]
+        def get_credentials(self) -> Any:
+            with _denied_by(name):
+                return _checked(super().get_credentials())
+
+        async def get_credentials_async(self) -> Any:
+            with _denied_by(name):
+                return _checked(await super().get_credentials_async())
+
+    return Reporting
+
+
+@contextmanager
+def _denied_by(name: str) -> Iterator[None]:
+    try:
+        yield
+    except AuthenticationError:
+        raise
+    except Exception as error:
+        raise AuthenticationError(
+            f"credential_provider={name!r} failed: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _checked(found: Any) -> Any:
+    """What was told, where that is a password, or user and password."""
+    texts = isinstance(found, tuple | list) and all(isinstance(one, str | bytes) for one in found)
+    if not texts or len(found) not in (1, 2):
+        raise TypeError("it tells neither (password,) nor (user, password)")
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self, cast, get_args
+from typing import Any, Literal, Self, cast
 
 import redis
 import redis.asyncio
@@ -14,6 +14,7 @@ from redis.driver_info import DriverInfo
 
 from nexus_redis_provider.core import following, pools, sentinels
 from nexus_redis_provider.core.addresses import DEFAULT_PORT, Node, Tls, Topology
+from nexus_redis_provider.core.bounds import ReadFrom, check_values
 from nexus_redis_provider.core.credentials import Secret, SecretSource, provider_of
 from nexus_redis_provider.core.errors import ConfigurationError
 from nexus_redis_provider.core.translations import (
@@ -39,8 +40,6 @@ __all__ = [
     "translated",
     "translated_errors",
 ]
-
-ReadFrom = Literal["primary", "replica"]
 
 _REPLICAS = LoadBalancingStrategy.ROUND_ROBIN_REPLICAS
 # Made once: redis-py reads its own version from the metadata of its package for every client.
@@ -103,17 +102,7 @@ class Endpoint:
     def __post_init__(self) -> None:
         self._check_topology()
         self._check_what_excludes_another()
-        for name in ("connect_timeout", "read_timeout", "max_connections"):
-            if not getattr(self, name) > 0:
-                raise ConfigurationError(f"{name} must be positive, not {getattr(self, name)!r}.")
-        for name in ("retries", "db", "pool_timeout", "health_check_interval"):
-            if getattr(self, name) < 0:
-                raise ConfigurationError(f"{name} must not be negative: {getattr(self, name)!r}.")
-        if self.read_from not in get_args(ReadFrom):
-            known = " or ".join(get_args(ReadFrom))
-            raise ConfigurationError(f"read_from must be {known}, not {self.read_from!r}.")
-        if self.protocol not in (2, 3):
-            raise ConfigurationError(f"protocol must be 2 or 3, not {self.protocol!r}.")
+        check_values(self)
 
     def _check_what_excludes_another(self) -> None:
         if self.credential_provider and (self.username or self.password):
@@ -155,10 +144,11 @@ class Endpoint:
                 )
             return
         for name in ("master", "sentinel_username", "sentinel_password"):
-            if getattr(self, name) is not None:
+            if (value := getattr(self, name)) is not None:
+                shown = name if isinstance(value, Secret) else f"{name}={value!r}"
                 raise ConfigurationError(
-                    f"{name}={getattr(self, name)!r} is for Sentinels; a URL of those begins with "
-                    "redis+sentinel:// or rediss+sentinel://."
+                    f"{shown} is for Sentinels; a URL of those begins with redis+sentinel:// or "
+                    "rediss+sentinel://."
                 )
 
     @property

@@ -32,22 +32,30 @@ def whole(value: Any) -> int:
     return number
 
 
+def number(value: Any) -> float:
+    """A number, or as a text."""
+    if isinstance(value, bool):
+        raise TypeError(value)
+    return float(value)
+
+
 # How an option is read, and what is said of what cannot be.
 Reader = tuple[Callable[[Any], Any], str]
-_NUMBER = "must be a number"
+_A_NUMBER = "must be a number"
 FLAG: Reader = (flag, "must be true or false")
-WHOLE: Reader = (whole, _NUMBER)
+NUMBER: Reader = (number, _A_NUMBER)
+WHOLE: Reader = (whole, _A_NUMBER)
 _READERS: dict[str, Reader] = {
     "master": (str, ""),
     "sentinel_username": (str, ""),
     "credential_provider": (str, ""),
     "read_from": (str, ""),
-    "connect_timeout": (float, _NUMBER),
-    "read_timeout": (float, _NUMBER),
+    "connect_timeout": NUMBER,
+    "read_timeout": NUMBER,
     "retries": WHOLE,
     "max_connections": WHOLE,
-    "pool_timeout": (float, _NUMBER),
-    "health_check_interval": (float, _NUMBER),
+    "pool_timeout": NUMBER,
+    "health_check_interval": NUMBER,
     "protocol": (whole, "must be 2 or 3"),
     "client_name": (str, ""),
 }
@@ -78,7 +86,7 @@ def endpoint_settings(
         ConfigurationError: an option is unknown or bad; never tells a password.
     """
     given = {name: value for name, value in options.items() if value not in (None, "")}
-    if unknown := sorted(set(given) - set(OPTIONS)):
+    if unknown := sorted(set(options) - set(OPTIONS)):
         raise wrong(f"has unknown option(s): {', '.join(unknown)}")
     settings = _read(given, _READERS, wrong)
     tls = _read(given, _TLS_READERS, wrong) if encrypted else {}
@@ -95,7 +103,7 @@ def read_option(name: str, value: Any, reader: Reader, wrong: Wrong) -> Any:
     read, must = reader
     try:
         return read(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise wrong(f"has {name}={value!r}, which {must}") from None
 
 

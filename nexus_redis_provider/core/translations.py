@@ -8,6 +8,7 @@ from typing import Any
 
 from redis import exceptions
 
+from nexus_redis_provider.core.addresses import Node
 from nexus_redis_provider.core.errors import (
     AccessDeniedError,
     PoolExhaustedError,
@@ -27,7 +28,7 @@ def address_of(client: Any) -> str:
     options = pool.connection_kwargs
     if "guide" in options:
         return str(options["guide"])
-    where = options.get("path") or f"{options.get('host')}:{options.get('port')}"
+    where = options.get("path") or Node(options["host"], options["port"])
     return f"{where}/{options.get('db', 0)}"
 
 
@@ -63,6 +64,7 @@ _UNREACHABLE = (
     exceptions.TryAgainError,
     exceptions.AskError,
     exceptions.SlotNotCoveredError,
+    exceptions.InvalidResponse,
 )
 
 # What servers say, where redis-py has no class for it.
@@ -103,6 +105,14 @@ def is_split(error: BaseException | None) -> bool:
     return is_said or NON_LOCAL in str(error)
 
 
+# By a part of what was said.
+_ADVICES = (
+    (NO_REPLICAS, "See INFO replication for what holds them up."),
+    (TOO_MANY_CLIENTS, Fault.TOO_MANY_CLIENTS.advice),
+    ("Protocol error", Fault.NOT_REDIS.advice),
+)
+
+
 def _unreachable(where: str, error: BaseException) -> UnreachableError:
     """With the next step, where it is another one than to look whether the server is there."""
     for one in (error, error.__cause__):
@@ -114,8 +124,5 @@ def _unreachable(where: str, error: BaseException) -> UnreachableError:
         return UnreachableError(where, f"a slot moves ({error})", "Try again when it has moved.")
     if isinstance(error, exceptions.ClusterDownError) or CLUSTER_DOWN_WITHIN in str(error):
         return UnreachableError(where, error, Fault.CLUSTER_DOWN.advice)
-    if NO_REPLICAS in str(error):
-        return UnreachableError(where, error, "See INFO replication for what holds them up.")
-    if TOO_MANY_CLIENTS in str(error):
-        return UnreachableError(where, error, Fault.TOO_MANY_CLIENTS.advice)
-    return UnreachableError(where, error)
+    advice = next((advice for said, advice in _ADVICES if said in str(error)), None)
+    return UnreachableError(where, error, advice) if advice else UnreachableError(where, error)

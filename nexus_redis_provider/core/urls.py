@@ -33,6 +33,9 @@ def settings_of(url: str) -> dict[str, Any]:
     parts = _split(scheme, rest)
     first = parts[0]
     options: dict[str, Any] = dict(parse_qsl(first.query, keep_blank_values=True))
+    if first.fragment or any("@" in name for name in options):
+        # The password was cut off there, and what it began with is no host.
+        raise _misplaced()
     if "sentinel_password" in options:
         raise ConfigurationError(
             "The Sentinels' password does not belong into the options of a URL, which are shown: "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -16,8 +17,10 @@ import pytest
 import redis
 from redis.credentials import CredentialProvider
 
+from nexus_redis_provider.core.diagnosis import diagnose
 from nexus_redis_provider.core.endpoint import Endpoint, Node
 from nexus_redis_provider.core.errors import AccessDeniedError, ConfigurationError
+from nexus_redis_provider.core.faults import Fault
 from nexus_redis_provider.core.gold.manifests import Layout
 from nexus_redis_provider.core.gold.readers import AsyncGoldDataset, GoldDataset
 from nexus_redis_provider.core.gold.tables import publish_table
@@ -91,6 +94,20 @@ class Choosy(CredentialProvider):
         self.argument = argument
 
 
+class Sealed(CredentialProvider):
+    """Cannot say it at the moment."""
+
+    def get_credentials(self) -> tuple[str, str]:
+        raise RuntimeError("the vault is sealed")
+
+
+class Mute(CredentialProvider):
+    """Says nothing that is a password."""
+
+    def get_credentials(self) -> None:
+        return None
+
+
 PROVIDER = f"{__name__}.Rotating"
 
 
@@ -126,11 +143,35 @@ async def test_each_connection_asks_the_provider(
         ("os.system", "'os.system' is no subclass of redis.credentials.CredentialProvider"),
         (f"{__name__}.Endpoint", "is no subclass"),
         (f"{__name__}.Choosy", "cannot be made without arguments"),
+        ("..", "is not package.module.Class"),
     ],
 )
 def test_a_name_that_is_no_provider(name: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         Endpoint(credential_provider=name).client()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (f"{__name__}.Sealed", "Sealed' failed: RuntimeError: the vault is sealed"),
+        (f"{__name__}.Mute", r"neither \(password,\) nor \(user, password\)"),
+        ("redis.credentials.CredentialProvider", "CredentialProvider' failed"),
+    ],
+)
+@single_server
+async def test_a_provider_that_fails_denies_access(
+    name: str, message: str, endpoint: Endpoint
+) -> None:
+    provided = replace(endpoint, username=None, password=None, credential_provider=name, retries=0)
+    with provided.client() as client, pytest.raises(AccessDeniedError, match=message):
+        run(client, who_holds("a"))
+    async with provided.async_client() as client:
+        with pytest.raises(AccessDeniedError, match=message):
+            await arun(client, who_holds("a"))
+    diagnosis = diagnose(provided)
+    assert diagnosis.fault is Fault.WRONG_USER_OR_PASSWORD
+    assert re.search(message, diagnosis.message)
 
 
 def test_a_provider_or_a_password() -> None:

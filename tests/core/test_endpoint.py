@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nexus_redis_provider.core.credentials import Secret, SecretSource
-from nexus_redis_provider.core.endpoint import Endpoint, Node, Tls
+from nexus_redis_provider.core.endpoint import Endpoint, Node, Tls, address_of
 from nexus_redis_provider.core.errors import (
     AccessDeniedError,
     ConfigurationError,
@@ -76,12 +77,37 @@ def test_everything_in_a_url() -> None:
         ("redis://:hunter2@h?password_env=X", "once"),
         ("redis://:hunter2@h?nonsense=1", "nonsense"),
         ("redis://:hunter2@h:bad", "bad host, port"),
+        ("redis://:123#hunter2@h", "percent-encoded"),
+        ("redis://:123?hunter2@h", "percent-encoded"),
+        ("redis://h?nonsense=", "nonsense"),
+        ("redis://a..b", "bad host, port"),
+        ("redis://a b", "bad host, port"),
+        ("redis://h?connect_timeout=inf", "connect_timeout must be positive, and at most 86,400"),
+        ("redis://h?read_timeout=nan", "read_timeout"),
+        ("redis://h?pool_timeout=nan", "pool_timeout"),
+        ("redis://h?health_check_interval=1e10", "health_check_interval"),
+        ("redis://h?client_name=a b", "client_name"),
+        ("redis://h?sentinel_password_env=HOME", "sentinel_password is for Sentinels"),
+        ("rediss://h?ssl_keyfile=/k.pem", "ssl_certfile"),
+        (f"unix:///{'a' * 107}", "bad host, port"),
     ],
 )
 def test_a_bad_url_is_refused_without_telling_the_password(url: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message) as refused:
         Endpoint.from_url(url)
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("host", ["redis://:hunter2@h", "h:6379", "me@h", "h/0", "a b", "."])
+def test_what_is_more_than_a_host_is_refused_unseen(host: str) -> None:
+    with pytest.raises(ConfigurationError, match="name or an address alone") as refused:
+        Node(host)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_an_address_of_ipv6_is_told_from_its_port() -> None:
+    endpoint = Endpoint.from_url("redis://[::1]:1")
+    assert str(endpoint) == address_of(endpoint.client()) == "[::1]:1/0"
 
 
 def test_a_standalone_endpoint_has_one_node() -> None:
@@ -121,6 +147,40 @@ def test_a_reference_to_nothing_says_so(monkeypatch: pytest.MonkeyPatch, tmp_pat
         Endpoint.from_url("redis://h?password_env=NOT_SET").client()
     with pytest.raises(ConfigurationError, match="absent"):
         Endpoint.from_url(f"redis://h?password_file={tmp_path}/absent").client()
+
+
+@pytest.mark.parametrize(
+    "written", [b"from file\r\nmore", b"\xef\xbb\xbffrom file\n", b"from file"]
+)
+def test_a_password_is_the_first_line_of_its_file(written: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_bytes(written)
+    assert Secret(SecretSource.FILE, str(file)).reveal() == "from file"
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        (b"", "empty"),
+        (b"\nhunter2", "empty first line"),
+        (b"h\xfcnter2", "not UTF-8"),
+        ("hunter2".encode("utf-16"), "not UTF-8"),
+    ],
+)
+def test_what_is_no_password_is_refused(written: bytes, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_bytes(written)
+    with pytest.raises(ConfigurationError, match=message) as refused:
+        Secret(SecretSource.FILE, str(file)).reveal()
+    assert str(file) in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_password_that_is_no_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "hunter2\udcff")
+    with pytest.raises(ConfigurationError, match="SECRET is not UTF-8") as refused:
+        Secret(SecretSource.ENV, "SECRET").reveal()
+    assert "hunter2" not in str(refused.value)
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +225,23 @@ async def test_a_refused_port_is_named_at_once() -> None:
         with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:1/0"):
             await arun(client, who_holds("a"))
     assert time.monotonic() - began_at < 5
+
+
+def test_what_is_not_redis_cannot_be_reached() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        endpoint = Endpoint.from_url(f"redis://127.0.0.1:{server.getsockname()[1]}?retries=0")
+
+        def answer() -> None:
+            line, _ = server.accept()
+            with line:
+                line.recv(4096)
+                line.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with endpoint.client() as client, pytest.raises(UnreachableError, match="HTTP or another"):
+            run(client, who_holds("a"))
+        thread.join()
 
 
 def test_a_silent_server_costs_no_more_than_its_timeouts() -> None:

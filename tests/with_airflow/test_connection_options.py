@@ -53,7 +53,9 @@ SAMPLES = {
     ),
     "ssl_ca_certs": Sample("/a b.pem", replace(SECURE, tls=Tls(ca_certs="/a b.pem")), SECURE),
     "ssl_certfile": Sample("/c.pem", replace(SECURE, tls=Tls(certfile="/c.pem")), SECURE),
-    "ssl_keyfile": Sample("/k.pem", replace(SECURE, tls=Tls(keyfile="/k.pem")), SECURE),
+    "ssl_keyfile": Sample(
+        "/k.pem", replace(SECURE, tls=Tls(certfile="/c.pem", keyfile="/k.pem")), SECURE
+    ),
     "ssl_cert_reqs": Sample("none", replace(SECURE, tls=Tls(cert_reqs="none")), SECURE),
     "ssl_check_hostname": Sample(False, replace(SECURE, tls=Tls(check_hostname=False)), SECURE),
     "connect_timeout": Sample(1.5, replace(PLAIN, connect_timeout=1.5)),
@@ -72,6 +74,8 @@ def options_of(name: str) -> dict[str, Any]:
     """The option, and those without which it means nothing."""
     sample = SAMPLES[name]
     options = {"master": "m"} if sample.base is WATCHED else {}
+    if name == "ssl_keyfile":
+        options["ssl_certfile"] = "/c.pem"
     return options | {name: sample.value}
 
 
