@@ -215,10 +215,13 @@ def _interview(single: Endpoint) -> Report:
 
 def _ask(single: Endpoint, question: Callable[[redis.Redis], T], where: str = "") -> T:
     try:
-        with single.client(single_connection_client=True) as client:
+        with single.client() as client:
             return question(client)
     except exceptions.RedisError as error:
         raise _FaultError(where or single.nodes[0], *fault_of(error, single)) from error
+    except (AttributeError, LookupError, TypeError) as error:
+        # Its replies are of RESP, but not those that Redis gives.
+        raise _FaultError(where or single.nodes[0], Fault.NOT_REDIS, error) from error
 
 
 def _introduction(single: Endpoint, client: redis.Redis) -> Report:

@@ -47,7 +47,7 @@ _REPLIES = (
     ("DENIED Redis", Fault.PROTECTED_MODE),
     ("without any password configured", Fault.PASSWORD_UNWANTED),
     (TOO_MANY_CLIENTS, Fault.TOO_MANY_CLIENTS),
-    ("DB index is out of range", Fault.DATABASE),
+    ("out of range", Fault.DATABASE),
     ("cluster support disabled", Fault.NO_CLUSTER),
     ("unknown command 'SENTINEL'", Fault.NO_SENTINEL),
 )
@@ -92,6 +92,8 @@ _TLS_REASONS = (
     ("KEY_VALUES_MISMATCH", Fault.CERTIFICATE_FILES),
     ("NO_CERTIFICATE_OR_CRL_FOUND", Fault.CERTIFICATE_FILES),
     ("NO_START_LINE", Fault.CERTIFICATE_FILES),
+    ("PEM lib", Fault.CERTIFICATE_FILES),
+    ("PEM_LIB", Fault.CERTIFICATE_FILES),
 )
 
 
@@ -99,7 +101,8 @@ def _of_tls(error: BaseException, server: Endpoint) -> Fault | None:
     if isinstance(error, ssl.SSLCertVerificationError):
         return _VERIFICATION.get(error.verify_code, Fault.UNKNOWN_CA)
     if isinstance(error, ssl.SSLError):
-        reason = error.reason or ""
+        # One that OpenSSL has no name for stands in the text alone.
+        reason = error.reason or str(error)
         return next((fault for part, fault in _TLS_REASONS if part in reason), None)
     if server.tls and isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
         return Fault.CERTIFICATE_FILES

@@ -226,8 +226,14 @@ def test_too_many_clients(binary: Path) -> None:
 
 @single_server
 def test_a_database_that_is_not_there(server: EmbeddedServer) -> None:
-    diagnosis = found(server.endpoint, db=99)
-    assert_fault(diagnosis, Fault.DATABASE, "out of range")
+    for database in (99, 2**40):
+        diagnosis = found(server.endpoint, db=database)
+        assert_fault(diagnosis, Fault.DATABASE, "out of range")
+
+
+@single_server
+def test_one_connection_is_enough(server: EmbeddedServer) -> None:
+    assert found(server.endpoint, max_connections=1).fault is None
 
 
 @pytest.fixture(scope="module")
