@@ -476,6 +476,20 @@ async def test_waiting_outlives_a_restart(kind: str, namespace: str, eventually:
         assert await asyncio.wait_for(waiting, 20) > held.token
 
 
+async def test_a_lock_whose_server_was_away_at_the_end_is_given_back_later(
+    kind: str, namespace: str, eventually: Any
+) -> None:
+    with own_server("--appendonly", "yes", "--appendfsync", "always") as server:
+        endpoint = replace(server.endpoint, retries=0)
+        async with holding(kind, endpoint, "a", lease=30, namespace=namespace) as lock:
+            server.stop()
+        await asyncio.to_thread(server.start)
+        with server.endpoint.client() as client:
+            # A lease that has run out is still there to be seen.
+            await eventually(lambda: not run(client, who_holds("a", namespace=namespace)), 40)
+            assert run(client, inspect("a", namespace=namespace)).token == lock.token
+
+
 async def test_an_earlier_object_of_an_owner_gives_nothing_back(
     kind: str, endpoint: Endpoint, namespace: str, client: redis.Redis
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Coroutine
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from redis.exceptions import RedisError
 
@@ -28,6 +28,9 @@ class AsyncLock(PythonLock):
     All locks of an event loop on one endpoint share a few connections, two of them to wait, and one
     more for each lock that is held for longer than a third of its lease.
     """
+
+    # The event loop itself keeps no task from being collected.
+    _giving_back: ClassVar[set[asyncio.Task[None]]] = set()
 
     async def __aenter__(self) -> Self:
         self._enter()
@@ -62,7 +65,10 @@ class AsyncLock(PythonLock):
             await asyncio.wait([self._renewing])
             if hold is not None and hold.is_of_this_process:
                 with contextlib.suppress(ServerError):
-                    await self._room.run_beside(hold.release_call())
+                    try:
+                        await self._room.run_beside(hold.release_call())
+                    except UnreachableError:
+                        self._keep_giving_back(hold)
         finally:
             await self._leave(undo=False)
 
@@ -157,6 +163,25 @@ class AsyncLock(PythonLock):
                 pause = self._lease_s / 10
             if hold.is_over():
                 return
+
+    def _keep_giving_back(self, hold: Lease) -> None:
+        """Give a lease back in the background, trying again for as long as it lasts."""
+
+        async def give_back() -> None:
+            client = script_client(renewal_endpoint(self._endpoint, self._lease_s))
+            try:
+                while hold.held:
+                    await asyncio.sleep(self._lease_s / 10)
+                    with contextlib.suppress(ServerError):
+                        await arun(client, hold.release_call())
+                        return
+            finally:
+                with contextlib.suppress(RedisError):
+                    await client.aclose()
+
+        task = asyncio.create_task(give_back())
+        self._giving_back.add(task)
+        task.add_done_callback(self._giving_back.discard)
 
     async def _is_done(self, within: float) -> bool:
         with contextlib.suppress(TimeoutError):

@@ -65,9 +65,12 @@ class Lock(PythonLock):
         hold = self._hold
         if hold is not None and hold.is_of_this_process:
             self._renewer.discard(hold)
-            # An unreachable server must not hide the error of the work; the lease ends anyway.
+            # An unreachable server must not hide the error of the work, nor hold it up.
             with contextlib.suppress(ServerError):
-                run(thread_client(self._endpoint), hold.release_call())
+                try:
+                    run(thread_client(self._endpoint), hold.release_call())
+                except UnreachableError:
+                    self._renewer.give_back(hold)
         self._guard.release()
 
     def _take(self, client: ThreadClient) -> Lease:

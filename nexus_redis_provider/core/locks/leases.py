@@ -21,12 +21,14 @@ class Lease:
         token: the fencing token.
         is_lost: whether the lock is known to be lost.
         on_loss: called when it is, once, by who renews it.
+        is_left: whether its holder is gone, so that it is to be given back, and not renewed.
         renewed_at: when the server was last asked with success, seconds of `uptime`.
     """
 
     def __init__(self, claim: Claim, lease_s: float, asked_at: float, attempt: Acquisition) -> None:
         self.token = attempt.token
         self.is_lost = False
+        self.is_left = False
         self.on_loss: Callable[[], None] | None = None
         self.renewed_at = asked_at
         self._entries = attempt.entries

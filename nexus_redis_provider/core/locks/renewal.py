@@ -1,19 +1,21 @@
-"""Renewing the leases of a process in the background: one thread and connection for all alike."""
+"""Renewing the leases of a process in the background: one thread and connection for all alike.
+
+A lease whose server did not answer when it was to be given back is given back there, too.
+"""
 
 from __future__ import annotations
 
 import os
 import threading
-import time
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from nexus_redis_provider.core.clients import thread_client
 from nexus_redis_provider.core.durations import uptime
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import ServerError
 from nexus_redis_provider.core.locks.leases import Lease
-from nexus_redis_provider.core.scripts import run_all
+from nexus_redis_provider.core.scripts import Call, run_all
 
 
 def renewal_endpoint(endpoint: Endpoint, lease_s: float) -> Endpoint:
@@ -53,13 +55,23 @@ class Renewer:
         self._endpoint = renewal_endpoint(endpoint, lease_s)
         self._lease_s = lease_s
         self._due: dict[Lease, float] = {}
+        self._called = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def add(self, lease: Lease) -> None:
         """Renew a lease from now on."""
+        self._enter(lease, lease.renewed_at + self._lease_s / 3)
+
+    def give_back(self, lease: Lease) -> None:
+        """Give a lease back that could not be given back, trying again for as long as it lasts."""
+        lease.is_left, lease.on_loss = True, None
+        self._enter(lease, uptime())
+        self._called.set()
+
+    def _enter(self, lease: Lease, due_at: float) -> None:
         with self._lock:
-            self._due[lease] = lease.renewed_at + self._lease_s / 3
+            self._due[lease] = due_at
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="renew leases", daemon=True)
                 thread.start()
@@ -73,7 +85,8 @@ class Renewer:
     def _run(self) -> None:
         pause = self._pause()
         while True:
-            time.sleep(pause)
+            self._called.wait(pause)
+            self._called.clear()
             with self._lock:
                 if not self._due:
                     self._thread = None
@@ -83,16 +96,21 @@ class Renewer:
             pause = self._renew(due)
 
     def _renew(self, leases: list[Lease]) -> float:
-        """Renew these; returns the seconds until the next are due."""
+        """Renew these, or give them back; returns the seconds until the next are due."""
         asked_at, failed = uptime(), False
+        left = {lease for lease in leases if lease.is_left}
+        calls: list[Call[Any]] = [
+            lease.release_call() if lease in left else lease.renew_call() for lease in leases
+        ]
         try:
-            calls = [lease.renew_call() for lease in leases]
             replies = run_all(thread_client(self._endpoint), calls) if calls else []
         except Exception as error:  # noqa: BLE001 - whatever it is, the leases need another try
             replies = [ServerError(str(error))] * len(leases)
         for lease, reply in zip(leases, replies, strict=True):
             if isinstance(reply, ServerError):
                 failed = True
+            elif lease in left:
+                self.discard(lease)
             else:
                 lease.renewed(asked_at, reply)
             self._enter_again(lease)
@@ -110,7 +128,8 @@ class Renewer:
         with self._lock:
             # Given back meanwhile: then it is not there.
             if self._due.pop(lease, None) is not None and not lease.is_over():
-                self._due[lease] = lease.renewed_at + self._lease_s / 3
+                due_at = lease.renewed_at + self._lease_s / 3
+                self._due[lease] = uptime() if lease.is_left else due_at
 
 
 def _forget_all() -> None:
