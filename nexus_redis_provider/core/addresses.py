@@ -52,9 +52,12 @@ class Node:
         return self.host.startswith("/")
 
     def __str__(self) -> str:
-        if self.is_socket:
-            return self.host
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return self.host if self.is_socket else host_and_port(self.host, self.port)
+
+
+def host_and_port(host: str, port: int | str) -> str:
+    """`host:port`, with an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 # What the system takes, in bytes.

@@ -8,7 +8,7 @@ from typing import Any
 
 from redis import exceptions
 
-from nexus_redis_provider.core.addresses import Node
+from nexus_redis_provider.core.addresses import DEFAULT_PORT, host_and_port
 from nexus_redis_provider.core.errors import (
     AccessDeniedError,
     PoolExhaustedError,
@@ -24,11 +24,14 @@ def address_of(client: Any) -> str:
     if (pool := getattr(client, "connection_pool", None)) is None:
         if (nodes := getattr(client, "startup_nodes", None)) is None:
             return str(client)
-        return f"Cluster {','.join(f'{node.host}:{node.port}' for node in nodes)}"
+        return f"Cluster {','.join(host_and_port(node.host, node.port) for node in nodes)}"
     options = pool.connection_kwargs
     if "guide" in options:
         return str(options["guide"])
-    where = options.get("path") or Node(options["host"], options["port"])
+    # A pool of redis-py's own, of a URL for example, has no more than it was given.
+    where = options.get("path") or getattr(pool, "service_name", None)
+    if where is None:
+        where = host_and_port(options.get("host", "localhost"), options.get("port", DEFAULT_PORT))
     return f"{where}/{options.get('db', 0)}"
 
 

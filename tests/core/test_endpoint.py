@@ -9,8 +9,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
+import redis.asyncio
+from redis.sentinel import Sentinel
 
 from nexus_redis_provider.core.credentials import Secret, SecretSource
 from nexus_redis_provider.core.endpoint import Endpoint, Node, Tls, address_of
@@ -108,6 +112,21 @@ def test_what_is_more_than_a_host_is_refused_unseen(host: str) -> None:
 def test_an_address_of_ipv6_is_told_from_its_port() -> None:
     endpoint = Endpoint.from_url("redis://[::1]:1")
     assert str(endpoint) == address_of(endpoint.client()) == "[::1]:1/0"
+
+
+@pytest.mark.parametrize(
+    ("foreign", "address"),
+    [
+        (redis.Redis.from_url("redis://localhost"), "localhost:6379/0"),
+        (redis.Redis.from_url("redis://"), "localhost:6379/0"),
+        (redis.Redis.from_url("unix:///run/redis.sock?db=2"), "/run/redis.sock/2"),
+        (redis.asyncio.Redis(host="::1", port="7000"), "[::1]:7000/0"),
+        (Sentinel([("localhost", 1)]).master_for("state"), "state/0"),
+    ],
+)
+def test_any_client_of_redis_py_has_an_address(foreign: Any, address: str) -> None:
+    """Else an error of its server would be hidden by another one."""
+    assert address_of(foreign) == address
 
 
 def test_a_standalone_endpoint_has_one_node() -> None:
