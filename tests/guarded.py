@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from nexus_redis_provider.core.credentials import Secret, SecretSource
-from nexus_redis_provider.core.endpoint import Tls
+from nexus_redis_provider.core.endpoint import Endpoint, Tls
 from nexus_redis_provider.embedded import EmbeddedServer, find_server, find_wheel_server
 from tests.kinds import KIND
 from tests.urls import url_of
@@ -25,6 +25,13 @@ def own_server(*arguments: str, binary: Path | None = None, config: str = "") ->
     """A server of a test's own, plain or guarded; the arguments are those of `EmbeddedServer`."""
     kind = GuardedServer if KIND == "tls" else EmbeddedServer
     return kind(*arguments, binary=binary, config=config)
+
+
+def in_role(endpoint: Endpoint, role: str) -> Endpoint:
+    """The same server as its user of a role sees it; on a plain one anybody may do anything."""
+    if KIND != "tls":
+        return endpoint
+    return replace(endpoint, username=role, password=_password(role))
 
 
 class GuardedServer(EmbeddedServer):
@@ -59,10 +66,17 @@ def secrets() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="nexus-redis-secrets-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     subprocess.run([DEPLOY / "secrets.sh", folder], check=True, capture_output=True)
-    for users in folder.glob("*.acl"):
+    for file in folder.glob("*.acl"):
         # As deploy/redis/start.sh does for Redis 7.0.
-        users.write_text(users.read_text("utf-8").replace(" +client|setinfo", ""), "utf-8")
+        users = file.read_text("utf-8").replace(" +client|setinfo", "")
+        file.write_text("".join(map(_with_keys_of_tests, users.splitlines())), "utf-8")
     return folder
+
+
+def _with_keys_of_tests(line: str) -> str:
+    """A user may do with what tests have what it may do with the default namespace."""
+    granted = re.findall(r" (?:%R)?[~&]nexus:\S*", line)
+    return f"{line}{''.join(granted).replace('nexus:', 'test-*:')}\n"
 
 
 def _password(user: str) -> Secret:

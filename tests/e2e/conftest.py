@@ -13,8 +13,8 @@ from demo.standalone import Standalone, alive
 from nexus_redis_provider.embedded import EmbeddedServer, find_server
 from tests.conftest import need_server
 from tests.e2e.stage import Stage
-from tests.guarded import own_server
-from tests.urls import connection_uri
+from tests.guarded import in_role, own_server
+from tests.urls import connection_uri, url_of
 
 HERE = Path(__file__).parent
 SETTINGS = {
@@ -61,8 +61,10 @@ def shared_stage(
     lock_server: EmbeddedServer, signal_server: EmbeddedServer, job_logs: Path
 ) -> Iterator[Stage]:
     environment = {
-        "AIRFLOW_CONN_NEXUS_REDIS_DEFAULT": connection_uri("nexus-redis", lock_server.endpoint),
-        "NEXUS_REDIS_URL": lock_server.url,
+        "AIRFLOW_CONN_NEXUS_REDIS_DEFAULT": connection_uri(
+            "nexus-redis", in_role(lock_server.endpoint, "airflow")
+        ),
+        "NEXUS_REDIS_URL": url_of(in_role(lock_server.endpoint, "spark")),
         "E2E_SIGNALS_URL": signal_server.url,
         "E2E_JOB_LOGS": str(job_logs),
         "PYSPARK_PYTHON": sys.executable,

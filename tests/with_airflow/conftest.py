@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from nexus_redis_provider.embedded import EmbeddedServer
+from tests.guarded import in_role
 from tests.urls import connection_uri
 
 HERE = Path(__file__).parent
@@ -49,9 +50,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def connections(server: EmbeddedServer) -> Iterator[None]:
     """The test server by both connection types, and one where nobody answers."""
+    airflow = in_role(server.endpoint, "airflow")
     uris = {
-        "AIRFLOW_CONN_NEXUS_REDIS_DEFAULT": connection_uri("nexus-redis", server.endpoint),
-        "AIRFLOW_CONN_REDIS_DEFAULT": connection_uri("redis", server.endpoint),
+        "AIRFLOW_CONN_NEXUS_REDIS_DEFAULT": connection_uri("nexus-redis", airflow),
+        "AIRFLOW_CONN_REDIS_DEFAULT": connection_uri("redis", airflow),
         "AIRFLOW_CONN_NOWHERE": "nexus-redis://127.0.0.1:1?retries=0",
     }
     with pytest.MonkeyPatch.context() as patch:

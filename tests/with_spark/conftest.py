@@ -14,9 +14,12 @@ pytest.importorskip("pyspark")
 
 from pyspark.sql import SparkSession
 
+from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.spark import NexusRedisDataSource
 from tests.conftest import PERMANENT
+from tests.guarded import in_role
+from tests.servers import Server
 
 PASSWORD_VARIABLE = "NEXUS_TEST_PASSWORD"
 PASSWORD = "s3cret-that-nobody-must-see"
@@ -45,6 +48,18 @@ def spark() -> Iterator[SparkSession]:
     session.dataSource.register(NexusRedisDataSource)
     yield session
     session.stop()
+
+
+@pytest.fixture
+def endpoint(server: Server) -> Endpoint:
+    """As the jobs have it that publish: with the rights of their role."""
+    return in_role(server.endpoint, "spark")
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[redis.Redis]:
+    with server.endpoint.client() as client:
+        yield client
 
 
 @pytest.fixture
