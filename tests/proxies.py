@@ -43,6 +43,7 @@ class FaultyProxy:
 
     Attributes:
         endpoint: the server's, by way of the proxy.
+        connections: how many were made.
         cuts: connections that were cut.
         lost: replies that were swallowed.
     """
@@ -59,6 +60,7 @@ class FaultyProxy:
         self._silent_to: bytes | None = None
         self._passes = threading.Event()
         self._passes.set()
+        self.connections = 0
         self.cuts = 0
         self.lost: list[bytes] = []
 
@@ -122,6 +124,7 @@ class FaultyProxy:
             except OSError:
                 downstream.close()  # The server is down, and may come back.
                 continue
+            self.connections += 1
             _Link(self, downstream, upstream)
 
     def allowed(self, way: Way, passed: int, size: int) -> int:

@@ -12,7 +12,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.cluster import LoadBalancingStrategy
 from redis.driver_info import DriverInfo
 
-from nexus_redis_provider.core import following, pools, sentinels
+from nexus_redis_provider.core import connections, following, pools, sentinels
 from nexus_redis_provider.core.addresses import DEFAULT_PORT, Node, Tls, Topology
 from nexus_redis_provider.core.bounds import ReadFrom, check_values
 from nexus_redis_provider.core.credentials import Secret, SecretSource, provider_of
@@ -215,7 +215,7 @@ class Endpoint:
             from nexus_redis_provider.core.clusters import general_client  # it needs endpoints
 
             return cast("redis.Redis", general_client(self, options))
-        kind = _kind_of(redis, self.nodes[0], options)
+        kind = connections.kind_of(self.nodes[0], options)
         return pools.client_of(kind, options, self.pool_timeout)
 
     def async_client(self, **overrides: Any) -> redis.asyncio.Redis:
@@ -228,7 +228,7 @@ class Endpoint:
             from nexus_redis_provider.core.clusters import general_async_client
 
             return cast("redis.asyncio.Redis", general_async_client(self, options))
-        kind = _kind_of(redis.asyncio, self.nodes[0], options)
+        kind = connections.async_kind_of(self.nodes[0], options)
         return pools.async_client_of(kind, options, self.pool_timeout)
 
     def read_client(self, **overrides: Any) -> redis.Redis:
@@ -339,16 +339,6 @@ class Endpoint:
             case Topology.CLUSTER:
                 return f"Cluster {nodes}"
         return f"{nodes}/{self.db}"
-
-
-def _kind_of(library: Any, node: Node, options: dict[str, Any]) -> type[Any]:
-    """The class of connections to a node; the options get its address."""
-    if node.is_socket:
-        options["path"] = node.host
-        return cast("type[Any]", library.UnixDomainSocketConnection)
-    options["host"], options["port"] = node.host, node.port
-    kind = library.SSLConnection if options.pop("ssl", False) else library.Connection
-    return cast("type[Any]", kind)
 
 
 def _backoff() -> ExponentialWithJitterBackoff:

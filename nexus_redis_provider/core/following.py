@@ -13,6 +13,7 @@ import redis.asyncio
 from redis import exceptions
 
 from nexus_redis_provider.core import pools
+from nexus_redis_provider.core.connections import AsyncOnce, Once
 from nexus_redis_provider.core.translations import NO_REPLICAS
 
 # A server that answers so is no longer the one to ask.
@@ -59,7 +60,7 @@ def async_client_of(
     return pools.async_client_of(kind, {**options, "guide": guide}, wait)
 
 
-class Following(redis.Connection):
+class Following(Once):
     """A connection that asks its guide."""
 
     def __init__(self, *, guide: Guide, **options: Any) -> None:
@@ -71,10 +72,10 @@ class Following(redis.Connection):
         check_health: bool = True,  # noqa: FBT001, FBT002 - as redis-py has it
         retry_socket_connect: bool = True,  # noqa: FBT001, FBT002
     ) -> None:
-        """Connect to where the guide says now, once: who tries again is to ask again."""
+        """Connect to where the guide says now: who tries again is to ask again."""
         if not self.is_connected:
             self.host, self.port = self._guide.address()
-        super().connect_check_health(check_health, retry_socket_connect=False)
+        super().connect_check_health(check_health, retry_socket_connect)
 
     def read_response(self, *args: Any, **options: Any) -> Any:
         """A reply; one that sends us away is a lost connection, after which we ask again."""
@@ -97,7 +98,7 @@ class FollowingTls(Following, redis.SSLConnection):
     """The same over TLS."""
 
 
-class AsyncFollowing(redis.asyncio.Connection):
+class AsyncFollowing(AsyncOnce):
     """The asyncio twin of `Following`."""
 
     def __init__(self, *, guide: AsyncGuide, **options: Any) -> None:
@@ -112,7 +113,7 @@ class AsyncFollowing(redis.asyncio.Connection):
         """As `Following.connect_check_health`."""
         if not self.is_connected:
             self.host, self.port = await self._guide.address()
-        await super().connect_check_health(check_health, retry_socket_connect=False)
+        await super().connect_check_health(check_health, retry_socket_connect)
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
         """As `Following.read_response`."""

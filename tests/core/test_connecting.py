@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,6 +31,7 @@ from nexus_redis_provider.core.scripts import arun, run
 from nexus_redis_provider.embedded import EmbeddedServer
 from tests.conftest import Eventually
 from tests.kinds import single_server, unspread
+from tests.proxies import FaultyProxy
 
 # Unix sockets.
 
@@ -247,3 +249,30 @@ def test_an_idle_connection_is_tried(
         time.sleep(0.02)
         idle.get("a")
         assert count() == before + pings
+
+
+# Silence.
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+async def test_a_silent_server_is_connected_to_once_per_attempt(
+    is_known: bool, kind: str, proxy: FaultyProxy
+) -> None:
+    """However it is silent: when it shakes hands, is greeted, or is asked something."""
+    endpoint = replace(proxy.endpoint, read_timeout=0.2, connect_timeout=0.2, retries=2)
+    with endpoint.client() as client:
+        async with endpoint.async_client() as async_client:
+
+            async def ask() -> Any:
+                return client.get("a") if kind == "sync" else await async_client.get("a")
+
+            while is_known:
+                with suppress(redis.TimeoutError):  # A busy machine may be as slow as this.
+                    await ask()
+                    break
+            before = proxy.connections
+            proxy.silence()
+            with pytest.raises(redis.TimeoutError):
+                await ask()
+            assert proxy.connections - before == (2 if is_known else 3)
+            proxy.heal()

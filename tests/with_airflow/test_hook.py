@@ -160,7 +160,6 @@ def test_one_client_until_closed() -> None:
         client = hook.get_conn()
         assert client is hook.get_conn()
         assert client.ping()
-        assert client.ping()
     reopened = hook.get_conn()
     assert reopened is not client
     assert reopened.ping()
