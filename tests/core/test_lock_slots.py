@@ -187,3 +187,19 @@ def test_a_script_that_empties_the_line_is_not_left_half_done(
             # Nobody is in line any more, or else it could not be told.
             state = run(client, inspect("a", **where))
         assert [holder.owner for holder in state.holders] == ["new"]
+
+
+def test_who_was_passed_over_enters_although_nobody_is_left_in_line(
+    namespace: str, deployment: ClusterDeployment
+) -> None:
+    """The script takes the dead out of the line, its own owner too, and then forgets its place."""
+    where, key = {"namespace": namespace}, LockKeys("a", namespace).lock
+    with deployment.endpoint.client() as client:
+        client.set(f"{key}:other", 1, ex=60)
+        token = run(client, take("a", "holder", **where)).token
+        assert not run(client, take("a", "late", stay=0.001, **where)).acquired
+        # Nobody looks through the line.
+        assert run(client, release("a", "holder", token, **where).part) is not None
+        with deployment.moving(key, named=[f"{key}:other"]):
+            assert run(client, take("a", "late", **where)).acquired
+            assert run(client, inspect("a", **where)).length == 0

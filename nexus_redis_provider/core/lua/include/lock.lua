@@ -4,8 +4,8 @@
 -- exclusive, N a semaphore, 0 shared, and whoever holds, waits ahead or asks has a say.
 local LINE, WAITERS, HEARD = KEYS[2], KEYS[3], KEYS[4]
 
--- Reads what the script may have emptied before. While the slot is on its way, a node that has not
--- got a key takes it for the other one's, and a script must not end half done.
+-- Reads, or removes from, what the script may have emptied before. While the slot is on its way, a
+-- node that has not got a key takes it for the other one's, and a script must not end half done.
 local function look(nothing, ...)
   local reply = redis.pcall(...)
   if type(reply) == 'table' and reply.err then
@@ -131,7 +131,7 @@ end
 
 local function forget(owner)
   redis.call('HDEL', WAITERS, owner)
-  redis.call('ZREM', LINE, owner)
+  look(0, 'ZREM', LINE, owner) -- the dead may have been all that were there
   redis.call('ZREM', HEARD, owner)
 end
 
