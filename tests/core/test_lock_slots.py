@@ -143,6 +143,29 @@ async def test_a_lock_is_given_back_while_its_line_is_elsewhere(
     await leave(waiter)
 
 
+async def test_who_may_wait_does_so_until_the_slot_has_moved(
+    kind: str, namespace: str, deployment: ClusterDeployment
+) -> None:
+    """No node makes a line for a lock that has none, as long as the lock has not moved."""
+    impatient = replace(deployment.endpoint, read_timeout=0.5)
+    holder = lock_of(kind, deployment.endpoint, "a", namespace=namespace)
+    waiter = lock_of(kind, impatient, "a", wait=60, poll=0.2, namespace=namespace)
+    await enter(holder)
+    with deployment.moving(LockKeys("a", namespace).lock, keys=0):
+        with pytest.raises(UnreachableError, match="a slot moves"):
+            await enter(lock_of(kind, impatient, "a", namespace=namespace))
+        waiting = asyncio.create_task(enter(waiter))
+        # For longer than it has patience with a slot.
+        await asyncio.wait([waiting], timeout=1.5)
+        assert not waiting.done()
+    with deployment.endpoint.client() as client:
+        await in_line(client, "a", namespace)
+    await leave(holder)
+    await waiting
+    assert waiter.token > holder.token
+    await leave(waiter)
+
+
 async def test_a_bell_that_cannot_be_rung_while_its_slot_moves(
     namespace: str, deployment: ClusterDeployment
 ) -> None:

@@ -101,7 +101,10 @@ class AsyncLock(PythonLock):
     async def _ask(self, room: WaitingRoom) -> tuple[float, Acquisition]:
         asked_at = uptime()
         call = self._acquire_call(room.channel)
-        attempt = await room.run_beside(call)
+        try:
+            attempt = await room.run_beside(call)
+        except UnreachableError as error:
+            attempt = self._not_yet(error)
         if not attempt.acquired:
             if not self._wait_s:
                 raise self._refusal(attempt)

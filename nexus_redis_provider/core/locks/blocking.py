@@ -90,7 +90,10 @@ class Lock(PythonLock):
 
     def _ask(self, client: ThreadClient, began_at: float) -> tuple[float, Acquisition]:
         asked_at = uptime()
-        attempt = run(client, self._acquire_call(f"list:{self._id}"))
+        try:
+            attempt = run(client, self._acquire_call(f"list:{self._id}"))
+        except UnreachableError as error:
+            attempt = self._not_yet(error)
         if attempt.acquired:
             return asked_at, attempt
         if not self._wait_s:

@@ -33,6 +33,7 @@ from nexus_redis_provider.core.locks.protocol import (
 )
 from nexus_redis_provider.core.locks.states import Acquisition, LockState
 from nexus_redis_provider.core.scripts import Call
+from nexus_redis_provider.core.slots import is_on_its_way
 
 DEFAULT_LEASE = 30.0
 _HOST = socket.gethostname()
@@ -182,6 +183,12 @@ class PythonLock:
             for holder in found.holders
             if holder.owner == self.owner and (self._owner_is_ours or holder.entries == 1)
         ]
+
+    def _not_yet(self, error: UnreachableError) -> Acquisition:
+        """What an error comes to for who waits; raises it if it is not about to pass."""
+        if not (self._wait_s and is_on_its_way(error)):
+            raise error
+        return Acquisition(acquired=False)
 
     def _refusal(self, attempt: Acquisition, waited: float = 0.0) -> LockHeldError:
         holder = attempt.holders[0] if attempt.holders else None
