@@ -24,6 +24,7 @@ from redis.cluster import ClusterNode
 
 from nexus_redis_provider.core.clusters import is_spread
 from nexus_redis_provider.core.endpoint import FAILURES, translated
+from nexus_redis_provider.core.errors import AccessDeniedError, RefusedError
 from nexus_redis_provider.core.exchanges import execute_all
 from nexus_redis_provider.core.gold.owners import Owners
 from nexus_redis_provider.core.gold.redirections import Patience, Returned
@@ -103,13 +104,20 @@ class NodeStreams(Stream):
 
     def send(self, registration: Call[int], *writes: Writes) -> None:
         self._finish()
-        staged = b":%d" % run(self._client, registration)
+        staged = self._registered(registration)
         if staged == STAGED and writes:
             self._under_way = writes, self._send_to_owners(writes[0])
         else:
             # What is not sent is not ours, whoever has written a key of that name.
             unsent = range(len(writes[0])) if writes else ()
             self._outcomes.append(Outcome(staged, unwritten=unsent))
+
+    def _registered(self, registration: Call[int]) -> bytes:
+        """The reply, as it comes from the server; what it refuses is an answer, too."""
+        try:
+            return b":%d" % run(self._client, registration)
+        except (AccessDeniedError, RefusedError) as error:
+            return f"-{error.__cause__}".encode()
 
     def receive(self) -> Outcome:
         self._finish()
