@@ -87,12 +87,9 @@ def client(endpoint: Endpoint) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def count_clients(server: Server) -> Iterator[CountClients]:
-    """Tells how many clients the server has, or all servers of a deployment together.
-
-    Those that count are not counted, nor are replicas and Sentinels.
-    """
-    with counting(server) as count:
+def count_clients(server: Server, client: redis.Redis) -> Iterator[CountClients]:
+    """Tells how many clients the server has beside the test's own, or all of a deployment."""
+    with counting(server, client) as count:
         yield count
 
 

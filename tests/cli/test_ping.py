@@ -15,6 +15,7 @@ from tests.kinds import single_server
 from tests.urls import url_of
 
 
+@single_server
 def test_a_server_for_people_and_as_a_document(call: Call, server: EmbeddedServer) -> None:
     shown = call("ping")
     assert (shown.code, shown.err) == (0, "")

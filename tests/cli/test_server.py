@@ -8,8 +8,10 @@ import redis
 
 from nexus_redis_provider.embedded import EmbeddedServer
 from tests.cli.conftest import Call
+from tests.kinds import single_server
 
 
+@single_server
 def test_info(call: Call, client: redis.Redis, server: EmbeddedServer, namespace: str) -> None:
     client.set(f"{namespace}:a", 1, ex=60)
     (found,) = call("server", "info", "--json").json
@@ -26,6 +28,7 @@ def test_info(call: Call, client: redis.Redis, server: EmbeddedServer, namespace
     assert f"of {found['replication']['replid']}" in out
 
 
+@single_server
 def test_slowlog(call: Call, client: redis.Redis, namespace: str) -> None:
     client.config_set("slowlog-log-slower-than", 0)
     client.get(f"{namespace}:\x1b[31m".encode() + b"\xff")
@@ -40,6 +43,7 @@ def test_slowlog(call: Call, client: redis.Redis, namespace: str) -> None:
     assert call("server", "slowlog").out.startswith("No slow commands at ")
 
 
+@single_server
 def test_latency(call: Call, client: redis.Redis, server: EmbeddedServer) -> None:
     client.execute_command("LATENCY", "RESET")
     ran = call("server", "latency", "--count", "5")

@@ -43,6 +43,7 @@ from tests.core.gold_datasets import (
 )
 from tests.guarded import own_server
 from tests.kinds import unspread
+from tests.servers import scripts_run
 
 EVICTING = ("--maxmemory", "8mb", "--maxmemory-policy", "allkeys-lru")
 
@@ -199,7 +200,7 @@ def test_who_waits_writes_when_another_is_ready(endpoint, client, namespace, wai
     publication = begun(endpoint, namespace, max_writers=1)
     first, order = paced(publication, client, "0.first"), list[str]()
     first.admit(1)
-    asked = evaluations(client)
+    asked = scripts_run(client)
 
     def wait():
         with endpoint.client() as own:
@@ -208,7 +209,7 @@ def test_who_waits_writes_when_another_is_ready(endpoint, client, namespace, wai
 
     waiting = threading.Thread(target=wait)
     waiting.start()
-    wait_until(lambda: evaluations(client) > asked + 3)
+    wait_until(lambda: scripts_run(client) > asked + 3)
     order.append("first is ready")
     first.note(0.0, 0)
     waiting.join()
@@ -438,10 +439,6 @@ def test_limits_that_make_no_sense_are_refused(wrong):
 def server_us(client):
     seconds, micros = client.time()
     return seconds * 1_000_000 + micros
-
-
-def evaluations(client):
-    return client.info("commandstats")["cmdstat_evalsha"]["calls"]
 
 
 def together(loads):

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 import redis
 
-from nexus_redis_provider.core.clusters import plain_client, primaries_of
+from nexus_redis_provider.core.clusters import primaries_of
 from nexus_redis_provider.core.endpoint import Endpoint, Node
 from nexus_redis_provider.core.errors import UnreachableError
-from nexus_redis_provider.core.keys import LockKeys
 from nexus_redis_provider.core.locks import AsyncLock
 from nexus_redis_provider.core.locks.protocol import inspect, release, who_holds
 from nexus_redis_provider.core.locks.waiting import Place, WaitingRoom
@@ -23,11 +22,7 @@ from tests.conftest import CountClients
 from tests.core.lock_calls import take
 from tests.guarded import own_server
 from tests.kinds import unspread
-
-
-def scripts_run(client: redis.Redis, namespace: str) -> int:
-    stats = plain_client(client, LockKeys("a", namespace).lock).info("commandstats")
-    return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("eval", "evalsha"))
+from tests.servers import scripts_run
 
 
 @pytest.fixture
@@ -93,9 +88,9 @@ async def test_a_thousand_waiters_share_two_connections(
         assert count_clients() == before + 2
 
         # Four scripts a look, and a look a second, give or take a fifth.
-        looks = scripts_run(client, namespace)
+        looks = scripts_run(client)
         await asyncio.sleep(3)
-        assert 4 <= scripts_run(client, namespace) - looks <= 4 * 4
+        assert 4 <= scripts_run(client) - looks <= 4 * 4
 
         # Only the head is woken, time and again.
         token = held.token

@@ -21,13 +21,13 @@ from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.core.locks import Lock
 from nexus_redis_provider.core.warmth import Requirement
 from nexus_redis_provider.sensors.cache_warm import CacheWarmSensor
+from tests.servers import calls_of
 
 MODES = ["poke", "reschedule", "deferrable"]
 
 
 def looks(client: redis.Redis) -> int:
-    stats = client.info("commandstats")
-    return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("pttl", "scan"))
+    return calls_of(client, "pttl", "scan")
 
 
 @pytest.mark.parametrize("mode", MODES)

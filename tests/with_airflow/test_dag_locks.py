@@ -18,6 +18,7 @@ from nexus_redis_provider.core.locks.protocol import inspect, release, who_holds
 from nexus_redis_provider.core.scripts import run
 from nexus_redis_provider.operators.dag_lock import DagLockOperator, DagUnlockOperator, dag_lock
 from tests.core.lock_calls import take
+from tests.servers import scripts_run
 from tests.with_airflow.contexts import context_of
 
 
@@ -82,10 +83,10 @@ def test_skip(run_dag: Any, client: redis.Redis, namespace: str, held: Any) -> N
 def test_wait(
     *, dag_id: str, run_dag: Any, client: redis.Redis, namespace: str, held: Any, wait_until: Any
 ) -> None:
-    calls = script_calls(client)
+    calls = scripts_run(client)
 
     def release_when_looked_at() -> None:
-        wait_until(lambda: script_calls(client) >= calls + 3, timeout=20)
+        wait_until(lambda: scripts_run(client) >= calls + 3, timeout=20)
         run(client, release("a", "another run", held.token, namespace=namespace))
 
     with in_background(release_when_looked_at):
@@ -186,11 +187,6 @@ def test_two_locks_in_one_another() -> None:
 def test_what_a_lock_cannot_be(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         DagLockOperator(task_id="lock", **options)
-
-
-def script_calls(client: redis.Redis) -> int:
-    stats = client.info("commandstats")
-    return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("eval", "evalsha"))
 
 
 class in_background:  # noqa: N801 - reads as a statement

@@ -31,6 +31,7 @@ from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.operators.gold_publish import GoldPublishOperator
 from tests.core.gold_datasets import keyspace
+from tests.kinds import unspread
 
 SALES = [{"id": "a", "n": 1}, {"id": "b", "n": 2}]
 
@@ -270,6 +271,7 @@ def test_too_large_a_value_is_refused(most: Any, namespace: str) -> None:
         operator.execute(context)
 
 
+@unspread
 def test_limits_are_those_of_the_load(
     publish: Any, dataset: GoldDataset, client: redis.Redis, namespace: str
 ) -> None:

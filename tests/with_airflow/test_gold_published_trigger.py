@@ -16,10 +16,12 @@ from airflow.triggers.base import BaseEventTrigger
 from airflow.triggers.shared_stream import SharedStreamManager
 
 from nexus_redis_provider.assets.gold import gold_asset, watched_gold_asset
+from nexus_redis_provider.core.clusters import plain_client
 from nexus_redis_provider.core.errors import ConfigurationError
 from nexus_redis_provider.core.gold.history import rollback
 from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.triggers.gold_published import GoldPublishedTrigger
+from tests.conftest import CountClients
 from tests.core.gold_datasets import PERMANENT_ROWS, publish, spec
 from tests.guarded import own_server
 from tests.urls import connection_uri
@@ -129,13 +131,18 @@ async def test_what_airflow_has_not_stored_is_fired_again(
 
 
 async def test_triggers_of_one_dataset_share_a_connection(
-    endpoint: Any, client: redis.Redis, namespace: str, eventually: Any
+    endpoint: Any,
+    client: redis.Redis,
+    namespace: str,
+    eventually: Any,
+    count_clients: CountClients,
 ) -> None:
-    before = len(client.client_list())
+    before = count_clients()
     every, backs = trigger_of(namespace), trigger_of(namespace, kinds=["rollback"])
     async with triggerer(every, backs) as airflow:
-        await eventually(lambda: client.info("clients")["blocked_clients"] == 1)
-        assert len(client.client_list()) == before + 1
+        node = plain_client(client, GoldKeys("sales", namespace).events)
+        await eventually(lambda: node.info("clients")["blocked_clients"] == 1)
+        assert count_clients() == before + 1
         publish(endpoint, {}, spec(namespace))
         publish(endpoint, {}, spec(namespace))
         rollback(client, "sales", namespace=namespace)
@@ -146,7 +153,7 @@ async def test_triggers_of_one_dataset_share_a_connection(
             (0, "rollback"),
             (1, "rollback"),
         ]
-    await eventually(lambda: len(client.client_list()) == before)
+    await eventually(lambda: count_clients() == before)
 
 
 async def test_each_deployment_hears_everything(
@@ -178,9 +185,13 @@ async def test_it_outlives_a_server_that_restarts(
 
 
 async def test_where_no_streams_are_shared(
-    endpoint: Any, client: redis.Redis, namespace: str, eventually: Any
+    endpoint: Any,
+    client: redis.Redis,
+    namespace: str,
+    eventually: Any,
+    count_clients: CountClients,
 ) -> None:
-    before = len(client.client_list())
+    before = count_clients()
     fired: list[Any] = []
 
     async def run() -> None:
@@ -195,7 +206,7 @@ async def test_where_no_streams_are_shared(
     running.cancel()
     await asyncio.wait([running])
     assert running.cancelled()
-    await eventually(lambda: len(client.client_list()) == before)
+    await eventually(lambda: count_clients() == before)
 
 
 @pytest.mark.parametrize("kinds", [[], ["delete"], "publish"])

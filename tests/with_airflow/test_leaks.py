@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
@@ -28,52 +28,57 @@ from nexus_redis_provider.sensors.cache_warm import CacheWarmSensor
 from nexus_redis_provider.triggers.cache_warm import CacheWarmTrigger
 from nexus_redis_provider.triggers.dag_lock import DagLockTrigger
 from nexus_redis_provider.triggers.gold_published import GoldPublishedTrigger
-from tests.conftest import Eventually
+from tests.conftest import CountClients, Eventually
 from tests.core.lock_calls import take
-from tests.guarded import own_server
+from tests.kinds import KIND, single_server
+from tests.servers import Server, counting, shared_server
 from tests.urls import connection_uri
 from tests.with_airflow.contexts import context_of
 
-Count = Callable[[], int]
 CONN_ID = "counted"
+# That have keys.
+SERVERS = 3 if KIND == "cluster" else 1
 
 
 @pytest.fixture
-def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedServer]:
+def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server that nobody else is connected to."""
-    with own_server() as own:
+    with shared_server() as own:
         monkeypatch.setenv("AIRFLOW_CONN_COUNTED", connection_uri("nexus-redis", own.endpoint))
         yield own
 
 
 @pytest.fixture
-def watcher(own: EmbeddedServer) -> Iterator[redis.Redis]:
-    with own.endpoint.client(single_connection_client=True) as watcher:
+def watcher(own: Server) -> Iterator[redis.Redis]:
+    with own.endpoint.client() as watcher:
         yield watcher
 
 
 @pytest.fixture
-def count(watcher: redis.Redis) -> Count:
-    """How many clients the server has, but for the one that asks."""
+def count(own: Server, watcher: redis.Redis) -> Iterator[CountClients]:
+    """How many clients the server has, but for the watcher."""
+    with counting(own, watcher) as count:
 
-    def count() -> int:
-        gc.collect()
-        return len(watcher.client_list()) - 1
+        def counted() -> int:
+            gc.collect()
+            return count()
 
-    return count
+        yield counted
 
 
-def test_hooks(count: Count) -> None:
+def test_hooks(count: CountClients) -> None:
     with NexusRedisHook(CONN_ID) as one, closing(NexusRedisHook(CONN_ID)) as other:
         client = one.get_conn()
         assert other.get_conn() is client, "they share a pool"
-        client.ping()
-        other.get_conn().ping()
-        assert count() == 1
+        assert not client.exists("a")
+        before = count()
+        assert 1 <= before <= SERVERS, "each server has one at most"
+        assert not other.get_conn().exists("a")
+        assert count() == before
     assert count() == 0, "closed, although somebody still has the client"
     forgotten = NexusRedisHook(CONN_ID)
-    forgotten.get_conn().ping()
-    assert count() == 1
+    assert not forgotten.get_conn().exists("a")
+    assert 1 <= count() <= SERVERS
     del forgotten
     assert count() == 0
     assert NexusRedisHook(CONN_ID).test_connection()[0]
@@ -81,7 +86,7 @@ def test_hooks(count: Count) -> None:
 
 
 @pytest.mark.usefixtures("own")
-def test_sensors_and_operators(watcher: redis.Redis, count: Count, namespace: str) -> None:
+def test_sensors_and_operators(watcher: redis.Redis, count: CountClients, namespace: str) -> None:
     where = {"redis_conn_id": CONN_ID, "namespace": namespace}
     with DAG("d", schedule=None):
         sensor = CacheWarmSensor(task_id="warm", keys=["a"], **where)
@@ -112,8 +117,8 @@ def test_sensors_and_operators(watcher: redis.Redis, count: Count, namespace: st
         run(watcher, release("a", "another", token, namespace=namespace))
         publish.execute(published)
     assert GoldDataset(watcher, "sales", namespace=namespace).get(1) == {"k": 1}
-    # The thread that fills under a lock keeps its one connection.
-    assert count() <= 1
+    # The thread that fills under a lock keeps its one connection to each server.
+    assert count() <= SERVERS
 
 
 def triggers(namespace: str) -> list[BaseTrigger]:
@@ -143,7 +148,7 @@ async def fire(trigger: BaseTrigger) -> Any:
 
 
 async def test_triggers_that_are_cancelled(
-    watcher: redis.Redis, count: Count, namespace: str, eventually: Eventually
+    watcher: redis.Redis, count: CountClients, namespace: str, eventually: Eventually
 ) -> None:
     run(watcher, take("a", "holder", 600, namespace=namespace))
     for number in range(50):
@@ -152,7 +157,7 @@ async def test_triggers_that_are_cancelled(
         waiting = [asyncio.create_task(fire(trigger)) for trigger in triggers(namespace)]
         await asyncio.sleep(0.5)
         # Those that poll take eight, those that wait for locks two, a follower two.
-        assert 3 <= count() <= 12
+        assert 3 <= count() <= 12 * SERVERS
         for task in waiting:
             task.cancel()
         await asyncio.wait(waiting)
@@ -160,7 +165,9 @@ async def test_triggers_that_are_cancelled(
 
 
 @pytest.mark.usefixtures("own")
-async def test_triggers_that_fire(count: Count, namespace: str, eventually: Eventually) -> None:
+async def test_triggers_that_fire(
+    count: CountClients, namespace: str, eventually: Eventually
+) -> None:
     requirement = {"keys": ["absent"], "namespace": namespace}
     for _ in range(3):
         trigger = CacheWarmTrigger(
@@ -173,6 +180,7 @@ async def test_triggers_that_fire(count: Count, namespace: str, eventually: Even
         await eventually(lambda: count() == 0)
 
 
+@single_server
 async def test_triggers_whose_server_goes_away(
     own: EmbeddedServer, namespace: str, eventually: Eventually
 ) -> None:

@@ -19,8 +19,10 @@ from nexus_redis_provider.core.scripts import run
 from nexus_redis_provider.embedded import EmbeddedServer
 from nexus_redis_provider.triggers.cache_warm import CacheWarmTrigger
 from nexus_redis_provider.triggers.dag_lock import DagLockTrigger
+from tests.conftest import CountClients
 from tests.core.lock_calls import take
 from tests.guarded import own_server
+from tests.servers import calls_of, scripts_run
 from tests.urls import connection_uri
 
 
@@ -77,19 +79,8 @@ async def events_of(trigger: BaseTrigger) -> list[Any]:
     return [event.payload async for event in restored(trigger).run()]
 
 
-def clients(client: redis.Redis) -> int:
-    return len(client.client_list())
-
-
-def scripts_run(client: redis.Redis) -> int:
-    stats = client.info("commandstats")
-    return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("eval", "evalsha"))
-
-
 def looks(client: redis.Redis) -> int:
-    stats = client.info("commandstats")
-    names = ("cmdstat_evalsha", "cmdstat_eval", "cmdstat_pttl")
-    return sum(stats.get(name, {"calls": 0})["calls"] for name in names)
+    return calls_of(client, "eval", "evalsha", "pttl")
 
 
 async def looked_at_in_vain(waiting: asyncio.Task[Any], client: redis.Redis) -> None:
@@ -105,12 +96,12 @@ FIRED = [{"until": None, "ticket": 0}]
 
 
 async def test_a_free_lock_fires_at_once_and_stays_free(
-    client: redis.Redis, namespace: str, eventually: Any
+    client: redis.Redis, namespace: str, eventually: Any, count_clients: CountClients
 ) -> None:
-    before = clients(client)
+    before = count_clients()
     assert await events_of(lock_trigger(namespace)) == FIRED
     assert run(client, who_holds("a", namespace=namespace)) is None
-    await eventually(lambda: clients(client) == before)
+    await eventually(lambda: count_clients() == before)
 
 
 async def test_a_lock_that_is_given_back_fires(client: redis.Redis, namespace: str) -> None:
@@ -240,27 +231,31 @@ async def test_only_the_head_asks(
 
 
 async def test_a_thousand_triggers_share_two_connections(
-    client: redis.Redis, namespace: str, oracle: Oracle, eventually: Any
+    client: redis.Redis,
+    namespace: str,
+    oracle: Oracle,
+    eventually: Any,
+    count_clients: CountClients,
 ) -> None:
     run_holds(client, namespace)
-    before = clients(client)
+    before = count_clients()
     tasks = []
     for n in range(1000):
         owner = f"airflow/dag/w{n}"
         line_up(client, namespace, owner)
         trigger = lock_trigger(namespace, owner=owner, poll_interval=1)
         tasks.append(asyncio.create_task(events_of(trigger)))
-    await eventually(lambda: clients(client) == before + 2)
+    await eventually(lambda: count_clients() == before + 2)
     calls, began_at = scripts_run(client), time.monotonic()
     await asyncio.sleep(3)
-    assert clients(client) == before + 2
+    assert count_clients() == before + 2
     # Four scripts a look, and a look a second, give or take a fifth; one at each end is cut in two.
     looks = (time.monotonic() - began_at) / 0.8 + 2
     assert 4 <= scripts_run(client) - calls <= 4 * looks
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
-    await eventually(lambda: clients(client) == before)
+    await eventually(lambda: count_clients() == before)
 
 
 async def test_a_second_triggerer_does_no_harm(
@@ -295,17 +290,17 @@ async def test_the_end_of_patience_fires(make: Any, client: redis.Redis, namespa
 
 @pytest.mark.parametrize("make", [lock_trigger, warm_trigger])
 async def test_a_cancelled_wait_leaves_no_connection(
-    make: Any, client: redis.Redis, namespace: str, eventually: Any
+    make: Any, client: redis.Redis, namespace: str, eventually: Any, count_clients: CountClients
 ) -> None:
     run(client, take("a", "me", 60, namespace=namespace))
     line_up(client, namespace)
-    before = clients(client)
+    before = count_clients()
     waiting = asyncio.create_task(events_of(make(namespace)))
-    await eventually(lambda: clients(client) > before)
+    await eventually(lambda: count_clients() > before)
     waiting.cancel()
     await asyncio.wait([waiting])
     assert waiting.cancelled()
-    await eventually(lambda: clients(client) == before)
+    await eventually(lambda: count_clients() == before)
     assert run(client, who_holds("a", namespace=namespace)).owner == "me"
 
 
