@@ -13,7 +13,8 @@ from nexus_redis_provider.core.durations import Duration, to_ms
 from nexus_redis_provider.core.endpoint import Endpoint, translated_errors
 from nexus_redis_provider.core.errors import ConfigurationError, FillError
 from nexus_redis_provider.core.locks import Lock
-from nexus_redis_provider.core.warmth import Requirement, Warmth, probe
+from nexus_redis_provider.core.requirements import Requirement
+from nexus_redis_provider.core.warmth import Warmth, probe
 
 if TYPE_CHECKING:
     import redis

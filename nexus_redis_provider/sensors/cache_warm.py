@@ -12,7 +12,8 @@ from nexus_redis_provider.core.durations import Duration, in_words, to_ms
 from nexus_redis_provider.core.errors import ConfigurationError, LockHeldError
 from nexus_redis_provider.core.fills import BATCH, Loader, fill_lock, fill_once
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE
-from nexus_redis_provider.core.warmth import Requirement, Warmth, check_combination, probe
+from nexus_redis_provider.core.requirements import Requirement, check_combination
+from nexus_redis_provider.core.warmth import Warmth, probe
 from nexus_redis_provider.hooks.databases import query
 from nexus_redis_provider.hooks.redis import NexusRedisHook
 from nexus_redis_provider.operators.options import is_deferrable

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nexus_redis_provider.core.locks.protocol import is_free, who_holds
+from nexus_redis_provider.core.requirements import Requirement
 from nexus_redis_provider.core.scripts import arun
-from nexus_redis_provider.core.warmth import Requirement, aprobe
+from nexus_redis_provider.core.warmth import aprobe
 from nexus_redis_provider.triggers.polling import PollingTrigger
 
 if TYPE_CHECKING:

@@ -30,9 +30,10 @@ from nexus_redis_provider.core.locks import Lock
 from nexus_redis_provider.core.locks.audits import audit
 from nexus_redis_provider.core.locks.listing import lock_names, lock_states
 from nexus_redis_provider.core.locks.protocol import break_lock, inspect, who_holds
+from nexus_redis_provider.core.requirements import Requirement
 from nexus_redis_provider.core.scripts import arun, run, run_all, run_replicated
 from nexus_redis_provider.core.slots import Slots
-from nexus_redis_provider.core.warmth import Requirement, aprobe, probe
+from nexus_redis_provider.core.warmth import aprobe, probe
 from nexus_redis_provider.embedded import EmbeddedServer, find_server
 from tests.conftest import need_server
 from tests.core.lock_calls import enter, in_line, leave, lock_of, renewed_since, take

@@ -15,7 +15,7 @@ from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import ConfigurationError, FillError, LockHeldError
 from nexus_redis_provider.core.fills import fill_lock, fill_once, write
 from nexus_redis_provider.core.locks import Lock
-from nexus_redis_provider.core.warmth import Requirement
+from nexus_redis_provider.core.requirements import Requirement
 from tests.guarded import own_server
 
 

@@ -13,8 +13,9 @@ from nexus_redis_provider.core.gold.sweeping import sweep
 from nexus_redis_provider.core.gold.unpublishing import retire, unpublish
 from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.core.keyspace.walks import scan
+from nexus_redis_provider.core.requirements import Requirement
 from nexus_redis_provider.core.scripts import run
-from nexus_redis_provider.core.warmth import Requirement, probe
+from nexus_redis_provider.core.warmth import probe
 from nexus_redis_provider.embedded import find_server
 from tests.conftest import PERMANENT, need_server
 from tests.core.gold_datasets import PERMANENT_ROWS, numbers, publish, publish_packed, spec, write

@@ -14,7 +14,8 @@ from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import ConfigurationError
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.keys import GoldKeys
-from nexus_redis_provider.core.warmth import Requirement, Warmth, aprobe, probe
+from nexus_redis_provider.core.requirements import Requirement
+from nexus_redis_provider.core.warmth import Warmth, aprobe, probe
 
 Look = Callable[..., Awaitable[Warmth]]
 NOW = datetime.now(UTC)

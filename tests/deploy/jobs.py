@@ -32,9 +32,10 @@ from nexus_redis_provider.core.gold.unpublishing import unpublish
 from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.core.keyspace import walks, weights
 from nexus_redis_provider.core.monitoring import infos, latencies, slow_logs
+from nexus_redis_provider.core.requirements import Requirement
 from nexus_redis_provider.core.scripts import run
 from nexus_redis_provider.core.tags import astamp, invalidate, stamp
-from nexus_redis_provider.core.warmth import Requirement, aprobe, probe
+from nexus_redis_provider.core.warmth import aprobe, probe
 from tests.core.gold_datasets import spec, write, write_packed
 from tests.core.test_lock_rights import operate, use_everything, use_replicas
 

@@ -19,7 +19,7 @@ from nexus_redis_provider.core.fills import fill_lock
 from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.core.locks import Lock
-from nexus_redis_provider.core.warmth import Requirement
+from nexus_redis_provider.core.requirements import Requirement
 from nexus_redis_provider.sensors.cache_warm import CacheWarmSensor
 from tests.servers import calls_of
 
