@@ -174,6 +174,8 @@ def _cluster(endpoint: Endpoint) -> _Found:
 
 def _node_of_cluster(single: Endpoint) -> tuple[Report, str]:
     report = _interview(single)
+    if report.mode == "sentinel":
+        raise _FaultError(single.nodes[0], Fault.A_SENTINEL)
     if report.mode == "standalone":
         raise _FaultError(single.nodes[0], Fault.NO_CLUSTER)
     state, slots = _ask(single, _cluster_state)
@@ -233,10 +235,11 @@ def _introduction(single: Endpoint, client: redis.Redis) -> Report:
     with client.pipeline(transaction=False) as pipe:
         pipe.info()
         pipe.acl_whoami()
-        info, user = pipe.execute(raise_on_error=False)
+        pipe.execute_command("HELLO")
+        info, user, hello = pipe.execute(raise_on_error=False)
     if isinstance(info, Exception):
         info = {}
-    name, version, mode = Identity.of(info) if info else (None, None, None)
+    name, version, mode = Identity.of(info) if info else (None, None, _mode_in(hello))
     return Report(
         address=str(single.nodes[0]),
         latency=statistics.median(durations),
@@ -249,6 +252,15 @@ def _introduction(single: Endpoint, client: redis.Redis) -> Report:
         maxmemory=info.get("maxmemory"),
         replicas=info.get("connected_slaves"),
     )
+
+
+def _mode_in(hello: Any) -> str | None:
+    """What a server is, as it tells every user."""
+    if isinstance(hello, Exception):
+        return None
+    # RESP2 has no maps.
+    told = hello if isinstance(hello, dict) else dict(zip(hello[::2], hello[1::2], strict=True))
+    return str(told[b"mode"], "ascii")
 
 
 def _in_words(report: Report) -> str:

@@ -363,6 +363,8 @@ def test_sentinels() -> None:
         assert diagnosis.report.replicas == 1
         one = deployment.sentinels[0]
         assert_fault(found(one.url), Fault.A_SENTINEL, one.port)
+        in_a_cluster = replace(one.endpoint, topology=Topology.CLUSTER)
+        assert_fault(found(in_a_cluster), Fault.A_SENTINEL, one.port)
         assert_fault(
             found(deployment.endpoint, master="orders"),
             Fault.UNKNOWN_MASTER,
@@ -409,6 +411,14 @@ def test_the_password_of_a_sentinel(
         assert_fault(found(url, **options), fault, f"Sentinel 127.0.0.1:{sentinel.port}")
 
 
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_what_it_is_a_sentinel_tells_users_who_see_little(protocol: int, binary: Path) -> None:
+    config = "user quiet on nopass +ping"
+    with EmbeddedServer("--sentinel", config=config, binary=binary) as server:
+        url = f"redis://quiet:any@127.0.0.1:{server.port}?protocol={protocol}"
+        assert_fault(found(url), Fault.A_SENTINEL, server.port)
+
+
 def test_a_cluster() -> None:
     with ClusterDeployment() as deployment:
         diagnosis = found(deployment.url)
@@ -416,6 +426,10 @@ def test_a_cluster() -> None:
         assert diagnosis.message.startswith("Cluster of 3 primaries: ")
         first, *_, last = deployment.servers
         assert_fault(found(first.url), Fault.A_CLUSTER, first.port)
+        with first.endpoint.client() as client:
+            client.acl_setuser("quiet", enabled=True, nopass=True, commands=["+ping"])
+        quiet = as_user(first.endpoint, "quiet", "any")
+        assert_fault(found(quiet), Fault.A_CLUSTER, first.port)
         crash(first)
         (note,) = found(deployment.url).notes
         assert note.startswith(f"port: nothing listens at 127.0.0.1:{first.port}")
