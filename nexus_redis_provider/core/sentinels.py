@@ -58,6 +58,10 @@ class _Watched:
                 )
         denied = [(node, error) for node, error in doubts.items() if isinstance(error, _DENIED)]
         for node, error in denied:
+            if isinstance(error, exceptions.NoPermissionError):
+                return exceptions.NoPermissionError(
+                    f"Sentinel {node} says: {error}. Give that right to its user there"
+                )
             return exceptions.AuthenticationError(
                 f"Sentinel {node} says: {error}. Give sentinel_username, and the password by "
                 "sentinel_password_env or sentinel_password_file"

@@ -88,9 +88,9 @@ def translated(where: str, error: BaseException) -> ServerError | exceptions.Wat
     """
     if isinstance(error, exceptions.WatchError):
         return error
-    if isinstance(error, exceptions.RedisClusterException) and error.__cause__:
-        # Why it could not look for the nodes.
-        return translated(where, error.__cause__)
+    if isinstance(error, exceptions.RedisClusterException) and (why := _why(error)):
+        # It could not look for the nodes.
+        return translated(where, why)
     if isinstance(error, exceptions.MaxConnectionsError):
         return PoolExhaustedError(where, error)
     if isinstance(error, _DENIED) or str(error).startswith(_DENIED_WITHIN):
@@ -99,6 +99,12 @@ def translated(where: str, error: BaseException) -> ServerError | exceptions.Wat
     if isinstance(error, _UNREACHABLE) or any(text in str(error) for text in about_to_change):
         return _unreachable(where, error)
     return RefusedError(where, str(error))
+
+
+def _why(error: BaseException) -> BaseException | None:
+    # An answer that a node gave stands behind what redis-py takes it for: no Cluster.
+    answer = error.__context__ if isinstance(error.__context__, exceptions.ResponseError) else None
+    return error.__cause__ or answer
 
 
 def is_split(error: BaseException | None) -> bool:

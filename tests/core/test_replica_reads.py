@@ -10,10 +10,11 @@ import pytest
 import redis
 
 from nexus_redis_provider.core.endpoint import Endpoint
-from nexus_redis_provider.core.errors import ConfigurationError, UnreachableError
+from nexus_redis_provider.core.errors import AccessDeniedError, ConfigurationError, UnreachableError
 from nexus_redis_provider.core.gold.readers import AsyncGoldDataset, GoldDataset
 from nexus_redis_provider.core.gold.tables import publish_table
 from nexus_redis_provider.embedded import EmbeddedServer
+from tests.servers import as_user
 from tests.topologies import ClusterDeployment, SentinelDeployment, crash, until
 
 
@@ -117,6 +118,22 @@ async def test_replicas_of_a_cluster() -> None:
             await async_client.initialize()
             assert await async_client.get("a") == b"b"
         assert (reads(primary), reads(replica)) == (1, 2)
+
+
+async def test_who_may_not_read_from_replicas_is_told_so() -> None:
+    with ClusterDeployment() as deployment:
+        for server in deployment.servers:
+            with server.endpoint.client() as client:
+                commands = ["+@all", "-readonly"]
+                client.acl_setuser(
+                    "narrow", enabled=True, nopass=True, commands=commands, keys=["*"]
+                )
+        endpoint = as_user(stale(deployment.endpoint), "narrow", "any")
+        with pytest.raises(AccessDeniedError, match="'readonly'"):
+            endpoint.read_client().get("a")
+        async with endpoint.async_read_client() as client:
+            with pytest.raises(AccessDeniedError, match="'readonly'"):
+                await client.get("a")
 
 
 def test_a_single_server_knows_no_replicas() -> None:

@@ -47,6 +47,19 @@ CHANGED = pa.table({"id": ["k0", "k1", "new"], "n": [0, 7, 8]})
 LAYOUTS = {"json": Mode.SNAPSHOT, "hash": Mode.SNAPSHOT, "packed": Mode.DELTA}
 
 
+def read_from_replicas(endpoint: Endpoint) -> None:
+    """What may be stale, by clients of both kinds; no right is missing, whatever a replica has."""
+    lenient = replace(endpoint, read_from="replica")
+    with lenient.read_client() as client:
+        client.get("nexus:gold:{a}:head")
+
+    async def read() -> None:
+        async with lenient.async_read_client() as client:
+            await client.get("nexus:gold:{a}:head")
+
+    asyncio.run(read())
+
+
 def publish_in_every_way(endpoint: Endpoint) -> None:
     """All layouts and modes; with expiry, limits and a fence; over again; and away."""
     tokens = count(1)

@@ -7,7 +7,7 @@ from nexus_redis_provider.core.gold.tables import publish_table
 from nexus_redis_provider.core.tags import stamp
 from tests.core.test_lock_rights import use_everything
 from tests.deploy.deployments import Cluster
-from tests.deploy.jobs import CHANGED, ROWS, back_up
+from tests.deploy.jobs import CHANGED, ROWS, back_up, read_from_replicas
 from tests.deploy.test_users import DONE_WITHOUT, OF_A_CLUSTER
 from tests.topologies import until
 
@@ -38,6 +38,8 @@ def test_roles_suffice(cluster: Cluster) -> None:
         with cluster.endpoint("api").client() as client:
             assert len(list(GoldDataset(client, layout).scan())) == 3
             assert stamp(client, ["a", "b", "c", "d"])
+    for role in ("api", "airflow"):
+        read_from_replicas(cluster.endpoint(role))
     back_up(cluster.endpoint("backup"))
     used, refused = set(), set()
     for node in cluster.nodes:

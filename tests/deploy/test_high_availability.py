@@ -8,7 +8,7 @@ import redis
 from nexus_redis_provider.core.gold.tables import publish_table
 from nexus_redis_provider.core.locks import Lock
 from tests.deploy.deployments import HighAvailability
-from tests.deploy.jobs import CHANGED, LAYOUTS, read_in_every_way
+from tests.deploy.jobs import CHANGED, LAYOUTS, read_from_replicas, read_in_every_way
 from tests.deploy.services import Service
 from tests.deploy.test_users import granted
 from tests.topologies import until
@@ -42,6 +42,8 @@ def test_a_primary_dies_and_comes_back_as_a_replica(ha: HighAvailability) -> Non
     for layout in LAYOUTS:
         publish_table(CHANGED, layout, key="id", layout=layout, endpoint=ha.endpoint("spark"))
     read_in_every_way(ha.endpoint("api"))
+    for role in ("api", "airflow"):
+        read_from_replicas(ha.endpoint(role))
     with Lock(ha.endpoint("airflow"), "a") as lock:
         first = lock.token
     old = ha.primary

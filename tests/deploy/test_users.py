@@ -22,7 +22,7 @@ ALWAYS = {"auth", "hello", "client|setinfo"}
 # A backup has the usual names of files, then; CONFIG would show passwords.
 DONE_WITHOUT = {"backup": {"config|get"}}
 # test_cluster.py sends these.
-OF_A_CLUSTER = {"asking", "cluster|nodes", "cluster|slots", "command"}
+OF_A_CLUSTER = {"asking", "cluster|nodes", "cluster|slots", "command", "readonly"}
 
 
 @pytest.fixture
