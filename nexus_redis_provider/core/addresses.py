@@ -123,9 +123,10 @@ def _named(part: str, text: str, default_port: int) -> Node:
     with suppress(ValueError):
         if not re.search(r"[/?#@\s]", part):
             return node_of(urlsplit(f"//{part}"), default_port)
+    # Before an @ stands a password.
+    shown = "What is given" if "@" in text else f"{part!r} in {text!r}"
     raise ConfigurationError(
-        f"{part!r} in {text!r} is not host:port; write such as "
-        f"host1:{default_port},host2:{default_port}."
+        f"{shown} is not host:port; write such as host1:{default_port},host2:{default_port}."
     )
 
 

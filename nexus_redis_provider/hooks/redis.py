@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 CONNECTION_TYPE = "nexus_redis"
 _TYPES = (CONNECTION_TYPE, "redis", "rediss")
+_NO_EXTRAS = ("", "{}", "[]", "null")
 
 
 def endpoint_of(connection: Connection, extra: Mapping[str, Any] | None = None) -> Endpoint:
@@ -41,14 +42,26 @@ def endpoint_of(connection: Connection, extra: Mapping[str, Any] | None = None) 
         ConfigurationError: an extra is unknown or bad, or the host is missing. The message names
             connection and extra and never a password.
     """
+    try:
+        return _described_by(connection, connection.extra_dejson if extra is None else extra)
+    except ConfigurationError as error:
+        if str(error).startswith(named := _named(connection)):
+            raise
+        raise ConfigurationError(f"{named}: {error}") from None
+
+
+def _described_by(connection: Connection, given: Mapping[str, Any]) -> Endpoint:
     if connection.conn_type not in _TYPES:
         raise _wrong(connection, f"has the type {connection.conn_type!r}, not {CONNECTION_TYPE!r}")
     if not connection.host:
         raise _wrong(connection, "has no host")
     wrong = partial(_wrong, connection)
-    given = connection.extra_dejson if extra is None else extra
+    # Airflow reads what is no JSON as an empty object.
+    is_unread = not given and "".join((connection.extra or "").split()) not in _NO_EXTRAS
+    if is_unread or not isinstance(given or {}, dict):
+        raise wrong("has extras that are not a JSON object")
     # A form sends what was left empty as null or as an empty text.
-    extras = {name: value for name, value in given.items() if value not in (None, "")}
+    extras = {name: value for name, value in (given or {}).items() if value not in (None, "")}
     topology = _topology_of(extras, wrong)
     nodes = _nodes_of(connection, extras, topology, wrong)
     encrypted = read_option("ssl", extras.pop("ssl", connection.conn_type == "rediss"), FLAG, wrong)
@@ -174,7 +187,11 @@ async def _extra_of(connection: Connection) -> Mapping[str, Any]:
 
 
 def _wrong(connection: Connection, what: str) -> ConfigurationError:
-    return ConfigurationError(f"Airflow connection {connection.conn_id!r} {what}.")
+    return ConfigurationError(f"{_named(connection)} {what}.")
+
+
+def _named(connection: Connection) -> str:
+    return f"Airflow connection {connection.conn_id!r}"
 
 
 def _topology_of(extras: dict[str, Any], wrong: Wrong) -> Topology:
@@ -197,9 +214,11 @@ def _nodes_of(
     for extra in ("nodes", "startup_nodes"):
         if further := extras.pop(extra, None):
             if topology is Topology.STANDALONE:
+                # Before an @ stands a password.
+                shown = extra if "@" in str(further) else f"{extra}={further!r}"
                 raise wrong(
-                    f"has {extra}={further!r}, but one server; say by the extra `topology` "
-                    "whether they are sentinel or cluster"
+                    f"has {shown}, but one server; say by the extra `topology` whether they are "
+                    "sentinel or cluster"
                 )
             try:
                 nodes.extend(nodes_of(str(further), topology.default_port))

@@ -146,12 +146,29 @@ def test_uris(uri: str, expected: Endpoint) -> None:
         ({"extra": {"ssl": "maybe"}}, "ssl='maybe'"),
         ({"extra": {"ssl": True, "ssl_cert_reqs": "require"}}, "ssl_cert_reqs"),
         ({"extra": {"ssl": True, "ssl_check_hostname": 7}}, "ssl_check_hostname=7"),
+        ({"extra": {"retries": float("inf")}}, "retries=inf"),
+        ({"extra": {"connect_timeout": True}}, "connect_timeout=True"),
+        ({"extra": {"cluster": True, "nodes": f":{PASSWORD}@a:1"}}, "bad extra nodes"),
+        ({"extra": {"nodes": f":{PASSWORD}@a:1"}}, "has nodes, but one server"),
+        ({"host": f"redis://:{PASSWORD}@h"}, "host is a name or an address alone"),
+        ({"extra": [1, 2]}, "not a JSON object"),
+        ({"extra": "retries=1"}, "not a JSON object"),
     ],
 )
 def test_a_wrong_connection_is_named(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message) as refused:
         endpoint_of(connection(**fields, password=PASSWORD))
+    assert str(refused.value).startswith("Airflow connection 'c'")
     assert PASSWORD not in str(refused.value)
+
+
+def test_extras_that_are_no_json_are_refused() -> None:
+    for text in ("retries=1", "{'retries': 1}", "{"):
+        with pytest.raises(ConfigurationError, match="'c' has extras that are not a JSON object"):
+            endpoint_of(Connection(conn_id="c", conn_type="nexus_redis", host="h", extra=text))
+    for text in ("", " { } ", "null", None):
+        empty = Connection(conn_id="c", conn_type="nexus_redis", host="h", extra=text)
+        assert endpoint_of(empty) == Endpoint(nodes=(Node("h"),))
 
 
 def test_one_client_until_closed() -> None:
