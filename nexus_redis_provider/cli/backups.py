@@ -14,7 +14,13 @@ import redis
 from nexus_redis_provider.cli.running import Answer
 from nexus_redis_provider.core.backups.checks import Tools
 from nexus_redis_provider.core.backups.creating import Plan, create_backup
-from nexus_redis_provider.core.backups.folders import Backup, backups, find_backup, verify
+from nexus_redis_provider.core.backups.folders import (
+    Backup,
+    backups,
+    find_backup,
+    folder_named,
+    verify,
+)
 from nexus_redis_provider.core.backups.manifests import Kind, Manifest
 from nexus_redis_provider.core.backups.rehearsing import Comparison, rehearse
 from nexus_redis_provider.core.backups.restoring import restore
@@ -37,7 +43,7 @@ def create(client: redis.Redis, args: Namespace) -> Answer:
     )
     is_limited = args.keep is not None or args.keep_days is not None
     retention = _retention(args) if is_limited else None
-    root = Path(args.folder)
+    root = folder_named(args.folder)
     manifest = create_backup(client, root, plan).manifest
     removed = prune(root, retention) if retention else []
 
@@ -52,7 +58,7 @@ def create(client: redis.Redis, args: Namespace) -> Answer:
 def show_all(_: Source, args: Namespace) -> Answer:
     """Every backup in the folder; what cannot be read is a complaint."""
     found, complaints = list[Manifest](), list[str]()
-    for one in backups(Path(args.folder)):
+    for one in backups(folder_named(args.folder)):
         if isinstance(one, Backup):
             found.append(one.manifest)
         else:
@@ -68,7 +74,7 @@ def show_all(_: Source, args: Namespace) -> Answer:
 
 def verify_one(_: Source, args: Namespace) -> Answer:
     """Look whether a backup is sound."""
-    backup = find_backup(Path(args.folder), args.name)
+    backup = find_backup(folder_named(args.folder), args.name)
     tools = Tools.find(_path(args.server_binary))
     counts = verify(backup, tools)
     manifest = backup.manifest
@@ -93,7 +99,7 @@ def rehearse_one(source: Source, args: Namespace) -> Answer:
     if args.compare:
         compare = Comparison(source=source(), sample=args.sample, tolerance=args.tolerance)
     done = rehearse(
-        find_backup(Path(args.folder), args.name),
+        find_backup(folder_named(args.folder), args.name),
         compare=compare,
         scratch=_path(args.scratch),
         server_binary=_path(args.server_binary),
@@ -124,9 +130,10 @@ def rehearse_one(source: Source, args: Namespace) -> Answer:
 def restore_one(server: Source, args: Namespace) -> Answer:
     """Prepare the data directory of a stopped server."""
     is_named = args.url is not None or getattr(args, "conn_id", None) is not None
+    directory = folder_named(args.to)
     done = restore(
-        find_backup(Path(args.folder), args.name),
-        Path(args.to),
+        find_backup(folder_named(args.folder), args.name),
+        directory,
         appendonly=None if args.appendonly is None else args.appendonly == "yes",
         replace=args.replace,
         server=server() if is_named else None,
@@ -151,7 +158,7 @@ def restore_one(server: Source, args: Namespace) -> Answer:
 
 def prune_all(_: Source, args: Namespace) -> Answer:
     """Remove old backups."""
-    removed = prune(Path(args.folder), _retention(args), dry_run=args.dry_run)
+    removed = prune(folder_named(args.folder), _retention(args), dry_run=args.dry_run)
 
     def view() -> Parts:
         word = "would be removed" if args.dry_run else "removed"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 
 from nexus_redis_provider.core.backups.creating import HOUR, Plan, create_backup
+from nexus_redis_provider.core.backups.folders import folder_named
 from nexus_redis_provider.core.backups.manifests import Kind
 from nexus_redis_provider.core.backups.rehearsing import Comparison, rehearse
 from nexus_redis_provider.core.backups.retention import Retention, prune
@@ -108,7 +109,7 @@ class RedisBackupOperator(BaseOperator):
             timeout=self.timeout,
             server_binary=_path(self.server_binary),
         )
-        root = Path(self.folder)
+        root = folder_named(self.folder)
         with NexusRedisHook(self.redis_conn_id) as hook:
             backup = create_backup(hook.get_conn(), root, plan)
             self.log.info("Backup %s: %d bytes.", backup.folder, backup.manifest.bytes)

@@ -139,6 +139,14 @@ def test_bad_retention_makes_no_backup(own, backup: Any, root: str) -> None:
     assert not Path(root).exists()
 
 
+def test_a_folder_without_a_name(own, backup: Any, root: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in (("create", ""), ("list", " "), ("restore", root, "x", "--to", "")):
+        ran = backup(*words, url=own.url)
+        assert (ran.code, ran.out) == (2, "")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_wrong_is_one_line(own, backup: Any, root: str) -> None:
     for words, said in (
         (("list", root), "cannot be read"),

@@ -87,6 +87,16 @@ def test_everything_comes_back(made: Made, backup: Backup, data: Path, appendonl
             assert len(contents(server.endpoint)) == len(made.contents) + 1
 
 
+def test_a_directory_beside_us(
+    made: Made, backup: Backup, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data.parent.mkdir(exist_ok=True)
+    monkeypatch.chdir(data.parent)
+    done = restore(backup, Path(data.name), server_binary=made.binary)
+    assert done.directory == data
+    assert done.keys == len(made.contents)
+
+
 def test_the_mistake_that_this_is_about(made: Made, data: Path) -> None:
     """An RDB file that is merely put there is not read, and all is lost."""
     data.mkdir()

@@ -112,6 +112,7 @@ def test_no_server(backup: Any, tmp_path: Path) -> None:
     ("options", "said"),
     [
         ({"compare": True}, "give rehearse=True"),
+        ({"folder": ""}, "must have a name"),
         ({"keep": 0}, "keep must be at least 1"),
         ({"keep_for": -1}, "keep_for must be a positive number"),
         ({"kind": "x"}, "kind must be one of rdb, aof, not 'x'"),

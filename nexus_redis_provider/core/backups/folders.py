@@ -24,6 +24,18 @@ from nexus_redis_provider.core.errors import (
 INCOMPLETE = ".incomplete-"
 
 
+def folder_named(name: str) -> Path:
+    """The folder by that name.
+
+    Raises:
+        ConfigurationError: it is empty, as of a variable that is not set, and would be whichever
+            folder the process happens to be in.
+    """
+    if not name.strip():
+        raise ConfigurationError("A folder must have a name; this one's is empty.")
+    return Path(name)
+
+
 @dataclass(frozen=True, slots=True)
 class Backup:
     """A complete backup.

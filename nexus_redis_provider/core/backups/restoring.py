@@ -109,6 +109,8 @@ def restore(
 
     Cost: memory for all of the data, and room for it twice in the directory.
     """
+    # The server that prepares the files runs in another one.
+    directory = directory.absolute()
     manifest = backup.manifest
     if manifest.parts:
         parts = ", ".join(part.name for part in manifest.parts)
