@@ -19,12 +19,11 @@ from nexus_redis_provider.core.errors import (
     LockLostError,
     UnreachableError,
 )
-from nexus_redis_provider.core.locks import AsyncLock, Lock
 from nexus_redis_provider.core.locks.protocol import inspect, who_holds
 from nexus_redis_provider.core.scripts import arun, run
 from nexus_redis_provider.embedded import EmbeddedServer, find_server
 from tests.conftest import need_server
-from tests.core.lock_calls import take
+from tests.core.lock_calls import enter, leave, lock_of, take
 from tests.guarded import own_server
 from tests.topologies import MASTER, SentinelDeployment, kill, until, watched_by
 
@@ -237,28 +236,11 @@ def _fail_over(sentinel: Any) -> bool:
         raise
 
 
-def lock_of(kind: str, deployment: SentinelDeployment, name: str, **options: Any) -> Any:
-    make = Lock if kind == "sync" else AsyncLock
-    return make(deployment.endpoint, name, **options)
-
-
-async def enter(lock: Any) -> None:
-    await (asyncio.to_thread(lock.__enter__) if isinstance(lock, Lock) else lock.__aenter__())
-
-
-async def leave(lock: Any) -> None:
-    closing = (None, None, None)
-    if isinstance(lock, Lock):
-        await asyncio.to_thread(lock.__exit__, *closing)
-    else:
-        await lock.__aexit__(*closing)
-
-
 async def test_locks(kind: str, name: str, deployment: SentinelDeployment) -> None:
-    first, second = (lock_of(kind, deployment, name, wait=20) for _ in range(2))
+    first, second = (lock_of(kind, deployment.endpoint, name, wait=20) for _ in range(2))
     await enter(first)
     with pytest.raises(LockHeldError):
-        await enter(lock_of(kind, deployment, name))
+        await enter(lock_of(kind, deployment.endpoint, name))
     waiting = asyncio.create_task(enter(second))
     with deployment.endpoint.client() as client:
         await asyncio.to_thread(until, lambda: run(client, inspect(name)).length, "a waiter")
@@ -274,8 +256,10 @@ async def test_a_lock_and_its_line_live_on_after_a_failover(
     with deployment.endpoint.client() as client:
         replicas = client.info("replication")["connected_slaves"]
         # All of them know of it, so whoever takes over does.
-        holder = lock_of(kind, deployment, name, lease=9, replicas=replicas, replica_timeout=4)
-        waiter = lock_of(kind, deployment, name, wait=60, poll=1)
+        holder = lock_of(
+            kind, deployment.endpoint, name, lease=9, replicas=replicas, replica_timeout=4
+        )
+        waiter = lock_of(kind, deployment.endpoint, name, wait=60, poll=1)
         await enter(holder)
         waiting = asyncio.create_task(enter(waiter))
         await asyncio.to_thread(until, lambda: run(client, inspect(name)).length, "a waiter")
