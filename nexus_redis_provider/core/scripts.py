@@ -132,10 +132,7 @@ def run_when_pushed(client: redis.Redis | Nodes, key: str, timeout: float, call:
         with own_connection(client) as connection:
             connection.send_packed_command(
                 connection.pack_commands(
-                    [
-                        ("BLPOP", key, f"{timeout:.3f}"),
-                        ("EVALSHA", loaded.sha, len(call.keys), *call.keys, *call.args),
-                    ]
+                    [("BLPOP", key, f"{timeout:.3f}"), ("EVALSHA", loaded.sha, *_words(call))]
                 )
             )
             blocked = reply_of(connection, timeout=timeout + (connection.socket_timeout or 0.0))
@@ -236,7 +233,7 @@ def _refusal(client: redis.Redis | redis.asyncio.Redis, reply: Exception) -> Ser
 def _sent(client: redis.Redis, calls: Sequence[Call[T]]) -> list[Any]:
     with translated_errors(client), client.pipeline(transaction=False) as pipe:
         for call in calls:
-            pipe.evalsha(script(call.script).sha, len(call.keys), *call.keys, *call.args)
+            pipe.execute_command("EVALSHA", script(call.script).sha, *_words(call))
         return pipe.execute(raise_on_error=False)
 
 
@@ -244,10 +241,9 @@ async def _asent(client: redis.asyncio.Redis, calls: Sequence[Call[T]]) -> list[
     with translated_errors(client):
         async with client.pipeline(transaction=False) as pipe:
             for call in calls:
-                sha, numkeys = script(call.script).sha, len(call.keys)
                 # Not `evalsha`, which redis-py refuses in a pipeline of a Cluster; this goes to the
                 # node that has the keys.
-                pipe.execute_command("EVALSHA", sha, numkeys, *call.keys, *call.args)
+                pipe.execute_command("EVALSHA", script(call.script).sha, *_words(call))
             return list(await pipe.execute(raise_on_error=False))
 
 
