@@ -44,6 +44,7 @@ Job = Callable[[Endpoint], None]
 ROWS = pa.table({"id": [f"k{n}" for n in range(300)], "n": list(range(300))})
 TOUCHED = pa.table({"id": [f"k{n}" for n in range(300)], "n": [7, *range(1, 300)]})
 CHANGED = pa.table({"id": ["k0", "k1", "new"], "n": [0, 7, 8]})
+LASTING = ROWS.append_column("lasts", pa.array([3600] * 299 + [None]))
 LAYOUTS = {"json": Mode.SNAPSHOT, "hash": Mode.SNAPSHOT, "packed": Mode.DELTA}
 
 
@@ -77,6 +78,10 @@ def publish_in_every_way(endpoint: Endpoint) -> None:
                 ROWS, "upserted", key="nexus:gold:mine:{id}", layout=layout, mode="upsert",
                 endpoint=endpoint, limits=limits, fence=next(tokens), **more,
             )  # fmt: skip
+    for layout in ("json", "hash"):
+        publish_table(
+            LASTING, "lasting", key="id", layout=layout, ttl_column="lasts", endpoint=endpoint
+        )
     publish_table(ROWS, "limited", key="id", endpoint=endpoint, limits=limits)
     with pytest.raises(DuplicateKeyError):
         publish_table(pa.concat_tables([ROWS, ROWS]), "json", key="id", endpoint=endpoint)
