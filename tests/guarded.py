@@ -74,9 +74,12 @@ def secrets() -> Path:
 
 
 def _with_keys_of_tests(line: str) -> str:
-    """A user may do with what tests have what it may do with the default namespace."""
-    granted = re.findall(r" (?:%R)?[~&]nexus:\S*", line)
-    return f"{line}{''.join(granted).replace('nexus:', 'test-*:')}\n"
+    """A user may do with what tests have what it may do with the default namespace.
+
+    Whoever publishes gets the keys of its own rows as well, as users.acl says that it must.
+    """
+    granted = "".join(re.findall(r" (?:%R)?[~&]nexus:\S*", line)).replace("nexus:", "test-*:")
+    return f"{line}{granted}{' ~test-*:*' if ' ~nexus:gold:* ' in line else ''}\n"
 
 
 def _password(user: str) -> Secret:

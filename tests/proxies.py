@@ -76,8 +76,7 @@ class FaultyProxy:
 
     def lose_reply(self) -> None:
         """Swallow the reply to the next script, and close its connection."""
-        if self.endpoint.tls:
-            pytest.skip("Nobody in between sees in a TLS connection what is a script.")
+        self._needs_sight()
         self._loses_reply = True
 
     def cut_after(self, count: int, way: Way = Way.TO_SERVER) -> None:
@@ -100,6 +99,8 @@ class FaultyProxy:
         Args:
             to: on those connections alone on which a client has said this.
         """
+        if to:
+            self._needs_sight()
         self._silent_to = to
         self._passes.clear()
 
@@ -112,6 +113,10 @@ class FaultyProxy:
         """Return when what comes on a connection that began with this may pass."""
         while (silent_to := self._silent_to) is not None and silent_to in introduction:
             self._passes.wait()
+
+    def _needs_sight(self) -> None:
+        if self.endpoint.tls:
+            pytest.skip("Nobody in between sees what is said on a TLS connection.")
 
     def _accept(self) -> None:
         while True:

