@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nexus_redis_provider.cli.declaring import Command, Subject
+from nexus_redis_provider.cli.endings import ended_properly
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import (
     AccessDeniedError,
@@ -84,7 +85,7 @@ def perform(command: Command, args: Namespace, endpoint: Callable[[], Endpoint])
         _refuse_what_is_no_text(args)
         if not args.json:
             _need_rich()
-        with _subject(command, endpoint) as subject:
+        with ended_properly(), _subject(command, endpoint) as subject:
             answer: Answer | Feed = command.load()(subject, args)
             if isinstance(answer, Feed):
                 _print_feed(answer, as_json=args.json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from nexus_redis_provider.embedded import EmbeddedServer
 from tests.cli.conftest import Ran
 from tests.core.backup_servers import AT_ONCE, contents, fill, started
 from tests.guarded import own_server
-from tests.topologies import ClusterDeployment
+from tests.topologies import ClusterDeployment, until
 
 SCRIPT = Path(sys.executable).with_name("nexus-redis")
 
@@ -180,6 +181,25 @@ def test_keys_that_differ_from_the_source(own, backup: Any, root: str) -> None:
     assert backup("rehearse", root, "--compare", "--tolerance", "0.1", url=own.url).code == 0
     # Which server, nobody said.
     assert backup("rehearse", root, "--compare").code == 2
+
+
+def heed_ctrl_c() -> None:
+    """As a process of a terminal; one in the background has children that ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize(
+    ("told", "code"), [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, 130)]
+)
+def test_told_to_end(told: signal.Signals, code: int, root: str) -> None:
+    """Nothing is left of a backup that somebody ends."""
+    with own_server("--repl-diskless-sync-delay", "3600") as slow:
+        words = [SCRIPT, "--url", slow.url, "backup", "create", root]
+        with subprocess.Popen(words, preexec_fn=heed_ctrl_c) as running:  # noqa: PLW1509
+            until(lambda: Path(root).exists() and list(Path(root).iterdir()), "a begun backup", 60)
+            running.send_signal(told)
+            assert running.wait(60) == code
+    assert list(Path(root).iterdir()) == []
 
 
 def test_a_full_disk(own: EmbeddedServer, root: str) -> None:

@@ -163,6 +163,15 @@ def test_a_server_that_runs_there(made: Made, backup: Backup, data: Path) -> Non
     restore(backup, data, server_binary=made.binary)
 
 
+def test_a_server_that_a_killed_restore_has_left(made: Made, backup: Backup, data: Path) -> None:
+    staging = data / ".restoring-abc"
+    staging.mkdir(parents=True)
+    told = "for another restore, or one that was killed: stop it first"
+    with started(staging, binary=made.binary), pytest.raises(ConfigurationError, match=told):
+        restore(backup, data, server_binary=made.binary)
+    restore(backup, data, server_binary=made.binary)
+
+
 def test_a_server_that_answers(made: Made, backup: Backup, data: Path) -> None:
     with EmbeddedServer("--requirepass", "secret", binary=made.binary) as running:
         with pytest.raises(ConfigurationError, match=rf"127\.0\.0\.1:{running.port}/0 answers"):

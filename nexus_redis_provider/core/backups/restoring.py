@@ -169,8 +169,11 @@ def refuse_running(directory: Path) -> None:
             where = (process / "cwd").readlink()
             name = (process / "comm").read_text().strip()
             if where.is_relative_to(directory.resolve()) and name.startswith(_SERVERS):
+                of = (
+                    " for another restore, or one that was killed" if _STAGING in str(where) else ""
+                )
                 raise ConfigurationError(
-                    f"{name} (process {process.name}) runs in {where}: stop it first, it would "
+                    f"{name} (process {process.name}) runs in {where}{of}: stop it first, it would "
                     "write over what is restored."
                 )
 
