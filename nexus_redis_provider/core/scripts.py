@@ -1,4 +1,4 @@
-"""Lua scripts as typed calls: built once, run by a sync or an async client in one round trip."""
+"""Calls, run by a sync or an async client: in one round trip, at the node that has their keys."""
 
 from __future__ import annotations
 
