@@ -278,6 +278,32 @@ def test_one_node_fails_and_the_others_stop(
     assert list(root.iterdir()) == []
 
 
+def test_one_node_fails_before_the_others_have_begun(
+    filled: ClusterDeployment, client: Any, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Servers wait for further replicas, and nobody waits for that."""
+    numbers, real = count(), creating.receive_snapshot
+
+    def receive(*args: Any) -> Any:
+        if next(numbers) == 1:
+            raise SaveFailedError("somewhere", "it broke off")
+        return real(*args)
+
+    monkeypatch.setattr(creating, "receive_snapshot", receive)
+    nodes = [primary.client for primary in primaries_of(client)]
+    forks = [node.info("stats")["total_forks"] for node in nodes]
+    for node in nodes:
+        node.config_set("repl-diskless-sync-delay", 60)
+    try:
+        with pytest.raises(SaveFailedError, match="it broke off"):
+            create_backup(client, root)
+    finally:
+        for node in nodes:
+            node.config_set("repl-diskless-sync-delay", 0)
+    assert [node.info("stats")["total_forks"] for node in nodes] == forks
+    assert list(root.iterdir()) == []
+
+
 def test_there_is_no_one_data_directory(client: Any, root: Path, tmp_path: Path) -> None:
     for kind in Kind:
         with pytest.raises(ConfigurationError, match="each has a data directory of its own"):

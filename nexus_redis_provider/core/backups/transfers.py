@@ -45,7 +45,8 @@ def receive_snapshot(client: redis.Redis, write: Callable[[bytes], Any]) -> Posi
 
     Args:
         client: of one server.
-        write: is given the file's bytes in pieces.
+        write: is given the file's bytes in pieces, and none where the server just shows that it
+            lives; what it raises ends all.
 
     Raises:
         UnreachableError: no connection, or it was lost on the way.
@@ -63,7 +64,7 @@ def receive_snapshot(client: redis.Redis, write: Callable[[bytes], Any]) -> Posi
                 connection.send_command(*words)
                 connection.read_response()
             connection.send_command("PSYNC", "?", "-1", check_health=False)
-            return _Stream(connection, address_of(client)).read(write)
+            return _Stream(connection, address_of(client), write).read()
         finally:
             # It is a replica's now.
             connection.disconnect()
@@ -73,21 +74,22 @@ def receive_snapshot(client: redis.Redis, write: Callable[[bytes], Any]) -> Posi
 class _Stream:
     """What comes over the connection of a replica."""
 
-    def __init__(self, connection: Any, address: str) -> None:
+    def __init__(self, connection: Any, address: str, write: Callable[[bytes], Any]) -> None:
         self._socket = connection._sock  # noqa: SLF001 - past redis-py's parser: it is no reply
         self._socket.settimeout(_SILENCE_S)
         self._address = address
+        self._write = write
         self._left = bytearray()
 
-    def read(self, write: Callable[[bytes], Any]) -> Position:
+    def read(self) -> Position:
         resync = self._line()
         if (found := _RESYNC.fullmatch(resync)) is None:
             raise _refusal(resync)
         start = self._line()
         if size := _SIZE.fullmatch(start):
-            self._pass_on(int(size[1]), write)
+            self._pass_on(int(size[1]))
         elif start.startswith(b"$EOF:"):
-            self._pass_on_until(start.removeprefix(b"$EOF:"), write)
+            self._pass_on_until(start.removeprefix(b"$EOF:"))
         else:
             raise _refusal(start)
         return Position(found[1].decode(), int(found[2]))
@@ -102,25 +104,26 @@ class _Stream:
             self._left = bytearray(rest)
             if line := line.rstrip(b"\r"):
                 return line
+            self._write(b"")
 
-    def _pass_on(self, size: int, write: Callable[[bytes], Any]) -> None:
+    def _pass_on(self, size: int) -> None:
         left = size
         while left:
             if not self._left:
                 self._receive()
             piece = bytes(self._left[:left])
-            write(piece)
+            self._write(piece)
             del self._left[: len(piece)]
             left -= len(piece)
 
-    def _pass_on_until(self, mark: bytes, write: Callable[[bytes], Any]) -> None:
+    def _pass_on_until(self, mark: bytes) -> None:
         # The mark is random, and the last that comes.
         while not self._left.endswith(mark):
             if (ready := len(self._left) - _MARK) > 0:
-                write(bytes(self._left[:ready]))
+                self._write(bytes(self._left[:ready]))
                 del self._left[:ready]
             self._receive()
-        write(bytes(self._left[:-_MARK]))
+        self._write(bytes(self._left[:-_MARK]))
 
     def _receive(self) -> None:
         with _lost_connections():
