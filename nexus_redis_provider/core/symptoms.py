@@ -21,6 +21,9 @@ from nexus_redis_provider.core.translations import TOO_MANY_CLIENTS
 _PING = b"*1\r\n$4\r\nPING\r\n"
 
 
+_TIMEOUTS = (TimeoutError, exceptions.TimeoutError)
+
+
 def fault_of(error: BaseException, server: Endpoint) -> tuple[Fault, str]:
     """Why a client of a single server failed, and what the system says of it.
 
@@ -33,7 +36,11 @@ def fault_of(error: BaseException, server: Endpoint) -> tuple[Fault, str]:
         for judge in (_of_reply, _of_tls, _of_network):
             if fault := judge(cause, server):
                 return fault, str(cause)
-    return _asked_the_other_way(server), str(causes[-1])
+    fault = _asked_the_other_way(server)
+    if fault is Fault.SILENT and not any(isinstance(cause, _TIMEOUTS) for cause in causes):
+        # To what it does not understand: it had said something, or had hung up.
+        fault = Fault.HANGS_UP
+    return fault, str(causes[-1])
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

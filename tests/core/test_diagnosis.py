@@ -22,6 +22,7 @@ from nexus_redis_provider.embedded import EmbeddedServer, free_port
 from tests.certificates import certificate, server_options
 from tests.guarded import own_server
 from tests.kinds import plain, single_server
+from tests.proxies import FaultyProxy, Way
 from tests.servers import as_user
 from tests.topologies import (
     MASTER,
@@ -149,6 +150,13 @@ def test_a_server_that_says_nothing(scheme: str) -> None:
 def test_a_server_that_hangs_up(scheme: str) -> None:
     with listener(None, hangs_up=True) as address:
         assert_fault(found(f"{scheme}://{address}"), Fault.HANGS_UP, address)
+
+
+def test_what_is_between_us_and_the_server_hangs_up(binary: Path) -> None:
+    with EmbeddedServer(binary=binary) as own, FaultyProxy(own.endpoint) as proxy:
+        proxy.cut_after(10, Way.TO_CLIENT)
+        diagnosis = found(proxy.endpoint, read_timeout=0.2)
+    assert_fault(diagnosis, Fault.HANGS_UP, proxy.endpoint.nodes[0])
 
 
 def test_a_host_that_takes_no_more_connections() -> None:
