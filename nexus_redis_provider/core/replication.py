@@ -171,10 +171,12 @@ def refuse_none(replicas: int) -> None:
     """Refuse a number of replicas that nobody need wait for.
 
     Raises:
-        ConfigurationError: it is below 1.
+        ConfigurationError: it is below 1, or no whole number.
     """
-    if replicas < 1:
-        raise ConfigurationError(f"replicas must be at least 1, not {replicas}.")
+    if not isinstance(replicas, int) or replicas < 1:
+        raise ConfigurationError(
+            f"replicas must be a whole number of at least 1, not {replicas!r}."
+        )
 
 
 def _primaries(client: redis.Redis) -> dict[str, _Primary]:

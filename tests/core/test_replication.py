@@ -155,7 +155,9 @@ def test_a_replica_is_not_to_be_asked(replica: EmbeddedServer, primary: Embedded
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"replicas": 0}, "replicas must be at least 1"),
+        ({"replicas": 0}, "replicas must be a whole number of at least 1, not 0"),
+        ({"replicas": 1.5}, "replicas must be a whole number of at least 1, not 1.5"),
+        ({"replicas": "1"}, "replicas must be a whole number"),
         ({"timeout": 0}, "timeout must be"),
         ({"poll_interval": -1}, "poll_interval must be"),
     ],
