@@ -33,6 +33,10 @@ def admin(single: Service) -> Iterator[redis.Redis]:
         # A copy need not wait for others that want one.
         client.config_set("repl-diskless-sync-delay", 0)
         publish_in_every_way(single.endpoint("admin"))
+        # An event that held the server up has a history, which is asked for then.
+        client.config_set("latency-monitor-threshold", 1)
+        client.eval("for _ = 1, 10000000 do end", 0)
+        assert client.execute_command("LATENCY LATEST")
         client.acl_log_reset()
         yield client
 
