@@ -140,6 +140,14 @@ def test_bad_retention_makes_no_backup(own, backup: Any, root: str) -> None:
     assert not Path(root).exists()
 
 
+def test_a_binary_of_something_else(own, backup: Any, root: str) -> None:
+    backup("create", root, url=own.url)
+    for word in ("verify", "rehearse"):
+        ran = backup(word, root, "--server-binary", "/bin/true")
+        assert (ran.code, ran.out) == (2, "")
+        assert "/bin/true is no Redis server" in ran.err
+
+
 def test_a_folder_without_a_name(own, backup: Any, root: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     for words in (("create", ""), ("list", " "), ("restore", root, "x", "--to", "")):

@@ -61,6 +61,7 @@ class Tools:
 
         Raises:
             CorruptBackupError: it is not sound.
+            ConfigurationError: the tool is none.
         """
         for tool in self.rdb:
             code, text = _run(tool, file)
@@ -70,7 +71,12 @@ class Tools:
             if code:
                 raise CorruptBackupError(backup, f"{tool[0]} says of {file.name}: {_end(text)}")
             counts = {what: int(count) for count, what in _COUNT.findall(text)}
-            return Counts(counts["keys read"], counts["expires"])
+            try:
+                return Counts(counts["keys read"], counts["expires"])
+            except KeyError:
+                raise ConfigurationError(
+                    f"{tool[1]} is no Redis server: as {tool[0]} it counts no keys."
+                ) from None
         return None
 
     def check_log(self, file: Path, backup: str) -> None:
