@@ -1,4 +1,4 @@
-"""Which values an endpoint's options may have; others are refused before anything is tried."""
+"""Which values options may have; others are refused before anything is tried."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ ReadFrom = Literal["primary", "replica"]
 _MOST_SECONDS = 86_400
 
 
+def is_whole(value: object, least: int) -> bool:
+    """Whether it is a whole number, at least so large."""
+    return type(value) is int and value >= least
+
+
 def check_values(endpoint: Endpoint) -> None:
-    """Refuse values that mean nothing, each by itself.
+    """Refuse values of an endpoint that mean nothing, each by itself.
 
     Raises:
         ConfigurationError: names the option and its value.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import redis
 
+from nexus_redis_provider.core.bounds import is_whole
 from nexus_redis_provider.core.clusters import is_spread, primaries_of
 from nexus_redis_provider.core.durations import Duration, to_ms
 from nexus_redis_provider.core.endpoint import address_of, translated_errors
@@ -173,7 +174,7 @@ def refuse_none(replicas: int) -> None:
     Raises:
         ConfigurationError: it is below 1, or no whole number.
     """
-    if not isinstance(replicas, int) or replicas < 1:
+    if not is_whole(replicas, 1):
         raise ConfigurationError(
             f"replicas must be a whole number of at least 1, not {replicas!r}."
         )

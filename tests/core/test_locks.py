@@ -446,6 +446,13 @@ async def test_a_lock_waits_for_its_replicas(kind: str, namespace: str, wait_unt
                     assert field.startswith(str(lock.token).encode())
 
 
+@pytest.mark.parametrize("replicas", [-1, 1.5, True, "1", None])
+def test_replicas_are_a_whole_number(endpoint: Endpoint, replicas: Any) -> None:
+    """The server takes -1, and waits for none."""
+    with pytest.raises(ConfigurationError, match=r"Lock 'a': replicas must be a whole number"):
+        Lock(endpoint, "a", replicas=replicas)
+
+
 def test_a_replica_timeout_fits_into_the_clients(endpoint: Endpoint) -> None:
     with pytest.raises(ConfigurationError, match="replica_timeout must be less than"):
         Lock(endpoint, "a", replicas=1, replica_timeout=5)

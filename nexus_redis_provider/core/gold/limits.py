@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nexus_redis_provider.core.bounds import is_whole
 from nexus_redis_provider.core.errors import ConfigurationError, ValueTooLargeError
 
 if TYPE_CHECKING:
@@ -70,8 +71,3 @@ class Limits:
         if largest is not None and largest > self.max_value_bytes:
             key = keys[pc.index(sizes, largest).as_py()].as_py()
             raise ValueTooLargeError(dataset, key, largest, self.max_value_bytes)
-
-
-def is_whole(value: object, least: int) -> bool:
-    """Whether it is a whole number, at least so large."""
-    return type(value) is int and value >= least

@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from nexus_redis_provider.core.bounds import is_whole
 from nexus_redis_provider.core.durations import Duration, to_ms
 from nexus_redis_provider.core.errors import ConfigurationError, PublishError
 from nexus_redis_provider.core.gold.columns import check_ttl_column
-from nexus_redis_provider.core.gold.limits import Limits, is_whole
+from nexus_redis_provider.core.gold.limits import Limits
 from nexus_redis_provider.core.gold.manifests import Layout, Mode
 from nexus_redis_provider.core.gold.schemas import Column
 from nexus_redis_provider.core.gold.templates import KeyTemplate

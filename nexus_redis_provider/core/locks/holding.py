@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from nexus_redis_provider.core.bounds import is_whole
 from nexus_redis_provider.core.durations import Duration, to_ms, uptime
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import (
@@ -92,6 +93,10 @@ class PythonLock:
         self._asks_eviction = not allow_eviction
         self._replicas = replicas
         self._replica_ms = to_ms(replica_timeout, "replica_timeout")
+        if not is_whole(replicas, 0):
+            raise ConfigurationError(
+                f"Lock {name!r}: replicas must be a whole number from 0, not {replicas!r}."
+            )
         if replicas and self._replica_ms >= endpoint.read_timeout * 1000:
             raise ConfigurationError(
                 f"Lock {name!r}: replica_timeout must be less than the endpoint's read_timeout of "

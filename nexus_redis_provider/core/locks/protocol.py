@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from nexus_redis_provider.core.bounds import is_whole
 from nexus_redis_provider.core.durations import Duration, to_ms
 from nexus_redis_provider.core.errors import ConfigurationError
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE, LockKeys
@@ -74,7 +75,7 @@ class Claim:
             raise ConfigurationError(
                 f"Lock {self.name!r}: mode must be {modes}, not {self.mode!r}."
             )
-        if isinstance(self.permits, bool) or not isinstance(self.permits, int) or self.permits < 1:
+        if not is_whole(self.permits, 1):
             raise ConfigurationError(
                 f"Lock {self.name!r}: permits must be a whole number from 1, not {self.permits!r}."
             )
