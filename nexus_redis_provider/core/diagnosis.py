@@ -6,8 +6,10 @@ Each server is asked once, without retries and with timeouts of a few seconds.
 from __future__ import annotations
 
 import statistics
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -215,15 +217,41 @@ def _interview(single: Endpoint) -> Report:
     return _ask(single, lambda client: _introduction(single, client))
 
 
+# What reading a reply comes to that is of RESP, but not the one that Redis gives.
+_NO_REDIS = (AttributeError, LookupError, TypeError, ValueError)
+
+
 def _ask(single: Endpoint, question: Callable[[redis.Redis], T], where: str = "") -> T:
-    try:
-        with single.client() as client:
+    patience = single.connect_timeout + 3 * single.read_timeout
+    with single.client() as client, _cut_off(client, patience) as is_cut_off:
+        try:
             return question(client)
-    except exceptions.RedisError as error:
-        raise _FaultError(where or single.nodes[0], *fault_of(error, single)) from error
-    except (AttributeError, LookupError, TypeError) as error:
-        # Its replies are of RESP, but not those that Redis gives.
-        raise _FaultError(where or single.nodes[0], Fault.NOT_REDIS, error) from error
+        except (exceptions.RedisError, *_NO_REDIS) as error:
+            if is_cut_off():
+                fault: tuple[Fault, object] = (Fault.SILENT, f"no whole answer in {patience:g} s")
+            elif isinstance(error, exceptions.RedisError):
+                fault = fault_of(error, single)
+            else:
+                fault = (Fault.NOT_REDIS, error)
+            raise _FaultError(where or single.nodes[0], *fault) from error
+
+
+@contextmanager
+def _cut_off(client: redis.Redis, seconds: float) -> Iterator[Callable[[], bool]]:
+    """End its connections when the time is over: who says a byte now and then is never late."""
+    is_over = threading.Event()
+
+    def hang_up() -> None:
+        is_over.set()
+        client.connection_pool.disconnect()
+
+    timer = threading.Timer(seconds, hang_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield is_over.is_set
+    finally:
+        timer.cancel()
 
 
 def _introduction(single: Endpoint, client: redis.Redis) -> Report:

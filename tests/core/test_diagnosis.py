@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import socket
+import socketserver
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -144,6 +146,25 @@ def test_a_server_that_says_nothing(scheme: str) -> None:
     with listener(None) as address:
         diagnosis = found(f"{scheme}://{address}", read_timeout=0.2, connect_timeout=0.2)
     assert_fault(diagnosis, Fault.SILENT, address)
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_a_server_whose_answer_never_ends(protocol: int) -> None:
+    class Babbling(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError):
+                while True:
+                    self.request.sendall(b"+")
+                    time.sleep(0.02)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Babbling) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{server.server_address[1]}"
+        options = {"read_timeout": 0.3, "connect_timeout": 0.3, "protocol": protocol}
+        diagnosis = found(f"redis://{address}", **options)
+        server.shutdown()
+    assert_fault(diagnosis, Fault.SILENT, address, "no whole answer in 1.2 s")
 
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss"])
