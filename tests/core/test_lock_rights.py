@@ -21,7 +21,7 @@ from nexus_redis_provider.core.locks.listing import lock_names, lock_states
 from nexus_redis_provider.core.locks.protocol import break_lock, inspect, leave, steal, who_holds
 from nexus_redis_provider.core.scripts import run
 from tests.core.gold_datasets import user
-from tests.core.lock_calls import take
+from tests.core.lock_calls import renewed_since, take
 from tests.kinds import KIND
 
 PAGE = (Path(__file__).parents[2] / "docs" / "locks.md").read_text("utf-8").replace("\\|", "|")
@@ -39,13 +39,14 @@ def use_everything(endpoint: Endpoint) -> None:
             pass
 
     with endpoint.client() as client:
-        with Lock(endpoint, "a", lease=0.3) as lock:
+        with Lock(endpoint, "a", lease=2) as lock:
             thread = threading.Thread(target=wait)
             thread.start()
             while not run(client, inspect("a")).length:
                 lock.ensure_held()
             with pytest.raises(LockHeldError):
                 Lock(endpoint, "a", wait=0.1).__enter__()
+            renewed_since(lock, lock._hold.renewed_at)
         thread.join()
         asyncio.run(_use_async(endpoint))
         run(client, take("run", "r1", deployment="d"))
