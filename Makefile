@@ -19,7 +19,8 @@ install: $(INSTALLED) ## create .venv with the exact environment of constraints.
 demo: $(INSTALLED) ## run the whole way of the data once, on this machine
 	@$(RUN) $(BIN)/python -m demo
 
-# Tests wait for servers more than they compute, hence two files at a time.
+# Tests wait for servers more than they compute, hence two files at a time. NEXUS_TEST_SERVER names
+# another kind of servers (tests/kinds.py): `NEXUS_TEST_SERVER=tls make test`.
 test: $(INSTALLED) ## run the tests; ARGS="-k lock" passes options to pytest, "-n 0" one at a time
 	@tools=$$(.ci/deploy-tools) && $(RUN):"$$tools" $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 

@@ -131,7 +131,8 @@ def resume_late(sensor: CacheWarmSensor) -> Any:
 def test_who_defers_while_another_one_fills_waits_for_its_lock(
     endpoint: Any, client: redis.Redis, namespace: str
 ) -> None:
-    sensor = sensor_of(namespace, fill=lambda _: pytest.fail("two fillers"), deferrable=True)
+    patient = {"deferrable": True, "timeout": 60}
+    sensor = sensor_of(namespace, fill=lambda _: pytest.fail("two fillers"), **patient)
     requirement = Requirement(keys=tuple(sensor.keys))
     with Lock(endpoint, fill_lock(requirement)), pytest.raises(TaskDeferred) as deferred:
         sensor.execute({})
