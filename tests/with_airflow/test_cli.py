@@ -19,7 +19,7 @@ from nexus_redis_provider.core.locks.audits import audit
 from nexus_redis_provider.core.locks.protocol import Claim, acquire, inspect
 from nexus_redis_provider.core.scripts import run
 from nexus_redis_provider.core.tags import stamp
-from tests.kinds import plain
+from tests.kinds import plain, single_server
 from tests.urls import connection_uri
 
 AIRFLOW = Path(sys.executable).with_name("airflow")
@@ -130,6 +130,7 @@ def test_tags(monkeypatch, capsys, client, namespace) -> None:
     assert stamp(client, ["prices"], namespace=namespace) != before
 
 
+@single_server
 def test_ping(monkeypatch, capsys) -> None:
     assert call(monkeypatch, "ping") == 0
     assert capsys.readouterr().out.startswith("Standalone: ")

@@ -17,6 +17,7 @@ from nexus_redis_provider.core.errors import ConfigurationError
 from nexus_redis_provider.embedded import EmbeddedServer
 from nexus_redis_provider.hooks.redis import NexusRedisHook, endpoint_of
 from tests.guarded import in_role, own_server
+from tests.kinds import single_server
 from tests.topologies import ClusterDeployment, watched_by
 from tests.urls import connection_uri
 
@@ -205,6 +206,7 @@ async def test_an_absent_connection() -> None:
         await NexusRedisHook("absent").get_async_conn()
 
 
+@single_server
 def test_connection_test_introduces_the_server(endpoint: Endpoint) -> None:
     good, message = NexusRedisHook().test_connection()
     assert good
