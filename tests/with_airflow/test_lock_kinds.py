@@ -92,7 +92,7 @@ def test_shared_runs_exclude_exclusive_ones(
 def test_too_few_replicas_fail_the_task_and_free_the_lock(
     run_dag: Any, client: redis.Redis, namespace: str
 ) -> None:
-    outcome = run_dag("lock_templated", region="eu", replicas="1")
+    outcome = run_dag("lock_templated", region="eu", replicas="9")
     assert outcome["states"]["lock"] == "failed"
     assert run(client, who_holds("region eu", namespace=namespace)) is None
 
@@ -102,7 +102,7 @@ def test_a_run_keeps_what_it_has_when_replicas_fail_later(
 ) -> None:
     first = lock().execute(context_of("d", "r"))
     with pytest.raises(NotReplicatedError):
-        lock(replicas=1).execute(context_of("d", "r"))
+        lock(replicas=9).execute(context_of("d", "r"))
     assert run(client, who_holds("a", namespace=namespace)).token == first
 
 
