@@ -23,10 +23,10 @@ from tests.topologies import ClusterDeployment
 # Over TLS, Python warns of what nobody left open.
 CLOSING = (
     # Python 3.11 forgets a socket whose peer hangs up just before the handshake.
-    "ignore:unclosed <ssl.SSLSocket",
+    "ignore:unclosed <ssl.SSLSocket:ResourceWarning",
     # A line closes in steps, and the event loop of a test may end before the last one.
-    "ignore:unclosed transport",
-    "ignore:unclosed <socket.socket",
+    "ignore:unclosed transport:ResourceWarning",
+    "ignore:unclosed <socket.socket:ResourceWarning",
 )
 
 WaitUntil = Callable[..., None]
@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if KIND == "tls":
         for line in CLOSING:
-            config.addinivalue_line("filterwarnings", f"{line}:ResourceWarning")
+            config.addinivalue_line("filterwarnings", line)
 
 
 def need_server(find: Callable[[], object]) -> object:

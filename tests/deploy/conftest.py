@@ -8,9 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import CLOSING
 from tests.deploy.deployments import Cluster, HighAvailability
 from tests.deploy.programs import DEPLOY, need
 from tests.deploy.services import Service
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            for line in CLOSING:
+                item.add_marker(pytest.mark.filterwarnings(line))
 
 
 @pytest.fixture(scope="session")
