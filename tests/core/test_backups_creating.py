@@ -171,6 +171,28 @@ def rewrite(client: redis.Redis) -> None:
     until(is_over, "a log that is rewritten", timeout=60)
 
 
+def test_what_clients_were_told_of_and_is_not_written_yet(own, asked, root, monkeypatch) -> None:
+    """Where a disk is slow, the server lets clients go on for two seconds before it writes."""
+    count = fill(own)
+    look, state, written = logs._manifest, logs.await_state, list[str]()
+
+    def unwritten(client: Any, is_reached: Any, *args: Any) -> Any:
+        told = state(client, is_reached, *args)
+        return told if written else told | {"aof_buffer_length": 1000}
+
+    def look_then_write(*args: Any) -> str:
+        if not written:
+            threading.Timer(0.3, asked.set, ("late", "x" * 1000)).start()
+        written.append(look(*args))
+        return written[-1]
+
+    monkeypatch.setattr(logs, "await_state", unwritten)
+    monkeypatch.setattr(logs, "_manifest", look_then_write)
+    backup = create_backup(asked, root, plan(own, "log"))
+    assert len(written) == 2
+    assert rehearse(backup, server_binary=own._binary).keys == count + 1
+
+
 def test_a_log_that_is_rewritten_while_it_is_copied(own, asked, root, monkeypatch) -> None:
     """It is as it was when it was rewritten, whatever has become of its files."""
     count = fill(own)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -101,10 +102,12 @@ def _opened(
     """All files that the manifest names, from before the first one was opened to after the last."""
     address = address_of(client)
     too_late = SaveFailedError(address, f"it still rewrites its log after {in_words(timeout)}")
+    too_slow = SaveFailedError(address, f"it has not written its log after {in_words(timeout)}")
     for _ in range(_LOOKS):
         # Until the first one is over, a server that has just begun a log may have an old one there.
-        await_state(client, _is_not_rewritten, too_late, timeout)
-        least = _size(client)
+        before = await_state(client, _is_not_rewritten, too_late, timeout)
+        # Where a disk is slow, what clients were told of is written up to two seconds later.
+        due = _size(client, before) + before["aof_buffer_length"]
         text = _manifest(source / path, client)
         with ExitStack() as trial:
             try:
@@ -116,10 +119,12 @@ def _opened(
                 if _manifest(source / path, client) == text:
                     raise
                 continue
+            after = await_state(client, partial(_has_written, due, before), too_slow, timeout)
             sizes = {file: os.fstat(original.fileno()).st_size for file, original in opened}
-            most = _size(client)
-            if _manifest(source / path, client) == text:
-                _refuse_another(client, source, sizes, range(least, most + 1))
+            most = _size(client, state_of(client))
+            is_same = after["aof_rewrites"] == before["aof_rewrites"]
+            if is_same and _manifest(source / path, client) == text:
+                _refuse_another(client, source, sizes, range(due, most + 1))
                 stack.push(trial.pop_all())
                 return opened
     raise SaveFailedError(address, "it rewrote its log each time that it was looked for")
@@ -127,6 +132,11 @@ def _opened(
 
 def _is_not_rewritten(state: Any) -> bool:
     return not (state["aof_rewrite_in_progress"] or state["aof_rewrite_scheduled"])
+
+
+def _has_written(due: int, before: Any, state: Any) -> bool:
+    # A rewrite counts anew.
+    return bool(state["aof_current_size"] >= due or state["aof_rewrites"] != before["aof_rewrites"])
 
 
 def _copied(original: BinaryIO, file: LogFile, path: str, folder: Path, tools: Tools) -> BackupFile:
@@ -167,8 +177,7 @@ def _manifest(file: Path, client: redis.Redis) -> str:
         ) from None
 
 
-def _size(client: redis.Redis) -> int:
-    info = state_of(client)
+def _size(client: redis.Redis, info: Any) -> int:
     if not info["aof_enabled"]:
         raise BackupError(
             f"Redis at {address_of(client)} keeps no log (appendonly no): back it up by its RDB."
