@@ -119,7 +119,7 @@ def namespace(client: redis.Redis, permanent: list[str]) -> Iterator[str]:
 def wait_until() -> WaitUntil:
     """Returns when the predicate is true, fails when it is not in time."""
 
-    def wait(predicate: Callable[[], object], timeout: float = 10) -> None:
+    def wait(predicate: Callable[[], object], timeout: float = 60) -> None:
         deadline = time.monotonic() + timeout
         while not predicate():
             assert time.monotonic() < deadline, f"not within {timeout} s"
@@ -132,7 +132,7 @@ def wait_until() -> WaitUntil:
 def eventually() -> Eventually:
     """The asyncio twin of `wait_until`."""
 
-    async def wait(predicate: Callable[[], object], timeout: float = 10) -> None:
+    async def wait(predicate: Callable[[], object], timeout: float = 60) -> None:
         deadline = time.monotonic() + timeout
         while not predicate():
             assert time.monotonic() < deadline, f"not within {timeout} s"

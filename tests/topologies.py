@@ -32,7 +32,7 @@ MASTER = "state"
 DOWN_AFTER_MS = 1500
 
 
-def until(condition: Callable[[], Any], what: str, timeout: float = 20) -> Any:
+def until(condition: Callable[[], Any], what: str, timeout: float = 60) -> Any:
     """What the condition returns as soon as that is true."""
     deadline = time.monotonic() + timeout
     while not (found := condition()):
