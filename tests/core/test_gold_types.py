@@ -94,6 +94,13 @@ THROUGH = {Layout.JSON: through_json, Layout.HASH: through_fields}
     case=([map_("string", map_("date", array("void")))], [[{"\0": {date(1, 1, 1): [None]}}]], 0)
 )
 @example(case=([struct_({})], [[None, {}]], 1))
+@example(
+    case=(
+        [map_("integer", struct_({"a": struct_({"b": "void"})}))],
+        [[{1: None, 2: {"a": None}}, {3: {"a": None}}, {1: {"a": {"b": None}}}]],
+        1,
+    )
+)
 @example(case=(["string", "binary"], [['"', "", None], [b'"\r\n', b"", None]], 0))
 def test_rows_come_back_exactly(layout, case):
     found, values_, start = case

@@ -105,11 +105,19 @@ def _nested(array: pa.Array, type_: Mapping[str, Any]) -> pa.StringArray:
         case "array":
             return _listed("[", array, json_texts(array.flatten(), type_["elementType"]), "]")
         case "map":
-            pair = pa.struct([("key", array.type.key_type), ("value", array.type.item_type)])
-            return _map(array.cast(pa.list_(pair)), type_)
+            return _map(_pairs(array), type_)
         case _:
             fields = [(field["name"], field["type"]) for field in type_["fields"]]
             return _null_as(array, _object(array.flatten(), fields, len(array)))
+
+
+def _pairs(maps: pa.MapArray) -> pa.ListArray:
+    """The entries of each map, in the same memory."""
+    # A cast, or a view, cuts columns of type null within structs too short: the process aborts.
+    entries, buffers = maps.values, maps.buffers()[:2]
+    return pa.Array.from_buffers(
+        pa.list_(entries.type), len(maps), buffers, maps.null_count, maps.offset, [entries]
+    )
 
 
 def _map(pairs: pa.ListArray, type_: Mapping[str, Any]) -> pa.StringArray:
