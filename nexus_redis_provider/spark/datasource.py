@@ -57,7 +57,7 @@ class NexusRedisDataSource(DataSource):
 
     Writing needs `mode("overwrite")`. Options: `key` (columns separated by commas, or a template),
     and, if need be, `layout`, `ttl` and `ttl_jitter` (seconds), `ttl_column`, `keep`, `min_rows`,
-    `fence`, `lineage` (a JSON object), `staging_lease` (seconds), `max_rows_per_second`,
+    `fence`, `lineage` (a JSON object, all of it), `staging_lease` (seconds), `max_rows_per_second`,
     `max_writers`, `max_value_bytes`, `expected_rows`, `memory_margin`; as for `publish`.
 
     Reading: all tasks of a query read the version that was live when the query was planned. With
