@@ -95,8 +95,7 @@ def translated(where: str, error: BaseException) -> ServerError | exceptions.Wat
         return PoolExhaustedError(where, error)
     if isinstance(error, _DENIED) or str(error).startswith(_DENIED_WITHIN):
         return AccessDeniedError(where, error)
-    about_to_change = (NON_LOCAL, CLUSTER_DOWN_WITHIN)
-    if isinstance(error, _UNREACHABLE) or any(text in str(error) for text in about_to_change):
+    if isinstance(error, _UNREACHABLE) or is_split(error) or _is_down(error):
         return _unreachable(where, error)
     return RefusedError(where, str(error))
 
@@ -112,6 +111,10 @@ def is_split(error: BaseException | None) -> bool:
     # What it raises when it has met that too often has no class of its own.
     is_said = isinstance(error, exceptions.TryAgainError) or type(error) is exceptions.ClusterError
     return is_said or NON_LOCAL in str(error)
+
+
+def _is_down(error: BaseException) -> bool:
+    return isinstance(error, exceptions.ClusterDownError) or CLUSTER_DOWN_WITHIN in str(error)
 
 
 # By a part of what was said.
@@ -131,7 +134,7 @@ def _unreachable(where: str, error: BaseException) -> UnreachableError:
             return UnreachableError(where, what, "Try again when it has moved.")
     if is_split(error):
         return UnreachableError(where, f"a slot moves ({error})", "Try again when it has moved.")
-    if isinstance(error, exceptions.ClusterDownError) or CLUSTER_DOWN_WITHIN in str(error):
+    if _is_down(error):
         return UnreachableError(where, error, Fault.CLUSTER_DOWN.advice)
     advice = next((advice for said, advice in _ADVICES if said in str(error)), None)
     return UnreachableError(where, error, advice) if advice else UnreachableError(where, error)
