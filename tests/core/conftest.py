@@ -12,7 +12,7 @@ from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.gold.manifests import Layout, Mode
 from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.gold.specs import Spec
-from nexus_redis_provider.embedded import find_server, find_wheel_server
+from nexus_redis_provider.embedded import EmbeddedServer, find_server, find_wheel_server
 from tests.conftest import need_server
 from tests.core.gold_datasets import spec
 from tests.core.lock_calls import Perform, performing
@@ -45,6 +45,19 @@ def binary(request: pytest.FixtureRequest) -> Path:
 def server(binary: Path) -> Iterator[Server]:
     with shared_server(binary) as server:
         yield server
+
+
+@pytest.fixture
+def asked(own: EmbeddedServer) -> Iterator[redis.Redis]:
+    """A client of the server of its own that a module has."""
+    with own.endpoint.client() as client:
+        yield client
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Of the backups of a test."""
+    return tmp_path / "backups"
 
 
 @pytest.fixture

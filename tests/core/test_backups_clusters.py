@@ -53,11 +53,6 @@ def client(filled: ClusterDeployment) -> Iterator[redis.Redis]:
         yield client
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "backups"
-
-
 def fill(cluster: Endpoint) -> None:
     soon = int(time.time() * 1000) + HOUR_MS
     with cluster.client() as client:

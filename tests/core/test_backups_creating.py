@@ -36,7 +36,6 @@ from nexus_redis_provider.core.replication import await_replicas
 from nexus_redis_provider.embedded import EmbeddedServer, find_server
 from tests.conftest import WaitUntil, need_server
 from tests.core.backup_servers import AT_ONCE, fill
-from tests.core.conftest import SERVERS
 from tests.guarded import own_server
 from tests.servers import as_user
 from tests.topologies import ClusterDeployment, SentinelDeployment, until
@@ -44,22 +43,10 @@ from tests.topologies import ClusterDeployment, SentinelDeployment, until
 WAYS = ("sent", "saved", "log")
 
 
-@pytest.fixture(params=SERVERS)
-def own(request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
-    binary: Any = need_server(SERVERS[request.param])
+@pytest.fixture
+def own(binary: Path) -> Iterator[EmbeddedServer]:
     with own_server("--appendonly", "yes", *AT_ONCE, binary=binary) as server:
         yield server
-
-
-@pytest.fixture
-def asked(own: EmbeddedServer) -> Iterator[redis.Redis]:
-    with own.endpoint.client() as client:
-        yield client
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "backups"
 
 
 def plan(own: EmbeddedServer, way: str, **options: Any) -> Plan:
@@ -174,22 +161,25 @@ def rewrite(client: redis.Redis) -> None:
 def test_what_clients_were_told_of_and_is_not_written_yet(own, asked, root, monkeypatch) -> None:
     """Where a disk is slow, the server lets clients go on for two seconds before it writes."""
     count = fill(own)
-    look, state, written = logs._manifest, logs.await_state, list[str]()
+    state, told, looks = logs.await_state, list[Any](), list[bool]()
 
-    def unwritten(client: Any, is_reached: Any, *args: Any) -> Any:
-        told = state(client, is_reached, *args)
-        return told if written else told | {"aof_buffer_length": 1000}
+    def written_late(client: Any, is_reached: Any, *args: Any) -> Any:
+        """First it says that there is more to write, which it does once it was looked for."""
+        if not told:
+            told.append(state(client, is_reached, *args) | {"aof_buffer_length": 1000})
+            return told[0]
 
-    def look_then_write(*args: Any) -> str:
-        if not written:
-            threading.Timer(0.3, asked.set, ("late", "x" * 1000)).start()
-        written.append(look(*args))
-        return written[-1]
+        def look(found: Any) -> Any:
+            looks.append(is_reached(found))
+            if len(looks) == 1:
+                asked.set("late", "x" * 1000)
+            return looks[-1]
 
-    monkeypatch.setattr(logs, "await_state", unwritten)
-    monkeypatch.setattr(logs, "_manifest", look_then_write)
+        return state(client, look, *args)
+
+    monkeypatch.setattr(logs, "await_state", written_late)
     backup = create_backup(asked, root, plan(own, "log"))
-    assert len(written) == 2
+    assert (looks[0], looks[-1]) == (False, True)
     assert rehearse(backup, server_binary=own._binary).keys == count + 1
 
 

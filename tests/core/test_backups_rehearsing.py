@@ -38,12 +38,6 @@ def own(binary: Path) -> Iterator[EmbeddedServer]:
 
 
 @pytest.fixture
-def asked(own: EmbeddedServer) -> Iterator[redis.Redis]:
-    with own.endpoint.client() as client:
-        yield client
-
-
-@pytest.fixture
 def backup(own: EmbeddedServer, asked: redis.Redis, tmp_path: Path) -> Backup:
     return create_backup(asked, tmp_path / "b", Plan(server_binary=own._binary))
 

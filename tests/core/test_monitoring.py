@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,25 +17,17 @@ from nexus_redis_provider.core.monitoring.latencies import RoundTrips, latency_e
 from nexus_redis_provider.core.monitoring.slow_logs import slow_log
 from nexus_redis_provider.embedded import EmbeddedServer, find_server
 from tests.conftest import WaitUntil, need_server
-from tests.core.conftest import SERVERS
 from tests.guarded import own_server
 from tests.servers import as_user
 from tests.topologies import ClusterDeployment, kill
 
 
-@pytest.fixture(scope="module", params=SERVERS)
-def own(request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
+@pytest.fixture(scope="module")
+def own(binary: Path) -> Iterator[EmbeddedServer]:
     """A server whose settings a test may change."""
-    binary: Any = need_server(SERVERS[request.param])
     options = ("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lfu", "--appendonly", "yes")
     with own_server(*options, binary=binary) as server:
         yield server
-
-
-@pytest.fixture
-def asked(own: EmbeddedServer) -> Iterator[redis.Redis]:
-    with own.endpoint.client() as client:
-        yield client
 
 
 def now() -> datetime:
@@ -69,8 +62,8 @@ def test_a_server(asked: redis.Redis, own: EmbeddedServer) -> None:
     assert info.replication.replicas == ()
 
 
-def test_no_limit_and_no_reads(server: EmbeddedServer) -> None:
-    with own_server() as fresh, fresh.endpoint.client() as client:
+def test_no_limit_and_no_reads(binary: Path) -> None:
+    with own_server(binary=binary) as fresh, fresh.endpoint.client() as client:
         (info,) = server_infos(client)
     assert info.memory.limit is None
     assert info.activity.hit_ratio is None
