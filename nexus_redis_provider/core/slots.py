@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from binascii import crc_hqx
 from collections.abc import Iterable
 from dataclasses import replace
@@ -98,9 +99,13 @@ class Slots:
         """The asyncio twin of `ask`."""
         doubts: dict[Node, Exception] = {}
         for node in self._candidates():
+            client = self._single(node).async_client()
             try:
-                async with self._single(node).async_client() as client:
+                try:
                     reply = await client.execute_command("CLUSTER", "SLOTS")
+                finally:
+                    # As a context manager it stays open if cancelled while it closes.
+                    await asyncio.shield(client.aclose())
             except exceptions.RedisError as error:
                 doubts[node] = error
             else:

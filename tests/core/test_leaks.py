@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import multiprocessing
 import threading
 from collections.abc import Iterator
@@ -17,8 +18,11 @@ from nexus_redis_provider.core.clusters import primaries_of
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.locks import AsyncLock, Lock
 from nexus_redis_provider.core.sharing import LoopClient, borrow, give_back
-from tests.conftest import CountClients, Eventually, WaitUntil
+from nexus_redis_provider.core.slots import Slots
+from nexus_redis_provider.embedded import find_server
+from tests.conftest import CountClients, Eventually, WaitUntil, need_server
 from tests.servers import Server, counting, shared_server
+from tests.topologies import ClusterDeployment
 
 
 @pytest.fixture
@@ -87,6 +91,30 @@ def test_loops_that_are_interrupted(
     for _ in range(5):
         asyncio.run(work())
     wait_until(lambda: count() == 0)
+
+
+async def test_looks_for_nodes_that_are_cancelled_again_and_again() -> None:
+    async def look(turns: int, pause: int) -> bool:
+        """Whether it was done before it was cancelled."""
+        looking = asyncio.create_task(Slots(deployment.endpoint).aask())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if looking.done():
+            return True
+        while not looking.done():
+            looking.cancel()
+            for _ in range(pause):
+                await asyncio.sleep(0)
+        return False
+
+    need_server(find_server)
+    with ClusterDeployment() as deployment:
+        for pause in (1, 2, 3):
+            # A wait for the network may take many turns or none.
+            for turns in itertools.count():
+                if await look(turns, pause):
+                    break
+    gc.collect()  # Of a connection that nobody has closed, it warns, which fails the test.
 
 
 def _child(endpoint: Endpoint) -> None:
