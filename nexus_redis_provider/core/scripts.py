@@ -11,7 +11,7 @@ import redis.asyncio
 from redis.exceptions import NoScriptError, RedisError
 
 from nexus_redis_provider.core.calls import Argument, Call, Script, script
-from nexus_redis_provider.core.clusters import AsyncNodes, Nodes, is_spread, plain_client
+from nexus_redis_provider.core.clusters import AsyncNodes, Nodes, is_spread
 from nexus_redis_provider.core.errors import ConfigurationError, ServerError, UnreachableError
 from nexus_redis_provider.core.exchanges import (
     aexecute_all,
@@ -254,6 +254,11 @@ def run_replicated(
 
     The confirmation covers all that the server did before, on whatever connection. `replicas` are
     enough.
+
+    Args:
+        client: as `thread_client` gives it; that of a whole Cluster would not know whom to ask.
+
+    Raises: as `run`.
     """
 
     def send(node: redis.Redis, call: Call[T], before: Commands) -> tuple[T, int]:
@@ -264,7 +269,7 @@ def run_replicated(
 
     if isinstance(client, Nodes):
         return at_nodes(client, call, send)
-    return send(plain_client(client, call.keys[0]), call, ())
+    return send(client, call, ())
 
 
 async def arun_replicated(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.exceptions import AirflowFailException
 
+from nexus_redis_provider.core.clients import thread_client
 from nexus_redis_provider.core.durations import Duration, in_words, to_ms
 from nexus_redis_provider.core.errors import (
     ConfigurationError,
@@ -194,10 +195,9 @@ class LockingOperator(BaseOperator):
         while True:
             try:
                 with closing(NexusRedisHook(self.redis_conn_id)) as hook:
-                    client = hook.get_conn()
                     if not self.allow_eviction:
-                        refuse_eviction(hook.endpoint, client, claim)
-                    attempt = self._ask(client, claim, patience, request)
+                        refuse_eviction(hook.endpoint, hook.get_conn(), claim)
+                    attempt = self._ask(hook, claim, patience, request)
             except UnreachableError as error:
                 if self.on_unreachable == "fail" or patience.left <= 0:
                     raise
@@ -213,8 +213,9 @@ class LockingOperator(BaseOperator):
             self._refuse(context, claim, attempt, patience)
 
     def _ask(
-        self, client: redis.Redis, claim: Claim, patience: Patience, request: str
+        self, hook: NexusRedisHook, claim: Claim, patience: Patience, request: str
     ) -> Acquisition:
+        client = hook.get_conn()
         lease_s = seconds("lease", self.lease)
         stay = seconds("claim_timeout", self.claim_timeout) if self.on_held == "wait" else None
         call = acquire(claim, lease_s, stay=stay, ticket=patience.ticket, request=request)
@@ -225,7 +226,7 @@ class LockingOperator(BaseOperator):
         if attempt.acquired:
             lock_metrics.count("expiries", claim.name, attempt.expired)
             if replicas := whole("replicas", self.replicas, least=0):
-                self._confirm(client, claim, attempt, replicas)
+                self._confirm(hook, claim, attempt, replicas)
         return attempt
 
     def _remove_dead(self, client: redis.Redis, claim: Claim, holders: Sequence[Holder]) -> bool:
@@ -251,8 +252,9 @@ class LockingOperator(BaseOperator):
         return removed
 
     def _confirm(
-        self, client: redis.Redis, claim: Claim, attempt: Acquisition, replicas: int
+        self, hook: NexusRedisHook, claim: Claim, attempt: Acquisition, replicas: int
     ) -> None:
+        client = thread_client(hook.endpoint)
         where = {"namespace": claim.namespace}
         again = renew(claim.name, claim.owner, attempt.token, seconds("lease", self.lease), **where)
         taken_by, confirmed = run_replicated(client, again, _REPLICA_TIMEOUT_MS, replicas)

@@ -31,7 +31,7 @@ from nexus_redis_provider.core.locks.audits import audit
 from nexus_redis_provider.core.locks.listing import lock_names, lock_states
 from nexus_redis_provider.core.locks.protocol import break_lock, inspect, who_holds
 from nexus_redis_provider.core.requirements import Requirement
-from nexus_redis_provider.core.scripts import arun, run, run_all, run_replicated
+from nexus_redis_provider.core.scripts import arun, run, run_all
 from nexus_redis_provider.core.slots import Slots
 from nexus_redis_provider.core.warmth import aprobe, probe
 from nexus_redis_provider.embedded import EmbeddedServer, find_server
@@ -279,18 +279,6 @@ async def test_leases_on_every_node_are_renewed(
     assert all(lock.held for lock in locks)
     for lock in locks:
         await leave(lock)
-
-
-def test_replicas_confirm_to_a_client_of_the_whole(
-    namespace: str, deployment: ClusterDeployment
-) -> None:
-    with deployment.endpoint.client() as client:
-        for name in names(deployment, namespace):
-            attempt, confirmed = run_replicated(
-                client, take(name, "o", namespace=namespace), 4000, 1
-            )
-            assert attempt.acquired
-            assert confirmed == 1
 
 
 async def test_replicas_confirm(kind: str, namespace: str, deployment: ClusterDeployment) -> None:

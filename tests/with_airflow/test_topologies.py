@@ -9,6 +9,8 @@ import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import TaskDeferred
 
+from nexus_redis_provider.core.keys import LockKeys
+from nexus_redis_provider.operators import locking
 from nexus_redis_provider.operators.dag_lock import DagLockOperator, DagUnlockOperator
 from tests.topologies import ClusterDeployment, SentinelDeployment
 from tests.urls import connection_uri
@@ -36,3 +38,16 @@ async def test_a_run_takes_the_lock_after_another(
         newer = await asyncio.to_thread(lock.resume, second, event.payload)
         assert newer > token
         assert await asyncio.to_thread(unlock.execute, second) is True
+
+
+def test_replicas_confirm_a_lock_while_its_slot_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locking, "_REPLICA_TIMEOUT_MS", 4000)
+    with ClusterDeployment(primaries=2, with_replicas=True) as deployment:
+        uri = connection_uri("nexus-redis", deployment.endpoint)
+        monkeypatch.setenv("AIRFLOW_CONN_SPREAD", uri)
+        with DAG("spread", schedule=None):
+            lock = DagLockOperator(task_id="lock", name="a", redis_conn_id="spread", replicas=1)
+        token = lock.execute(context_of("spread", "r"))
+        for moved in (0, 1):
+            with deployment.moving(LockKeys("a").lock, keys=moved):
+                assert lock.execute(context_of("spread", "r")) == token
