@@ -8,7 +8,7 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from nexus_redis_provider.core.errors import ConfigurationError
 
@@ -75,8 +75,8 @@ def _check_host(host: str) -> None:
     if not _is_host(host):
         # What stands in a wrong place may have a password in it.
         raise ConfigurationError(
-            "A Redis host is a name or an address alone: give scheme, user, password and port in "
-            "their own places."
+            "A Redis host is a name or an address alone: give scheme, user, password, port and "
+            "further hosts in their own places."
         )
 
 
@@ -84,11 +84,11 @@ def _is_host(host: str) -> bool:
     try:
         if ":" in host:
             ipaddress.IPv6Address(host)
-        else:
-            host.encode("idna")  # As the system does it to look the name up.
+            return not re.search(r"[/?#@\s]", host)  # In the name of a network interface.
+        asked = host.encode("idna")  # As the system does it to look the name up.
     except ValueError:
         return False
-    return not re.search(r"[/?#@\s]", host)
+    return re.fullmatch(rb"[\w.-]+", asked) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,5 +133,5 @@ def _named(part: str, text: str, default_port: int) -> Node:
 def node_of(parts: SplitResult, default_port: int, *, alone: bool = False) -> Node:
     """The server of a split URL. Raises ValueError."""
     # No name at all means this machine, but between commas it is a slip.
-    host = parts.hostname or ("localhost" if alone else "")
+    host = unquote(parts.hostname or ("localhost" if alone else ""))
     return Node(host, default_port if parts.port is None else parts.port)

@@ -59,9 +59,9 @@ class Secret:
             case SecretSource.FILE:
                 return self._read_file()
             case SecretSource.ENV:
-                return self._read_env()
+                return self._refuse_none(self._read_env())
             case SecretSource.ENV_URL:
-                return _password_in(self._read_env())
+                return self._refuse_none(_password_in(self._read_env()))
 
     @property
     def is_reference(self) -> bool:
@@ -84,6 +84,15 @@ class Secret:
             raise ConfigurationError(
                 f"The Redis password in the environment variable {self.value} is not UTF-8 text."
             ) from None
+        return found
+
+    def _refuse_none(self, found: str) -> str:
+        # No password at all would be another user's rights, or an error of the server.
+        if not found:
+            raise ConfigurationError(
+                f"The Redis password is to come from the environment variable {self.value}, which "
+                "has none in this process. Give it there, or leave out the reference to it."
+            )
         return found
 
     def _read_file(self) -> str:

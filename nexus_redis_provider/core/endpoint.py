@@ -139,8 +139,9 @@ class Endpoint:
         if self.topology is Topology.SENTINEL:
             if not self.master:
                 raise ConfigurationError(
-                    "A Sentinel endpoint needs the name of the master: add ?master=NAME, as in "
-                    "the line `sentinel monitor NAME ...` of the Sentinels' configuration."
+                    "A Sentinel endpoint needs the name of the master: add ?master=NAME, or in a "
+                    "connection the extra `master`, as in the line `sentinel monitor NAME ...` of "
+                    "the Sentinels' configuration."
                 )
             return
         for name in ("master", "sentinel_username", "sentinel_password"):
@@ -161,7 +162,8 @@ class Endpoint:
         """The endpoint that a URL describes.
 
         Args:
-            url: `redis://[user[:password]@]host[:port][/db][?option=value&...]`, for Sentinels
+            url: `redis://[user[:password]@]host[:port][/db][?option=value&...]`; the database may
+                be given as `?db=N`, too. For Sentinels
                 `redis+sentinel://...@host[:port],host[:port]/db?master=NAME`, for a Cluster
                 `redis+cluster://...@host[:port],host[:port]`, each with `rediss` for TLS; for a
                 Unix socket `unix://[user[:password]@]/path[?db=N]`. The options are those of

@@ -6,7 +6,8 @@ their own there; all else is one of these.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from nexus_redis_provider.core.addresses import Tls
@@ -41,10 +42,9 @@ def number(value: Any) -> float:
 
 # How an option is read, and what is said of what cannot be.
 Reader = tuple[Callable[[Any], Any], str]
-_A_NUMBER = "must be a number"
 FLAG: Reader = (flag, "must be true or false")
-NUMBER: Reader = (number, _A_NUMBER)
-WHOLE: Reader = (whole, _A_NUMBER)
+NUMBER: Reader = (number, "must be a number")
+WHOLE: Reader = (whole, "must be a whole number")
 _READERS: dict[str, Reader] = {
     "master": (str, ""),
     "sentinel_username": (str, ""),
@@ -59,16 +59,21 @@ _READERS: dict[str, Reader] = {
     "protocol": (whole, "must be 2 or 3"),
     "client_name": (str, ""),
 }
+TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _TLS_READERS: dict[str, Reader] = {
-    "ssl_ca_certs": (str, ""),
-    "ssl_certfile": (str, ""),
-    "ssl_keyfile": (str, ""),
+    **dict.fromkeys(TLS_FILES, (str, "")),
     "ssl_cert_reqs": (str, ""),
     "ssl_check_hostname": FLAG,
 }
 _SECRETS = ("password", "sentinel_password")
 _REFERENCES = tuple(f"{secret}_{source}" for secret in _SECRETS for source in ("env", "file"))
 OPTIONS = (*_READERS, *_TLS_READERS, *_REFERENCES)
+# By the names that redis-py has for them.
+_OF_REDIS_PY = {
+    "socket_timeout": "read_timeout",
+    "socket_connect_timeout": "connect_timeout",
+    "service_name": "master",
+}
 
 
 def endpoint_settings(
@@ -87,7 +92,7 @@ def endpoint_settings(
     """
     given = {name: value for name, value in options.items() if value not in (None, "")}
     if unknown := sorted(set(options) - set(OPTIONS)):
-        raise wrong(f"has unknown option(s): {', '.join(unknown)}")
+        raise wrong(f"has unknown option(s): {', '.join(unknown)} ({_hint(unknown)})")
     settings = _read(given, _READERS, wrong)
     tls = _read(given, _TLS_READERS, wrong) if encrypted else {}
     settings["tls"] = (
@@ -96,6 +101,18 @@ def endpoint_settings(
         else None
     )
     return settings | {name: _secret_of(name, given, literals, wrong) for name in _SECRETS}
+
+
+def _hint(unknown: Iterable[str]) -> str:
+    meant = [
+        [_OF_REDIS_PY[name]]
+        if name in _OF_REDIS_PY
+        else difflib.get_close_matches(name.lower(), OPTIONS, 1)
+        for name in unknown
+    ]
+    if all(meant):
+        return f"did you mean {', '.join(name for (name,) in meant)}?"
+    return f"known are {', '.join(sorted(OPTIONS))}"
 
 
 def read_option(name: str, value: Any, reader: Reader, wrong: Wrong) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -19,11 +20,24 @@ _SCHEMES = {
     "rediss+cluster": (Topology.CLUSTER, True),
     _SOCKET: (Topology.STANDALONE, False),
 }
+# What connections or redis-py have as an option, and a URL in a place of its own.
+_PLACES = {
+    "ssl": "for TLS, begin it with rediss://",
+    "topology": "begin it with redis+sentinel:// or redis+cluster://",
+    "nodes": "write all of them before the database, as host1:port,host2:port",
+    "username": "write it before the host, as user:password@",
+    "password": "write it before the host, as :password@, or name where it is by password_env=NAME "
+    "or password_file=PATH",
+    # Options are shown.
+    "sentinel_password": "name where it is by sentinel_password_env=NAME or "
+    "sentinel_password_file=PATH",
+}
 
 
 def settings_of(url: str) -> dict[str, Any]:
     """The arguments of `Endpoint` that a URL stands for; see `Endpoint.from_url`."""
-    scheme, mark, rest = url.partition("://")
+    scheme, mark, rest = url.strip().partition("://")
+    scheme = scheme.lower()
     if not mark or scheme not in _SCHEMES:
         raise ConfigurationError(
             "A Redis URL starts with redis://, redis+sentinel:// or redis+cluster://, or for TLS "
@@ -32,36 +46,53 @@ def settings_of(url: str) -> dict[str, Any]:
     topology, encrypted = _SCHEMES[scheme]
     parts = _split(scheme, rest)
     first = parts[0]
-    options: dict[str, Any] = dict(parse_qsl(first.query, keep_blank_values=True))
-    if first.fragment or any("@" in name for name in options):
-        # The password was cut off there, and what it began with is no host.
-        raise _misplaced()
-    if "sentinel_password" in options:
-        raise ConfigurationError(
-            "The Sentinels' password does not belong into the options of a URL, which are shown: "
-            "name where it is by sentinel_password_env=NAME or sentinel_password_file=PATH."
-        )
+    options = _options(first)
     if not encrypted and (ssl := sorted(name for name in options if name.startswith("ssl_"))):
         raise _wrong(f"has {', '.join(ssl)}, but no TLS: begin it with rediss://")
     try:
         if scheme == _SOCKET:
             nodes: tuple[Node, ...] = (_socket(first),)
-            db = int(options.pop("db", 0))
+            path = ""
         else:
             nodes = tuple(
                 node_of(part, topology.default_port, alone=len(parts) == 1) for part in parts
             )
-            db = int(first.path.strip("/") or 0)
+            path = first.path.strip("/")
+        databases = {int(text) for text in (path, options.pop("db", "")) if text}
     except ValueError:
         # What stands in a wrong place may be a part of the password.
         raise _misplaced() from None
-    literal = unquote(first.password) if first.password else None
+    if len(databases) > 1:
+        raise _wrong("names two databases, one after the host and one as db")
+    literals = {"password": _decoded(first.password)}
     return {
         "topology": topology,
         "nodes": nodes,
-        "db": db,
-        "username": unquote(first.username) if first.username else None,
-    } | endpoint_settings(options, {"password": literal}, encrypted=encrypted, wrong=_wrong)
+        "db": databases.pop() if databases else 0,
+        "username": _decoded(first.username),
+    } | endpoint_settings(options, literals, encrypted=encrypted, wrong=_wrong)
+
+
+def _options(parts: SplitResult) -> dict[str, Any]:
+    pairs = parse_qsl(parts.query, keep_blank_values=True)
+    counts = Counter(name for name, _ in pairs)
+    if parts.fragment or any("@" in name for name in counts):
+        # The password was cut off there, and what it began with is no host.
+        raise _misplaced()
+    if twice := sorted(name for name, count in counts.items() if count > 1):
+        raise _wrong(f"gives {', '.join(twice)} more than once; give it once")
+    for name in counts:
+        if place := _PLACES.get(name):
+            raise _wrong(f"has the option {name}, which has another place; {place}")
+    return dict(pairs)
+
+
+def _decoded(text: str | None) -> str | None:
+    try:
+        return unquote(text, errors="strict") if text else None
+    except UnicodeDecodeError:
+        # It would become another password.
+        raise _wrong("has a user or password whose percent-encoding is not that of UTF-8") from None
 
 
 def _socket(parts: SplitResult) -> Node:

@@ -12,7 +12,14 @@ from nexus_redis_provider.core.addresses import Node, Topology, nodes_of
 from nexus_redis_provider.core.diagnosis import diagnose
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import ConfigurationError, NexusRedisError
-from nexus_redis_provider.core.options import FLAG, WHOLE, Wrong, endpoint_settings, read_option
+from nexus_redis_provider.core.options import (
+    FLAG,
+    TLS_FILES,
+    WHOLE,
+    Wrong,
+    endpoint_settings,
+    read_option,
+)
 from nexus_redis_provider.core.sharing import borrow, give_back
 from nexus_redis_provider.hooks.inspecting import Inspecting
 
@@ -52,8 +59,12 @@ def endpoint_of(connection: Connection, extra: Mapping[str, Any] | None = None) 
 
 def _described_by(connection: Connection, given: Mapping[str, Any]) -> Endpoint:
     if connection.conn_type not in _TYPES:
-        raise _wrong(connection, f"has the type {connection.conn_type!r}, not {CONNECTION_TYPE!r}")
-    if not connection.host:
+        raise _wrong(
+            connection,
+            f"has the type {connection.conn_type!r}, not {CONNECTION_TYPE!r}; its URI begins with "
+            "nexus-redis://, and says by topology=sentinel or topology=cluster what it is of",
+        )
+    if not (connection.host or "").strip():
         raise _wrong(connection, "has no host")
     wrong = partial(_wrong, connection)
     # Airflow reads what is no JSON as an empty object.
@@ -65,6 +76,9 @@ def _described_by(connection: Connection, given: Mapping[str, Any]) -> Endpoint:
     topology = _topology_of(extras, wrong)
     nodes = _nodes_of(connection, extras, topology, wrong)
     encrypted = read_option("ssl", extras.pop("ssl", connection.conn_type == "rediss"), FLAG, wrong)
+    if not encrypted and (files := [name for name in TLS_FILES if name in extras]):
+        # All else there is for TLS, the official form stores even where that is off.
+        raise wrong(f"has {', '.join(files)}, but no TLS; say ssl=true, or leave them empty")
     db = _database_of(connection.schema, extras.pop("db", None), wrong)
     literals = {
         "password": _password(connection.password),
@@ -75,7 +89,6 @@ def _described_by(connection: Connection, given: Mapping[str, Any]) -> Endpoint:
         topology=topology,
         db=db,
         username=connection.login or None,
-        # The official form stores its defaults of the fields for TLS even where `ssl` is off.
         **endpoint_settings(extras, literals, encrypted=encrypted, wrong=wrong),
     )
 
@@ -208,7 +221,7 @@ def _topology_of(extras: dict[str, Any], wrong: Wrong) -> Topology:
 def _nodes_of(
     connection: Connection, extras: dict[str, Any], topology: Topology, wrong: Wrong
 ) -> tuple[Node, ...]:
-    host = str(connection.host)
+    host = _host_in(str(connection.host))
     port = topology.default_port if host.startswith("/") else connection.port
     nodes = [Node(host, port or topology.default_port)]
     for extra in ("nodes", "startup_nodes"):
@@ -225,6 +238,12 @@ def _nodes_of(
             except ConfigurationError as error:
                 raise wrong(f"has a bad extra {extra}: {error}".rstrip(".")) from None
     return tuple(dict.fromkeys(nodes))
+
+
+def _host_in(field: str) -> str:
+    """What is meant by the field of a form: spaces were pasted, and brackets are of URLs."""
+    host = field.strip()
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
 def _database_of(schema: Any, db: Any, wrong: Wrong) -> int:

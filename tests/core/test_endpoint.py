@@ -94,6 +94,18 @@ def test_everything_in_a_url() -> None:
         ("redis://h?sentinel_password_env=HOME", "sentinel_password is for Sentinels"),
         ("rediss://h?ssl_keyfile=/k.pem", "ssl_certfile"),
         (f"unix:///{'a' * 107}", "bad host, port"),
+        ("redis://h?retries=1&client_name=a&retries=1", "gives retries more than once"),
+        ("redis://h?password_env=A&password_env=B", "gives password_env more than once"),
+        ("redis://h/1?db=2", "names two databases"),
+        ("redis://h?password=hunter2", "before the host, as :password@"),
+        ("redis://h?ssl=true", "rediss://"),
+        ("redis://h?topology=sentinel", r"redis\+sentinel://"),
+        ("redis://h?socket_timeout=1", r"socket_timeout \(did you mean read_timeout\?\)"),
+        ("redis://h?retrys=1", r"retrys \(did you mean retries\?\)"),
+        ("redis://h?nonsense=1", r"nonsense \(known are client_name, .*, ssl_keyfile\)"),
+        ("redis://h?retries=1.5", "must be a whole number"),
+        ("redis://:hunter2%FF@h", "percent-encoding is not that of UTF-8"),
+        ("redis://h&retries=1", "bad host, port"),
     ],
 )
 def test_a_bad_url_is_refused_without_telling_the_password(url: str, message: str) -> None:
@@ -102,7 +114,23 @@ def test_a_bad_url_is_refused_without_telling_the_password(url: str, message: st
     assert "hunter2" not in str(refused.value)
 
 
-@pytest.mark.parametrize("host", ["redis://:hunter2@h", "h:6379", "me@h", "h/0", "a b", "."])
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        (" REDIS://h:1/2\n", Endpoint(nodes=(Node("h", 1),), db=2)),
+        ("Rediss://h", Endpoint(nodes=(Node("h"),), tls=Tls())),
+        ("redis://h?db=2", Endpoint(nodes=(Node("h"),), db=2)),
+        ("redis://h/2?db=2", Endpoint(nodes=(Node("h"),), db=2)),
+        ("redis://[fe80::1%25lo]", Endpoint(nodes=(Node("fe80::1%lo"),))),
+    ],
+)
+def test_what_is_said_in_another_way(url: str, expected: Endpoint) -> None:
+    assert Endpoint.from_url(url) == expected
+
+
+@pytest.mark.parametrize(
+    "host", ["redis://:hunter2@h", "h:6379", "me@h", "h/0", "a b", ".", "a,b", "h&retries=1"]
+)
 def test_what_is_more_than_a_host_is_refused_unseen(host: str) -> None:
     with pytest.raises(ConfigurationError, match="name or an address alone") as refused:
         Node(host)
@@ -193,6 +221,18 @@ def test_what_is_no_password_is_refused(written: bytes, message: str, tmp_path: 
         Secret(SecretSource.FILE, str(file)).reveal()
     assert str(file) in str(refused.value)
     assert "hunter2" not in str(refused.value)
+
+
+def test_an_empty_variable_has_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else who forgot to fill it would be the default user, or be told that none was given."""
+    monkeypatch.setenv("SECRET", "")
+    with pytest.raises(ConfigurationError, match="variable SECRET, which has none"):
+        Endpoint.from_url("redis://h?password_env=SECRET").client()
+    monkeypatch.setenv("URL", "redis://:hunter2@h")
+    endpoint = Endpoint.from_env("URL")
+    monkeypatch.setenv("URL", "redis://h")
+    with pytest.raises(ConfigurationError, match="variable URL, which has none"):
+        endpoint.client()
 
 
 def test_a_password_that_is_no_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,6 +110,11 @@ def test_what_a_form_leaves_empty_does_not_count() -> None:
     assert endpoint_of(connection(official, conn_type="redis")) == plain
 
 
+@pytest.mark.parametrize("typed", ["::1", "[::1]", " ::1 ", "[::1] "])
+def test_a_host_as_it_is_typed_or_pasted(typed: str) -> None:
+    assert endpoint_of(connection(host=typed, port=7)).nodes == (Node("::1", 7),)
+
+
 @pytest.mark.parametrize(
     ("uri", "expected"),
     [
@@ -128,7 +133,12 @@ def test_uris(uri: str, expected: Endpoint) -> None:
     ("fields", "message"),
     [
         ({"conn_type": "http"}, "'c' has the type 'http', not 'nexus_redis'"),
+        ({"conn_type": "redis+sentinel"}, "nexus-redis://, and says by topology=sentinel"),
         ({"host": None}, "'c' has no host"),
+        ({"host": " "}, "'c' has no host"),
+        ({"host": "a,b", "extra": {"cluster": True}}, "further hosts in their own places"),
+        ({"extra": {"ssl_ca_certs": "/ca.pem"}}, "has ssl_ca_certs, but no TLS; say ssl=true"),
+        ({"extra": {"ssl": False, "ssl_keyfile": "/k.pem"}}, "has ssl_keyfile, but no TLS"),
         ({"extra": {"nonsense": 1, "more": 2}}, "unknown option.*more, nonsense"),
         ({"extra": {"cluster": "perhaps"}}, "cluster='perhaps'"),
         ({"extra": {"startup_nodes": "a:1"}}, "startup_nodes='a:1', but one server"),
