@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes a Cluster of servers that have none yet: half primaries, half replicas of them.
+# Makes a Cluster of servers that have none yet: half primaries, half replicas of them. Those that
+# have slots already, of a Cluster before or of a backup, are introduced to each other.
 #
 #   join.sh NAME[:PORT]...   environment: SECRETS, TLS; see start.sh
 set -eu
@@ -9,20 +10,32 @@ export REDISCLI_AUTH
 
 cli() {
     [ -z "${TLS:-}" ] || set -- --tls --cacert "$secrets/ca.crt" "$@"
-    redis-cli --user admin "$@"
+    [ "${TLS:-}" != mutual ] || set -- --cert "$secrets/server.crt" --key "$secrets/server.key" "$@"
+    redis-cli -e --user admin "$@"
 }
 
 port_of() { case "$1" in *:*) echo "${1#*:}" ;; *) echo 6379 ;; esac; }
 
-if cli -h "${1%:*}" -p "$(port_of "$1")" cluster info | grep -q '^cluster_slots_assigned:16384'; then
-    echo "It is one already."
-    exit
-fi
+ask_first() { cli -h "${first%:*}" -p "$(port_of "$first")" "$@"; }
+
+first=$1
+nodes=
 for name in "$@"; do
     # Servers are introduced to each other by address.
     address=$(getent hosts "${name%:*}" | cut -d ' ' -f 1)
-    nodes="${nodes:-} $address:$(port_of "$name")"
+    nodes="$nodes $address:$(port_of "$name")"
 done
 # The list is words.
 # shellcheck disable=SC2086
-cli --cluster create $nodes --cluster-replicas 1 --cluster-yes
+set -- $nodes
+
+info=$(ask_first cluster info)
+case "$info" in
+*cluster_slots_assigned:0*) cli --cluster create "$@" --cluster-replicas 1 --cluster-yes ;;
+*)
+    # A container that was made anew has another address, and where all were, nobody finds anybody.
+    echo "It is one already: its nodes are told where the others are."
+    shift
+    for node in "$@"; do ask_first cluster meet "${node%:*}" "${node##*:}"; done
+    ;;
+esac

@@ -78,20 +78,33 @@ server() {
     exec redis-server "$data/redis.conf"
 }
 
+# A Sentinel writes what it learns to its file: who it is, whom it watches by now, who else is there.
+# That is kept over a restart; passwords and settings are as they are now.
+learnt() {
+    [ ! -f "$data/sentinel.conf" ] ||
+        grep -E '^sentinel (myid|monitor|[a-z]+-epoch|known-[a-z]+) ' "$data/sentinel.conf" || true
+}
+
 sentinel() {
     password=$(cat "$secrets/sentinel")
+    known=$(learnt)
     users sentinel_users.acl
-    [ -f "$data/sentinel.conf" ] || {
+    {
         echo "bind ${BIND:-* -::*}"
         echo "port ${PORT:-26379}"
         tls "${PORT:-26379}"
         echo "dir \"$data\""
         echo "aclfile \"$data/users.acl\""
-        sed "s/PRIMARY/$PRIMARY/" "$here/sentinel.conf"
+        case "$known" in
+        *"sentinel monitor "*) grep -v '^sentinel monitor ' "$here/sentinel.conf" ;;
+        *) sed "s/PRIMARY/$PRIMARY/" "$here/sentinel.conf" ;;
+        esac
         echo "sentinel auth-pass state $password"
         echo "sentinel sentinel-pass $password"
         echo "sentinel announce-ip $NAME"
-    } >"$data/sentinel.conf"
+        echo "$known"
+    } >"$data/sentinel.conf.new"
+    mv "$data/sentinel.conf.new" "$data/sentinel.conf"
     exec redis-server "$data/sentinel.conf" --sentinel
 }
 

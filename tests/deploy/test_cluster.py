@@ -6,7 +6,7 @@ from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.gold.tables import publish_table
 from nexus_redis_provider.core.tags import stamp
 from tests.core.test_lock_rights import use_everything
-from tests.deploy.deployments import Cluster
+from tests.deploy.deployments import Cluster, low_port
 from tests.deploy.jobs import CHANGED, ROWS, back_up, read_from_replicas
 from tests.deploy.test_users import DONE_WITHOUT, OF_A_CLUSTER
 from tests.topologies import until
@@ -49,3 +49,17 @@ def test_roles_suffice(cluster: Cluster) -> None:
     assert refused == DONE_WITHOUT["backup"]
     # Who meets a slot on its way to another node says ASKING; none is here.
     assert OF_A_CLUSTER - {"asking"} <= used
+
+
+def test_nodes_that_all_have_other_addresses_find_together_again(cluster: Cluster) -> None:
+    """As containers have them that were made anew."""
+    until(cluster.is_up, "nodes that all see the Cluster up")
+    for node in cluster.nodes:
+        node.stop()
+    for node in cluster.nodes:
+        # Whoever joins them shows a certificate then.
+        node.port, node.tls = low_port(), "mutual"
+        node.start()
+    assert not cluster.is_up()
+    cluster.join()
+    until(cluster.is_up, "nodes that all see the Cluster up again")

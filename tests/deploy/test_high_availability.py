@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from pathlib import Path
+
 import pytest
 import redis
 
@@ -9,6 +13,7 @@ from nexus_redis_provider.core.gold.tables import publish_table
 from nexus_redis_provider.core.locks import Lock
 from tests.deploy.deployments import HighAvailability
 from tests.deploy.jobs import CHANGED, LAYOUTS, read_from_replicas, read_in_every_way
+from tests.deploy.programs import DEPLOY
 from tests.deploy.services import Service
 from tests.deploy.test_users import granted
 from tests.topologies import until
@@ -72,6 +77,12 @@ def test_a_primary_dies_and_comes_back_as_a_replica(ha: HighAvailability) -> Non
     assert role_of(old) != "master"
     primary.start()
     until(lambda: [role_of(s) for s in (old, primary)] == ["slave", "master"], "their roles", 30)
+    sentinel = ha.sentinels[0]
+    before = ha.state(sentinel)
+    sentinel.stop()
+    sentinel.start()
+    kept = ("port", "config-epoch", "num-slaves", "num-other-sentinels")
+    assert [ha.state(sentinel)[fact] for fact in kept] == [before[fact] for fact in kept]
 
 
 def test_nothing_is_said_in_the_clear(ha: HighAvailability) -> None:
@@ -95,3 +106,29 @@ def test_a_primary_that_is_cut_off_takes_no_writes(ha: HighAvailability) -> None
                 client.set("a", 1)
         finally:
             client.config_set("min-replicas-to-write", 1)
+
+
+def test_a_sentinel_takes_a_new_password(secrets: Path, binaries: None, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(secrets, tmp_path / "secrets"))
+    with Service(("state", "replicated"), own, tmp_path / "redis", tls="yes") as server:
+        watching = Service(
+            ("sentinel",), own, tmp_path / "sentinel", tls="yes", primary=server.address
+        )
+        with watching as sentinel:
+            until(lambda: is_watched(server), "a Sentinel")
+            with sentinel.client() as client:
+                its_id = client.execute_command("SENTINEL", "MYID")
+            for service in (sentinel, server):
+                service.stop()
+            (own / "sentinel").unlink()
+            subprocess.run([DEPLOY / "secrets.sh", own], check=True, capture_output=True)
+            for service in (server, sentinel):
+                service.start()
+            until(lambda: is_watched(server), "a Sentinel that is let in")
+            with sentinel.client() as client:
+                assert client.execute_command("SENTINEL", "MYID") == its_id
+
+
+def is_watched(server: Service) -> bool:
+    with server.client() as client:
+        return "sentinel" in {one["user"] for one in client.client_list()}
