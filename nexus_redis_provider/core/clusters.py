@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -27,7 +27,6 @@ from nexus_redis_provider.core.addresses import Node
 from nexus_redis_provider.core.durations import uptime
 from nexus_redis_provider.core.endpoint import Endpoint, address_of, translated, translated_errors
 from nexus_redis_provider.core.errors import (
-    AccessDeniedError,
     ConfigurationError,
     UnreachableError,
 )
@@ -170,52 +169,6 @@ class AsyncNodes:
         async with AsyncExitStack() as stack:
             for client in clients.values():
                 stack.push_async_callback(client.aclose)
-
-
-class KeyGuide:
-    """The guide of connections to the node that has a key."""
-
-    def __init__(self, endpoint: Endpoint, key: str) -> None:
-        self._endpoint = endpoint
-        self._key = key
-        self._slots = Slots.of(endpoint)
-
-    def __str__(self) -> str:
-        return str(self._endpoint)
-
-    def left(self, error: Exception) -> None:
-        """Nothing to note: who has the key is asked for every connection."""
-
-    def address(self) -> tuple[str, int]:
-        """Host and port of the node. Raises a ConnectionError of redis-py."""
-        with _as_of_redis():
-            self._slots.ask()
-            return _pair(self._slots.node_of(self._key))
-
-
-class AsyncKeyGuide(KeyGuide):
-    """The asyncio twin of `KeyGuide`."""
-
-    async def address(self) -> tuple[str, int]:  # type: ignore[override]
-        """As `KeyGuide.address`."""
-        with _as_of_redis():
-            await self._slots.aask()
-            return _pair(await self._slots.anode_of(self._key))
-
-
-@contextmanager
-def _as_of_redis() -> Iterator[None]:
-    # Within a client only redis-py's own errors are retried.
-    try:
-        yield
-    except UnreachableError as error:
-        raise exceptions.ConnectionError(str(error.__cause__ or error)) from error
-    except AccessDeniedError as error:
-        raise exceptions.AuthenticationError(str(error.__cause__ or error)) from error
-
-
-def _pair(node: Node) -> tuple[str, int]:
-    return node.host, node.port
 
 
 def plain_client(client: Any, key: str) -> Any:

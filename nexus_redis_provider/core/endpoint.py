@@ -259,23 +259,24 @@ class Endpoint:
         """As `client`, but always a plain one, for a key and all that are in its slot.
 
         So WATCH, MULTI and pipelines do what they always do, as long as all keys have the same
-        `{tag}`. Of a Cluster, it goes to the node that has the slot, and after it where it moves.
+        `{tag}`. Of a Cluster, it goes to the node that has the slot, and after it where it moves;
+        while it does, single commands go on, pipelines and transactions may fail.
         """
         if not self.is_cluster:
             return self.client(**overrides)
-        from nexus_redis_provider.core.clusters import KeyGuide
+        from nexus_redis_provider.core.key_clients import key_client
 
         options = self._options() | {"retry": self._retry()} | overrides
-        return following.client_of(KeyGuide(self, key), options)
+        return key_client(self, key, options, overrides)
 
     def async_client_for(self, key: str, **overrides: Any) -> redis.asyncio.Redis:
         """The asyncio twin of `client_for`."""
         if not self.is_cluster:
             return self.async_client(**overrides)
-        from nexus_redis_provider.core.clusters import AsyncKeyGuide
+        from nexus_redis_provider.core.key_clients import async_key_client
 
         options = self._options() | {"retry": self._async_retry()} | overrides
-        return following.async_client_of(AsyncKeyGuide(self, key), options)
+        return async_key_client(self, key, options, overrides)
 
     def at(self, node: Node) -> Endpoint:
         """One server of this deployment by itself, with the same credentials and options."""

@@ -40,24 +40,32 @@ class AsyncGuide(Protocol):
         """As `Guide.left`."""
 
 
-def client_of(guide: Guide, options: dict[str, Any], wait: float = 0.0) -> redis.Redis:
+def client_of(
+    guide: Guide,
+    options: dict[str, Any],
+    wait: float = 0.0,
+    made_by: type[redis.Redis] = redis.Redis,
+) -> redis.Redis:
     """A client that goes where the guide says, whenever it connects.
 
     Args:
         guide: also shown as the client's address, by its `str`.
         options: of a connection, without host and port; `ssl` for TLS.
-        wait: as of `pools.client_of`.
+        wait, made_by: as of `pools.client_of`.
     """
     kind = FollowingTls if options.pop("ssl", False) else Following
-    return pools.client_of(kind, {**options, "guide": guide}, wait)
+    return pools.client_of(kind, {**options, "guide": guide}, wait, made_by)
 
 
 def async_client_of(
-    guide: AsyncGuide, options: dict[str, Any], wait: float = 0.0
+    guide: AsyncGuide,
+    options: dict[str, Any],
+    wait: float = 0.0,
+    made_by: type[redis.asyncio.Redis] = redis.asyncio.Redis,
 ) -> redis.asyncio.Redis:
     """The asyncio twin of `client_of`."""
     kind = AsyncFollowingTls if options.pop("ssl", False) else AsyncFollowing
-    return pools.async_client_of(kind, {**options, "guide": guide}, wait)
+    return pools.async_client_of(kind, {**options, "guide": guide}, wait, made_by)
 
 
 class Following(Once):

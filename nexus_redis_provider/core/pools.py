@@ -10,13 +10,19 @@ import redis.asyncio
 from redis import exceptions
 
 
-def client_of(kind: type[Any], options: dict[str, Any], wait: float = 0.0) -> redis.Redis:
+def client_of(
+    kind: type[Any],
+    options: dict[str, Any],
+    wait: float = 0.0,
+    made_by: type[redis.Redis] = redis.Redis,
+) -> redis.Redis:
     """A client whose connections are of a class.
 
     Args:
         kind: of connection.
         options: of the class; and `single_connection_client`, `max_connections`.
         wait: seconds to wait for a connection while all are in use; 0 is an error at once.
+        made_by: the class of the client.
     """
     options = dict(options)
     single = options.pop("single_connection_client", False)
@@ -25,13 +31,16 @@ def client_of(kind: type[Any], options: dict[str, Any], wait: float = 0.0) -> re
         if wait
         else _Pool(connection_class=kind, **options)
     )
-    client = redis.Redis(connection_pool=pool, single_connection_client=single)
+    client = made_by(connection_pool=pool, single_connection_client=single)
     client.auto_close_connection_pool = True
     return client
 
 
 def async_client_of(
-    kind: type[Any], options: dict[str, Any], wait: float = 0.0
+    kind: type[Any],
+    options: dict[str, Any],
+    wait: float = 0.0,
+    made_by: type[redis.asyncio.Redis] = redis.asyncio.Redis,
 ) -> redis.asyncio.Redis:
     """The asyncio twin of `client_of`."""
     options = dict(options)
@@ -41,7 +50,7 @@ def async_client_of(
         if wait
         else _AsyncPool(connection_class=kind, **options)
     )
-    client = redis.asyncio.Redis(connection_pool=pool, single_connection_client=single)
+    client = made_by(connection_pool=pool, single_connection_client=single)
     client.auto_close_connection_pool = True
     return client
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from binascii import crc_hqx
 from collections.abc import Iterable
 from dataclasses import replace
@@ -12,6 +11,7 @@ from redis import exceptions
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from nexus_redis_provider.core.addresses import Node
+from nexus_redis_provider.core.cancellations import closed_in_any_case
 from nexus_redis_provider.core.endpoint import Endpoint, translated
 from nexus_redis_provider.core.errors import (
     AccessDeniedError,
@@ -99,13 +99,9 @@ class Slots:
         """The asyncio twin of `ask`."""
         doubts: dict[Node, Exception] = {}
         for node in self._candidates():
-            client = self._single(node).async_client()
             try:
-                try:
+                async with closed_in_any_case(self._single(node).async_client()) as client:
                     reply = await client.execute_command("CLUSTER", "SLOTS")
-                finally:
-                    # As a context manager it stays open if cancelled while it closes.
-                    await asyncio.shield(client.aclose())
             except exceptions.RedisError as error:
                 doubts[node] = error
             else:
@@ -188,10 +184,15 @@ def is_on_its_way(error: Exception) -> bool:
 
 def asked_for(error: Exception) -> Node | None:
     """The node that is to be asked this once, after ASKING, as an error of this package says."""
-    cause: Any = error.__cause__
-    if not _is_asked_for(error) or cause.host.encode() in _NO_HOSTS:
+    cause = error.__cause__
+    return target_of(cause) if isinstance(cause, exceptions.AskError) else None
+
+
+def target_of(error: exceptions.AskError) -> Node | None:
+    """The node that is to be asked this once, where an error of redis-py names one."""
+    if isinstance(error, exceptions.MovedError) or error.host.encode() in _NO_HOSTS:
         return None
-    return Node(cause.host, cause.port)
+    return Node(error.host, error.port)
 
 
 def _is_asked_for(error: Exception) -> bool:

@@ -72,3 +72,5 @@ def test_slots_that_move(tmp_path: Path) -> None:
     assert not any(outcome.lost.values()), outcome.lost
     assert not outcome.stale
     assert any(re.search(r"slot \d+ moves to 127.0.0.1:\d+\. Try", str(one)) for one in outcome.met)
+    # Single commands go on.
+    assert all("of pipeline" in str(one.__cause__) for one in outcome.met), outcome.met

@@ -6,11 +6,14 @@ import asyncio
 import json
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from redis.crc import key_slot
+from redis.exceptions import ResponseError, TryAgainError
 
 from nexus_redis_provider.cli.main import main
 from nexus_redis_provider.core.clients import thread_client
@@ -124,6 +127,45 @@ async def test_a_plain_client_for_what_is_in_one_slot(deployment: ClusterDeploym
             assert await async_client.mget(one, other) == [b"b", b"c"]
         assert client.get(one) == b"b"
         assert client.info("server")["tcp_port"] == new.port
+
+
+async def test_single_commands_go_on_while_their_slot_moves(
+    kind: str, deployment: ClusterDeployment
+) -> None:
+    tag = uuid.uuid4().hex
+    here, there, new = (f"{{{tag}}}:{number}" for number in range(3))
+    hasty = replace(deployment.endpoint, read_timeout=0.3)
+    async with plain_commands(kind, deployment.endpoint, here, decode_responses=True) as ask:
+        await ask("mset", {here: "a", there: "b"})
+        with deployment.moving(here, named=[there]) as target:
+            assert await ask("get", there) == "b"
+            assert await ask("set", new, "c")
+            assert await ask("get", here) == "a"
+            with target.endpoint.client() as node:
+                assert node.cluster("COUNTKEYSINSLOT", key_slot(here.encode())) == 2
+            with pytest.raises(ResponseError, match="wrong kind of value"):
+                await ask("lpush", there, "d")
+            async with plain_commands(kind, hasty, here) as ask_hastily:
+                with pytest.raises(TryAgainError):
+                    await ask_hastily("mget", here, there)
+            with deployment.server_of(here).endpoint.client() as node:
+                node.config_resetstat()
+                waiting = asyncio.create_task(ask("mget", here, there, new))
+                await asyncio.to_thread(until, lambda: node.info("errorstats"), "a refusal")
+        assert await waiting == ["a", "b", "c"]
+
+
+@asynccontextmanager
+async def plain_commands(
+    kind: str, endpoint: Endpoint, key: str, **options: Any
+) -> AsyncIterator[Callable[..., Awaitable[Any]]]:
+    """Sends commands by the name of their method, with a plain client for a key."""
+    if kind == "sync":
+        with endpoint.client_for(key, single_connection_client=True, **options) as client:
+            yield lambda name, *args: asyncio.to_thread(getattr(client, name), *args)
+    else:
+        async with endpoint.async_client_for(key, **options) as async_client:
+            yield lambda name, *args: getattr(async_client, name)(*args)
 
 
 async def test_a_server_that_is_no_cluster_is_named(kind: str) -> None:
