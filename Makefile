@@ -5,16 +5,23 @@ INSTALLED := .venv/.installed
 BENCH_INSTALLED := .venv/.bench-installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
+# PYTHON names another Python than that of .venv: what is in it cannot stay.
+ifneq ($(PYTHON),)
+ifneq ($(shell $(PYTHON) -V 2>&1),$(shell $(BIN)/python -V 2>&1))
+ANEW := anew
+endif
+endif
+
 # Spark finds its JVM by JAVA_HOME, Airflow finds spark-submit on PATH.
 RUN = home=$$(.ci/java) && JAVA_HOME="$$home" PATH="$(CURDIR)/$(BIN):$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chaos check bench bench-locks clean
+.PHONY: help install demo test chaos check bench bench-locks clean anew
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-install: $(INSTALLED) ## create .venv with the exact environment of constraints.txt
+install: $(INSTALLED) ## create .venv by constraints.txt; PYTHON=python3.12 chooses, here as below
 
 demo: $(INSTALLED) ## run the whole way of the data once, on this machine
 	@$(RUN) $(BIN)/python -m demo
@@ -47,8 +54,9 @@ clean: ## remove .venv, caches and build output
 # The Spark provider of Airflow depends on pyspark-client, which installs other versions of the
 # same files over those of pyspark. It goes last and without its dependencies: what spark-submit
 # needs of them came with Airflow.
-$(INSTALLED): pyproject.toml constraints.txt
-	@python=$$(.ci/python) && echo "venv: $$($$python --version)" && $$python -m venv .venv
+$(INSTALLED): pyproject.toml constraints.txt $(ANEW)
+	@python=$$(.ci/python) && echo "venv: $$($$python --version)" && \
+		$$python -m venv $(if $(ANEW),--clear) .venv
 	@echo "pip: $$(sed -n 's/^pip==//p' constraints.txt)"
 	@$(PIP) install -qq --upgrade -c constraints.txt pip
 	@echo "packages: Airflow, Spark and tools; some minutes the first time"
