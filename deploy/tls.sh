@@ -19,7 +19,8 @@ signed() { # NAME EXTENSION...
     shift
     key "$folder/$name.key"
     [ -s "$folder/$name.crt" ] && return
-    printf '%s\n' "basicConstraints=critical,CA:false" "keyUsage=critical,digitalSignature" "$@" |
+    printf '%s\n' "basicConstraints=critical,CA:false" "keyUsage=critical,digitalSignature" \
+        "subjectKeyIdentifier=hash" "authorityKeyIdentifier=keyid" "$@" |
         {
             openssl req -new -key "$folder/$name.key" -subj "/O=nexus-redis/CN=$name" |
                 openssl x509 -req -days "$days" -CA "$folder/ca.crt" -CAkey "$folder/ca.key" \
@@ -28,9 +29,20 @@ signed() { # NAME EXTENSION...
 }
 
 key "$folder/ca.key"
+# All that Python verifies from 3.13 on, whatever this machine's openssl.cnf says.
 [ -s "$folder/ca.crt" ] || openssl req -x509 -new -key "$folder/ca.key" -days 3650 \
-    -subj "/O=nexus-redis/CN=nexus-redis CA" -addext "keyUsage=critical,keyCertSign,cRLSign" \
-    -out "$folder/ca.crt"
+    -config /dev/fd/3 -extensions authority -out "$folder/ca.crt" 3<<'CONFIG'
+[req]
+prompt = no
+distinguished_name = name
+[name]
+O = nexus-redis
+CN = nexus-redis CA
+[authority]
+basicConstraints = critical,CA:true
+keyUsage = critical,keyCertSign,cRLSign
+subjectKeyIdentifier = hash
+CONFIG
 
 alternatives=
 for name in "$@"; do

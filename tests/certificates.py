@@ -1,4 +1,4 @@
-"""Certificates for tests, each of which vouches for itself."""
+"""Certificates for tests, which vouch for themselves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from cryptography.x509.oid import NameOID
 
 
 def certificate(
-    folder: Path, *names: str, days: tuple[int, int] = (-1, 1), address: str = "127.0.0.1"
+    folder: Path,
+    *names: str,
+    days: tuple[int, int] = (-1, 1),
+    address: str = "127.0.0.1",
+    authority: Path | None = None,
 ) -> Path:
     """Write `cert.pem`, which vouches for itself, and `key.pem` into a new folder.
 
@@ -22,10 +26,17 @@ def certificate(
         names: of the host; by default localhost.
         days: from when to when it is valid, from today.
         address: of the host; empty for none.
+        authority: folder of one that vouches for it in its place, and is not named by its key.
     """
     folder.mkdir()
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, folder.name)])
+    signer = key
+    if authority:
+        signer = serialization.load_pem_private_key((authority / "key.pem").read_bytes(), None)
+    subject, issuer = (
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, path.name)])
+        for path in (folder, authority or folder)
+    )
     alternatives: list[x509.GeneralName] = [x509.DNSName(name) for name in names or ("localhost",)]
     if address:
         alternatives.append(x509.IPAddress(ip_address(address)))
@@ -33,14 +44,14 @@ def certificate(
     made = (
         x509.CertificateBuilder()
         .subject_name(subject)
-        .issuer_name(subject)
+        .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(begin)
         .not_valid_after(end)
         .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
+        .sign(signer, hashes.SHA256())
     )
     (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
     (folder / "key.pem").write_bytes(

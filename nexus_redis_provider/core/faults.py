@@ -74,6 +74,11 @@ class Fault(Enum):
         "the certificate of {where} is for another name",
         "Use a name that stands in it, or, on a network you trust, ssl_check_hostname=false.",
     )
+    INCOMPLETE_CERTIFICATE = (
+        "TLS",
+        "the certificate of {where} or of its authority is not made as RFC 5280 asks for",
+        "Make it with all that Python verifies from 3.13 on, as deploy/tls.sh does.",
+    )
     CLIENT_CERTIFICATE_WANTED = (
         "TLS",
         "{where} wants a certificate of the client",

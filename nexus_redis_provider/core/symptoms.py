@@ -87,6 +87,8 @@ _VERIFICATION = {
     10: Fault.EXPIRED_CERTIFICATE,
     62: Fault.WRONG_HOST_NAME,
     64: Fault.WRONG_HOST_NAME,
+    # Of strict verification, from PATHLEN_INVALID_FOR_NON_CA to EXTENSIONS_REQUIRE_VERSION_3.
+    **dict.fromkeys(range(80, 94), Fault.INCOMPLETE_CERTIFICATE),
 }
 # By a part of OpenSSL's reason.
 _TLS_REASONS = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import socketserver
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -350,6 +351,23 @@ def test_certificates(shown: str, trusted: str, fault: Fault, folder: Path) -> N
         if fault is Fault.WRONG_HOST_NAME:
             lax = f"rediss://{address}?{trusted.format(folder)}&ssl_check_hostname=false"
             assert found(lax).fault is None
+
+
+def test_a_certificate_that_strict_verification_refuses(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lax = ssl.create_default_context
+
+    def strict() -> ssl.SSLContext:
+        """What Python makes from 3.13 on."""
+        context = lax()
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", strict)
+    with over_tls(certificate(tmp_path / "plain", authority=folder / "ours")) as (_, address):
+        diagnosis = found(f"rediss://{address}?ssl_ca_certs={folder}/ours/cert.pem")
+        assert_fault(diagnosis, Fault.INCOMPLETE_CERTIFICATE, address)
 
 
 def test_certificates_of_clients(folder: Path) -> None:

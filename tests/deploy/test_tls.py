@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import ssl
 import subprocess
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,14 +19,24 @@ from tests.deploy.programs import DEPLOY, need
 from tests.deploy.services import Service
 from tests.deploy.test_compose import SERVICES
 
+# What openssl.cnf has said on some systems, before it said more.
+OLD_CONFIG = """\
+[req]
+distinguished_name = name
+x509_extensions = authority
+[name]
+[authority]
+basicConstraints = CA:true
+"""
 
-def make(folder: Path, *names: str, days: int = 1) -> Path:
+
+def make(folder: Path, *names: str, days: int = 1, **environment: str) -> Path:
     need("openssl")
     subprocess.run(
         [DEPLOY / "tls.sh", folder, *names],
         check=True,
         capture_output=True,
-        env=os.environ | {"DAYS": str(days)},
+        env=os.environ | {"DAYS": str(days)} | environment,
     )
     return folder
 
@@ -57,6 +69,42 @@ def test_a_certificate_is_for_its_purpose(secrets: Path) -> None:
         found = certificate(secrets / f"{name}.crt").extensions
         assert set(found.get_extension_for_class(x509.ExtendedKeyUsage).value) == purposes
         assert found.get_extension_for_class(x509.BasicConstraints).value.ca is False
+
+
+def handshake(client: ssl.SSLContext, server: ssl.SSLContext) -> None:
+    """Of the two, without a network."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    sides = [
+        client.wrap_bio(to_client, to_server, server_hostname="localhost"),
+        server.wrap_bio(to_server, to_client, server_side=True),
+    ]
+    while sides:
+        for side in list(sides):
+            with suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+                sides.remove(side)
+
+
+def test_strict_verification_accepts_them(tmp_path: Path) -> None:
+    """As Python's is from 3.13 on, whatever openssl.cnf says where they are made."""
+    (tmp_path / "openssl.cnf").write_text(OLD_CONFIG)
+    config = str(tmp_path / "openssl.cnf")
+    folder = make(tmp_path / "tls", "localhost", OPENSSL_CONF=config)
+    sides = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    for side, name in zip(sides, ("client", "server"), strict=True):
+        side.load_cert_chain(folder / f"{name}.crt", folder / f"{name}.key")
+        side.load_verify_locations(folder / "ca.crt")
+        side.verify_mode = ssl.CERT_REQUIRED
+        side.verify_flags |= ssl.VERIFY_X509_STRICT
+    handshake(*sides)
+    # Other builds of openssl add these only where they are asked to.
+    authority = certificate(folder / "ca.crt").extensions
+    key = authority.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    for name in ("server", "client"):
+        found = certificate(folder / f"{name}.crt").extensions
+        assert found.get_extension_for_class(x509.SubjectKeyIdentifier)
+        named = found.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+        assert named.key_identifier == key
 
 
 def test_keys_are_for_their_owner_alone(tmp_path: Path) -> None:
