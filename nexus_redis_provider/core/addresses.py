@@ -5,9 +5,13 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from contextlib import suppress
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
+from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from nexus_redis_provider.core.errors import ConfigurationError
@@ -108,6 +112,45 @@ class Tls:
             )
         if self.keyfile and not self.certfile:
             raise ConfigurationError("ssl_keyfile is of no use without ssl_certfile: give both.")
+
+    def check_files(self) -> None:
+        """See whether this machine can use the files.
+
+        Raises:
+            ConfigurationError: names the one that is not there, or is none as it must be.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        for name in ("ca_certs", "certfile", "keyfile"):
+            if path := getattr(self, name):
+                with _usable(name, path):
+                    Path(path).read_bytes()
+        if self.ca_certs:
+            with _usable("ca_certs", self.ca_certs):
+                context.load_verify_locations(self.ca_certs)
+        if self.certfile:
+            key = self.keyfile or self.certfile
+            with _usable("certfile", self.certfile, f" with the key in {key!r}"):
+                context.load_cert_chain(self.certfile, self.keyfile, _no_passphrase)
+
+
+@cache
+def check_once(tls: Tls) -> None:
+    """As `Tls.check_files`, until they are usable: from then on, each connection reads them."""
+    tls.check_files()
+
+
+@contextmanager
+def _usable(name: str, path: str, beside: str = "") -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ConfigurationError(f"ssl_{name}={path!r} cannot be used{beside}: {why}.") from error
+
+
+def _no_passphrase() -> str:
+    # Else OpenSSL asks whoever sits at the terminal, and waits.
+    raise ValueError("the key is encrypted, and nobody is there to type its passphrase")
 
 
 def nodes_of(text: str, default_port: int) -> tuple[Node, ...]:

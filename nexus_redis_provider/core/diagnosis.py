@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,8 +20,10 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS
 
 from nexus_redis_provider.core.addresses import Node, Topology
 from nexus_redis_provider.core.endpoint import Endpoint
+from nexus_redis_provider.core.errors import ConfigurationError
 from nexus_redis_provider.core.faults import Fault
 from nexus_redis_provider.core.monitoring.infos import Identity
+from nexus_redis_provider.core.slots import node_told
 from nexus_redis_provider.core.symptoms import fault_of
 
 T = TypeVar("T")
@@ -91,7 +94,8 @@ def diagnose(endpoint: Endpoint) -> Diagnosis:
     """Find out whether a deployment can be used as the endpoint says.
 
     Returns:
-        A report, or the fault. Bounded: for each server that the endpoint names at most 12 s.
+        A report, or the fault. Bounded: for each server that the endpoint names, and for the first
+        that those name which does not answer, at most 12 s.
 
     Raises:
         ConfigurationError: the password is to come from where it is not.
@@ -103,12 +107,21 @@ def diagnose(endpoint: Endpoint) -> Diagnosis:
         read_timeout=min(endpoint.read_timeout, _MOST_TIMEOUT),
     )
     try:
+        _check_files(quick)
         report, shape, notes = _EXAMINATIONS[endpoint.topology](quick)
     except _FaultError as error:
         return Diagnosis(error.where, error.fault, str(error))
     notes += _doubts(report)
     message = f"{shape}: {_in_words(report)}."
     return Diagnosis(str(endpoint), None, " ".join([message, *notes]), report, tuple(notes))
+
+
+def _check_files(endpoint: Endpoint) -> None:
+    try:
+        if endpoint.tls:
+            endpoint.tls.check_files()
+    except ConfigurationError as error:
+        raise _FaultError(endpoint.nodes[0], Fault.CERTIFICATE_FILES, error) from error
 
 
 _Found = tuple[Report, str, list[str]]
@@ -141,7 +154,8 @@ def _sentinels(endpoint: Endpoint) -> _Found:
     up = [state for state in states if not (state["is_sdown"] or state["is_odown"])]
     if not up:
         raise _FaultError(endpoint, Fault.PRIMARY_DOWN)
-    report = _interview(endpoint.at(Node(up[0]["ip"], up[0]["port"])))
+    node = Node(up[0]["ip"], up[0]["port"])
+    report = _interview(endpoint.at(node), f"{node}, as the Sentinels tell (replica-announce-ip)")
     shape = f"Primary of {name!r}, {len(answers)} of {len(endpoint.nodes)} Sentinels answer"
     return report, shape, [str(error) for error in faults]
 
@@ -185,7 +199,11 @@ def _node_of_cluster(single: Endpoint) -> tuple[Report, str]:
     if state != "ok" or covered != REDIS_CLUSTER_HASH_SLOTS:
         detail = f"cluster_state {state}, {covered} slots served"
         raise _FaultError(single.nodes[0], Fault.CLUSTER_DOWN, detail)
-    primaries = {(primary[0], primary[1]) for _, _, primary, *_ in slots}
+    primaries = {node_told(primary, single.nodes[0]) for _, _, primary, *_ in slots}
+    # Clients go to where the nodes tell, which need not be an address that reaches them from here.
+    for node in primaries - {*single.nodes}:
+        where = f"{node}, as the Cluster tells (cluster-announce-ip)"
+        _ask(single.at(node), lambda client: client.ping(), where)
     return report, f"Cluster of {len(primaries)} primaries"
 
 
@@ -213,12 +231,12 @@ def _most_telling(faults: list[_FaultError]) -> _FaultError:
     return next((one for one in faults if one.fault not in _AWAY), faults[0])
 
 
-def _interview(single: Endpoint) -> Report:
-    return _ask(single, lambda client: _introduction(single, client))
+def _interview(single: Endpoint, where: str = "") -> Report:
+    return _ask(single, lambda client: _introduction(single, client), where)
 
 
-# What reading a reply comes to that is of RESP, but not the one that Redis gives.
-_NO_REDIS = (AttributeError, LookupError, TypeError, ValueError)
+# What redis-py comes to when it reads a reply that is of RESP, but not the one that Redis gives.
+_UNREADABLE = (AttributeError, LookupError, TypeError, ValueError)
 
 
 def _ask(single: Endpoint, question: Callable[[redis.Redis], T], where: str = "") -> T:
@@ -226,14 +244,22 @@ def _ask(single: Endpoint, question: Callable[[redis.Redis], T], where: str = ""
     with single.client() as client, _cut_off(client, patience) as is_cut_off:
         try:
             return question(client)
-        except (exceptions.RedisError, *_NO_REDIS) as error:
+        except (exceptions.RedisError, *_UNREADABLE) as error:
             if is_cut_off():
                 fault: tuple[Fault, object] = (Fault.SILENT, f"no whole answer in {patience:g} s")
             elif isinstance(error, exceptions.RedisError):
                 fault = fault_of(error, single)
+            elif _is_of_redis_py(error):
+                fault = (Fault.NOT_REDIS, "its reply is none of Redis")
             else:
-                fault = (Fault.NOT_REDIS, error)
+                raise  # A mistake of ours says nothing of the server.
             raise _FaultError(where or single.nodes[0], *fault) from error
+
+
+def _is_of_redis_py(error: Exception) -> bool:
+    """Whether it was raised there, and not by what called it."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).partition(".")[0] == redis.__name__
 
 
 @contextmanager
@@ -267,6 +293,8 @@ def _introduction(single: Endpoint, client: redis.Redis) -> Report:
         info, user, hello = pipe.execute(raise_on_error=False)
     if isinstance(info, Exception):
         info = {}
+    elif "redis_version" not in info:
+        raise exceptions.InvalidResponse("its INFO is none of Redis")
     name, version, mode = Identity.of(info) if info else (None, None, _mode_in(hello))
     return Report(
         address=str(single.nodes[0]),

@@ -13,7 +13,7 @@ from redis.cluster import LoadBalancingStrategy
 from redis.driver_info import DriverInfo
 
 from nexus_redis_provider.core import connections, following, pools, sentinels
-from nexus_redis_provider.core.addresses import DEFAULT_PORT, Node, Tls, Topology
+from nexus_redis_provider.core.addresses import DEFAULT_PORT, Node, Tls, Topology, check_once
 from nexus_redis_provider.core.bounds import ReadFrom, check_values
 from nexus_redis_provider.core.credentials import Secret, SecretSource, provider_of
 from nexus_redis_provider.core.errors import ConfigurationError
@@ -324,6 +324,7 @@ class Endpoint:
         if self.credential_provider:
             options["credential_provider"] = provider_of(self.credential_provider)
         if self.tls:
+            check_once(self.tls)
             options |= {
                 "ssl": True,
                 "ssl_ca_certs": self.tls.ca_certs,

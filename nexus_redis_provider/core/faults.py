@@ -49,6 +49,11 @@ class Fault(Enum):
         "something at {where} answers that is not Redis",
         "Check the port: it may be that of an HTTP or another server.",
     )
+    NO_RESP3 = (
+        "protocol",
+        "{where} does not speak RESP3",
+        "Use protocol=2: it is an old server, or a proxy.",
+    )
     TLS_WANTED = (
         "TLS",
         "{where} speaks TLS, and was spoken to without",
@@ -92,7 +97,7 @@ class Fault(Enum):
     CERTIFICATE_FILES = (
         "TLS",
         "a certificate for {where} cannot be used here",
-        "Check ssl_ca_certs, ssl_certfile and ssl_keyfile: PEM files, readable, and of one pair.",
+        "Give PEM files that this user may read; certificate and key of one pair, not encrypted.",
     )
     TLS_FAILED = ("TLS", "{where} and this machine agree on no TLS", "Compare their versions.")
     PASSWORD_WANTED = (
@@ -118,7 +123,7 @@ class Fault(Enum):
     FORBIDDEN = (
         "permissions",
         "the user may not do what each client must at {where}",
-        "Allow PING, and where used CLIENT|SETNAME, SENTINEL|MASTERS and CLUSTER|SLOTS.",
+        "Allow PING, and where used SELECT, CLIENT|SETNAME, SENTINEL|MASTERS and CLUSTER|SLOTS.",
     )
     PROTECTED_MODE = (
         "server",

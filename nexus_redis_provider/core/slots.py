@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from binascii import crc_hqx
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -140,8 +140,8 @@ class Slots:
 
     def _note(self, reply: list[Any], asked: Node) -> None:
         owners: list[Node | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
-        for first, last, (host, port, *_), *_ in reply:
-            node = Node(asked.host if host in _NO_HOSTS else host.decode(), port)
+        for first, last, told, *_ in reply:
+            node = node_told(told, asked)
             owners[first : last + 1] = [node] * (last + 1 - first)
         self._nodes = tuple(dict.fromkeys(filter(None, owners)))
         self._answered = (asked,)
@@ -157,6 +157,12 @@ class Slots:
                 return told
         said = "; ".join(f"{node}: {error}" for node, error in doubts.items())
         return UnreachableError(str(self._endpoint), f"none of its nodes answers ({said})")
+
+
+def node_told(told: Sequence[Any], asked: Node) -> Node:
+    """A node as another one, that was asked, tells it in a reply to CLUSTER SLOTS."""
+    host, port, *_ = told
+    return Node(asked.host if host in _NO_HOSTS else host.decode(), port)
 
 
 def _slot(key: str | bytes) -> int:

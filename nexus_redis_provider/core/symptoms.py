@@ -57,18 +57,22 @@ _REPLIES = (
     ("out of range", Fault.DATABASE),
     ("cluster support disabled", Fault.NO_CLUSTER),
     ("unknown command 'SENTINEL'", Fault.NO_SENTINEL),
+    # The latter by Redis before 7.0, and by what is made like it.
+    ("unknown command 'HELLO'", Fault.NO_RESP3),
+    ("unknown command `HELLO`", Fault.NO_RESP3),
 )
 _CLASSES: tuple[tuple[Any, Fault], ...] = (
     (exceptions.NoPermissionError, Fault.FORBIDDEN),
     (exceptions.BusyLoadingError, Fault.LOADING),
     (exceptions.MasterDownError, Fault.PRIMARY_AWAY),
-    (exceptions.InvalidResponse, Fault.NOT_REDIS),
     # Any other answer.
     (exceptions.ResponseError, Fault.OTHER),
 )
 
 
 def _of_reply(error: BaseException, server: Endpoint) -> Fault | None:
+    if isinstance(error, exceptions.InvalidResponse):
+        return Fault.NOT_REDIS
     if isinstance(error, exceptions.RedisError):
         for part, fault in _REPLIES:
             if part in str(error):
@@ -98,23 +102,16 @@ _TLS_REASONS = (
     ("ALERT_BAD_CERTIFICATE", Fault.CLIENT_CERTIFICATE_REFUSED),
     ("ALERT_CERTIFICATE", Fault.CLIENT_CERTIFICATE_REFUSED),
     ("PROTOCOL_VERSION", Fault.TLS_FAILED),
-    ("KEY_VALUES_MISMATCH", Fault.CERTIFICATE_FILES),
-    ("NO_CERTIFICATE_OR_CRL_FOUND", Fault.CERTIFICATE_FILES),
-    ("NO_START_LINE", Fault.CERTIFICATE_FILES),
-    ("PEM lib", Fault.CERTIFICATE_FILES),
-    ("PEM_LIB", Fault.CERTIFICATE_FILES),
 )
 
 
-def _of_tls(error: BaseException, server: Endpoint) -> Fault | None:
+def _of_tls(error: BaseException, _: Endpoint) -> Fault | None:
     if isinstance(error, ssl.SSLCertVerificationError):
         return _VERIFICATION.get(error.verify_code, Fault.UNKNOWN_CA)
     if isinstance(error, ssl.SSLError):
         # One that OpenSSL has no name for stands in the text alone.
         reason = error.reason or str(error)
         return next((fault for part, fault in _TLS_REASONS if part in reason), None)
-    if server.tls and isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
-        return Fault.CERTIFICATE_FILES
     return None
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import redis
 
+from nexus_redis_provider.core import diagnosis
 from nexus_redis_provider.core.diagnosis import Diagnosis, diagnose
 from nexus_redis_provider.core.endpoint import Endpoint, Node, Topology
 from nexus_redis_provider.core.faults import Fault
@@ -207,6 +208,52 @@ def test_an_http_server(scheme: str) -> None:
     assert_fault(diagnosis, Fault.NOT_REDIS, server.server_port)
 
 
+@contextmanager
+def answering(reply: bytes) -> Iterator[str]:
+    """`host:port` of something that answers every command so."""
+
+    class Same(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError):
+                while commands := self.request.recv(4096).count(b"*"):
+                    self.request.sendall(reply * commands)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Same) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://{}", "redis+sentinel://{}?master=m", "redis+cluster://{}"]
+)
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("reply", [b"+OK\r\n", b"$-1\r\n", b"*-5\r\n"])
+def test_what_speaks_like_redis_and_is_none(reply: bytes, protocol: int, url: str) -> None:
+    with answering(reply) as address:
+        diagnosis = found(url.format(address), protocol=protocol)
+    assert_fault(diagnosis, Fault.NOT_REDIS, address)
+    assert "object" not in diagnosis.message
+
+
+@single_server
+def test_a_mistake_of_ours_is_not_told_of_the_server(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistaken(*_: object) -> None:
+        raise KeyError("ours")
+
+    monkeypatch.setattr(diagnosis.Identity, "of", mistaken)
+    with pytest.raises(KeyError, match="ours"):
+        diagnose(server.endpoint)
+
+
+def test_a_server_that_does_not_speak_resp3() -> None:
+    with answering(b"-ERR unknown command `HELLO`, with args beginning with: `3`, \r\n") as address:
+        assert_fault(found(f"redis://{address}"), Fault.NO_RESP3, address)
+
+
 def test_a_socket_that_is_not_there(tmp_path: Path) -> None:
     assert_fault(found(f"unix://{tmp_path}/redis.sock"), Fault.NO_SOCKET, tmp_path)
 
@@ -347,7 +394,10 @@ def test_tls_where_there_is_none_and_none_where_there_is(folder: Path) -> None:
 )
 def test_certificates(shown: str, trusted: str, fault: Fault, folder: Path) -> None:
     with over_tls(folder / shown) as (_, address):
-        assert_fault(found(f"rediss://{address}?{trusted.format(folder)}"), fault, address)
+        diagnosis = found(f"rediss://{address}?{trusted.format(folder)}")
+        assert_fault(diagnosis, fault, address)
+        if fault is Fault.CERTIFICATE_FILES:
+            assert f"{folder}/" in diagnosis.message
         if fault is Fault.WRONG_HOST_NAME:
             lax = f"rediss://{address}?{trusted.format(folder)}&ssl_check_hostname=false"
             assert found(lax).fault is None
@@ -477,15 +527,31 @@ def test_a_cluster() -> None:
             client.acl_setuser("quiet", enabled=True, nopass=True, commands=["+ping"])
         quiet = as_user(first.endpoint, "quiet", "any")
         assert_fault(found(quiet), Fault.A_CLUSTER, first.port)
-        crash(first)
-        (note,) = found(deployment.url).notes
-        assert note.startswith(f"port: nothing listens at 127.0.0.1:{first.port}")
+        nodes = (Node(port=1), last.endpoint.nodes[0])
+        (note,) = found(deployment.endpoint, nodes=nodes).notes
+        assert note.startswith("port: nothing listens at localhost:1")
         with last.endpoint.client() as client:
             client.cluster("DELSLOTS", 16383)
-        nodes = (Node(port=1), last.endpoint.nodes[0])
         assert_fault(
             found(deployment.endpoint, nodes=nodes), Fault.CLUSTER_DOWN, "16383 slots served"
         )
+
+
+def test_a_cluster_whose_nodes_tell_addresses_of_their_own_network() -> None:
+    with ClusterDeployment(primaries=1) as deployment:
+        with deployment.servers[0].endpoint.client() as client:
+            client.config_set("cluster-announce-ip", "127.0.0.2")
+        port = deployment.servers[0].port
+        told = f"127.0.0.2:{port}, as the Cluster tells (cluster-announce-ip)"
+        assert_fault(found(deployment.url), Fault.REFUSED, told)
+
+
+def test_sentinels_that_tell_an_address_of_their_own_network() -> None:
+    config = "sentinel monitor m 127.0.0.2 1 1\nsentinel down-after-milliseconds m 600000"
+    with EmbeddedServer("--sentinel", config=config) as sentinel:
+        diagnosis = found(f"redis+sentinel://127.0.0.1:{sentinel.port}?master=m")
+        told = "127.0.0.2:1, as the Sentinels tell (replica-announce-ip)"
+        assert_fault(diagnosis, Fault.REFUSED, told)
 
 
 def test_every_fault_is_told_whole() -> None:

@@ -6,11 +6,13 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
-from nexus_redis_provider.core.endpoint import Endpoint
-from nexus_redis_provider.core.errors import UnreachableError
+from nexus_redis_provider.core.endpoint import Endpoint, Tls
+from nexus_redis_provider.core.errors import ConfigurationError, UnreachableError
 from nexus_redis_provider.core.locks import AsyncLock, Lock
 from nexus_redis_provider.core.locks.protocol import who_holds
 from nexus_redis_provider.core.scripts import arun, run
@@ -69,3 +71,34 @@ async def test_certificates_are_verified(
         Lock(stranger, "a").__enter__()
     with pytest.raises(UnreachableError, match="certificate verify failed"):
         await AsyncLock(stranger, "a").__aenter__()
+
+
+@pytest.mark.parametrize("name", ["ssl_ca_certs", "ssl_certfile", "ssl_keyfile"])
+def test_a_file_that_cannot_be_used_is_named(name: str, tmp_path: Path) -> None:
+    ours = certificate(tmp_path / "ours")
+    given = {"ssl_certfile": ours / "cert.pem", "ssl_keyfile": ours / "key.pem"}
+    (tmp_path / "none.pem").write_text("none")
+    for bad, why in (("absent.pem", "No such file"), (".", "Is a directory"), ("none.pem", "_ssl")):
+        options = urlencode(given | {name: tmp_path / bad})
+        endpoint = Endpoint.from_url(f"rediss://h?{options}")
+        for connect in (endpoint.client, endpoint.async_client):
+            with pytest.raises(
+                ConfigurationError, match=f"{name}=.*{why}|key in .*{why}"
+            ) as refused:
+                connect()
+            assert str(tmp_path / bad) in str(refused.value)
+
+
+def test_nobody_is_asked_for_a_passphrase(tmp_path: Path) -> None:
+    ours = certificate(tmp_path / "ours")
+    key = serialization.load_pem_private_key((ours / "key.pem").read_bytes(), None)
+    (ours / "locked.pem").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"hunter2"),
+        )
+    )
+    tls = Tls(certfile=f"{ours}/cert.pem", keyfile=f"{ours}/locked.pem")
+    with pytest.raises(ConfigurationError, match=r"locked\.pem': the key is encrypted"):
+        Endpoint(tls=tls).client()
