@@ -26,10 +26,14 @@ def of_profile(profile: str | None) -> set[str]:
     return {name for name, service in SERVICES.items() if service.get("profiles") == wanted}
 
 
+def by_default(text: object) -> str:
+    """With its variables at their defaults."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(text))
+
+
 def mounts(name: str) -> list[list[str]]:
-    """Source, target and options of what a service mounts, variables at their defaults."""
-    volumes = SERVICES[name].get("volumes", [])
-    return [re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", volume).split(":") for volume in volumes]
+    """Source, target and options of what a service mounts."""
+    return [by_default(volume).split(":") for volume in SERVICES[name].get("volumes", [])]
 
 
 def test_compose_understands_it() -> None:
@@ -81,6 +85,23 @@ def test_what_it_takes_is_limited(name: str) -> None:
     assert service["cap_drop"] == ["ALL"]
 
 
+def test_clickhouse_may_have_the_threads_that_it_starts_with() -> None:
+    # Of one pool alone 512 (ClickHouse/ClickHouse#81041), and in all some 800 while it idles.
+    assert SERVICES["clickhouse"]["pids_limit"] > 1000
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_it_has_time_to_end(name: str) -> None:
+    """A primary waits ten seconds for its replicas (`shutdown-timeout`), and then saves its log."""
+    assert SERVICES[name]["stop_grace_period"] == "1m"
+
+
+def test_postgres_is_not_healthy_before_it_is_complete() -> None:
+    """Until then it answers by its socket alone (docker-library/postgres#146)."""
+    test = SERVICES["postgres"]["healthcheck"]["test"]
+    assert test[test.index("--host") + 1] == "127.0.0.1"
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_its_health_is_looked_at(name: str) -> None:
     health = SERVICES[name]["healthcheck"]
@@ -101,12 +122,27 @@ def test_who_waits_for_it_waits_for_the_right_thing(name: str) -> None:
 def test_what_an_image_is_built_from_is_let_in() -> None:
     (built,) = {s["build"]["dockerfile"] for s in SERVICES.values() if "build" in s}
     lines = (ROOT / built).read_text("utf-8").splitlines()
-    copied = {name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]}
+    copies = [line.split()[1:-1] for line in lines if line.startswith("COPY ")]
+    of_others = [words[0] for words in copies if words[0].startswith("--from=")]
+    assert of_others == [f"--from={SERVICES['redis']['image']}-bookworm"]
+    copied = {name for words in copies if words[0] not in of_others for name in words}
     ignoring = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
     let_in = {line[1:] for line in ignoring if line.startswith("!")}
     for name in copied:
         assert (ROOT / name).exists()
         assert {name, str(Path(name).parent)} & let_in
+
+
+def test_an_image_is_built_by_one_service_and_for_any_machine() -> None:
+    """Builds of the same name at the same time fail where it is not there yet."""
+    built = [service for service in SERVICES.values() if "build" in service]
+    assert len({service["image"] for service in built}) == len(built)
+    users = [service for service in SERVICES.values() if service["image"] == built[0]["image"]]
+    assert len(users) > 1
+    # It has no entrypoint that would do what an init does.
+    assert all(service["init"] is True for service in users)
+    dockerfile = (ROOT / built[0]["build"]["dockerfile"]).read_text("utf-8")
+    assert not re.search("amd64|arm64|x86_64|aarch64", dockerfile)
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -119,8 +155,8 @@ def test_mounted_files_exist(name: str) -> None:
 def test_volumes_are_named_and_used_by_one_service_each() -> None:
     used = [s for name in SERVICES for s, *_ in mounts(name) if not s.startswith((".", "/"))]
     assert set(used) == set(COMPOSE["volumes"])
-    # Airflow's parts share one.
-    assert {name for name in used if used.count(name) > 1} == {"airflow-home"}
+    # Airflow's parts share these.
+    assert {name for name in used if used.count(name) > 1} == {"airflow-home", "backups"}
 
 
 def test_servers_have_a_volume() -> None:
@@ -166,10 +202,19 @@ def test_no_secret_stands_in_the_repository(secrets: Path) -> None:
             assert "_CMD" in variable or not re.search(r"://[^/@]*:[^/@]*@", str(value)), variable
 
 
-def test_urls_name_a_user_and_where_the_password_is() -> None:
+def settings() -> dict[str, list[str]]:
+    """What docs/deploy.md has written into `.env`, each after what it is by default."""
+    environment = SERVICES["airflow-scheduler"]["environment"]
+    lines = [line for value in environment.values() for line in re.findall(r"\$\{(.*)\}", value)]
+    found = {name: [default] for name, default in (line.split(":-", 1) for line in lines)}
     page = (ROOT / "docs/deploy.md").read_text("utf-8")
-    urls = re.findall(r"^rediss?\+?\w*://\S+$", page, re.MULTILINE)
-    urls.append(SERVICES["airflow-scheduler"]["environment"]["NEXUS_REDIS_URL"])
+    for name, value in re.findall(r"^(\w+)=(\S+://\S+)$", page, re.MULTILINE):
+        found[name].append(value)
+    return found
+
+
+def test_urls_name_a_user_and_where_the_password_is() -> None:
+    urls = settings()["NEXUS_SPARK_URL"]
     assert len(urls) == 3
     users = (DEPLOY / "redis/users.acl").read_text("utf-8")
     for url in urls:
@@ -178,6 +223,17 @@ def test_urls_name_a_user_and_where_the_password_is() -> None:
         assert {str(node.host) for node in endpoint.nodes} <= set(SERVICES)
         assert endpoint.password is not None
         assert endpoint.password.is_reference
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES.keys() - JOBS))
+def test_secrets_that_it_reads_are_there(name: str) -> None:
+    service = SERVICES[name]
+    granted = set(service.get("secrets", ()))
+    said = [service.get(part) for part in ("command", "entrypoint", "environment")]
+    # And what `.env` may say; an executor reads what its driver tells it of.
+    said += settings()["NEXUS_SPARK_URL"] if "spark" in granted else []
+    said += [list(settings().values())] if "airflow" in granted else []
+    assert set(re.findall(r"/run/secrets/([\w.]+)", str(said))) <= granted
 
 
 def test_limits_hold_what_a_server_may_take() -> None:

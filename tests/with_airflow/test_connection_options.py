@@ -20,7 +20,8 @@ from nexus_redis_provider.get_provider_info import get_provider_info
 from nexus_redis_provider.hooks.redis import NexusRedisHook
 
 FORM = get_provider_info()["connection-types"][0]["conn-fields"]
-PAGE = (Path(__file__).parents[2] / "docs" / "connections.md").read_text("utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "connections.md").read_text("utf-8")
 WATCHED = Endpoint(nodes=(Node("h", 7000),), topology=Topology.SENTINEL, master="m")
 SECURE = Endpoint(nodes=(Node("h", 7000),), tls=Tls())
 PLAIN = Endpoint(nodes=(Node("h", 7000),))
@@ -163,3 +164,14 @@ def test_the_page_names_each_with_its_default() -> None:
 def test_places(url: str, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_PLACED", uri)
     assert NexusRedisHook("placed").endpoint == Endpoint.from_url(url)
+
+
+def test_deployed_airflow_reaches_what_its_jobs_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default, and as docs/deploy.md has it; each with a password of its own."""
+    texts = [(ROOT / name).read_text("utf-8") for name in ("docker-compose.yml", "docs/deploy.md")]
+    found = re.findall(r"\b(NEXUS_(?:AIRFLOW_CONN|SPARK_URL))(?:=|:-)([^\s}]+)", "\n".join(texts))
+    for kind in ("redis:6379", "sentinel-1", "node-1"):
+        said = {name: value for name, value in found if kind in value}
+        monkeypatch.setenv("AIRFLOW_CONN_DEPLOYED", said["NEXUS_AIRFLOW_CONN"])
+        of_jobs = said["NEXUS_SPARK_URL"].replace("spark", "airflow")
+        assert NexusRedisHook("deployed").endpoint == Endpoint.from_url(of_jobs)
