@@ -15,22 +15,11 @@ from nexus_redis_provider.core.gold.rows import json_texts
 from nexus_redis_provider.core.gold.schemas import Column
 from nexus_redis_provider.core.gold.templates import KeyTemplate
 from nexus_redis_provider.core.gold.unpacking import array_unpacker
-from tests.core.gold_types import array, arrow_type, exactly, frames
+from tests.core.gold_types import FLAT, SCALARS, array, arrow_type, exactly, frames
 
 LONG = "x" * 300
-KEY_PARTS = {
-    "string": st.text() | st.text("%|:-25ABt\0é", max_size=4),
-    "long": st.integers(-(2**63), 2**63 - 1),
-    "byte": st.integers(-128, 127),
-    "boolean": st.booleans(),
-    "date": st.dates(),
-}
-KEY_TYPES = {
-    "string": pa.string(),
-    "long": pa.int64(),
-    "byte": pa.int8(),
-    "boolean": pa.bool_(),
-    "date": pa.date32(),
+KEY_PARTS = {kind: FLAT[kind] for kind in ("long", "byte", "boolean", "date")} | {
+    "string": FLAT["string"] | st.text("%|:-25ABt\0é", max_size=4)
 }
 
 
@@ -117,12 +106,12 @@ def test_keys_are_read_again(data):
     rows = data.draw(st.lists(row, min_size=1, max_size=3))
     types = {f"c{place}": kind for place, kind in enumerate(kinds)}
     chosen = data.draw(st.sets(st.sampled_from(sorted(types))))
-    read = key_reader(template, types, {name: KEY_TYPES[types[name]] for name in chosen})
+    read = key_reader(template, types, {name: SCALARS[types[name]] for name in chosen})
     found = read([key.encode() for key in template.render_all(rows)])
     assert {name: values.to_pylist() for name, values in found.items()} == {
         name: [row[place] for row in rows] for place, name in enumerate(types) if name in chosen
     }
-    assert all(values.type == KEY_TYPES[types[name]] for name, values in found.items())
+    assert all(values.type == SCALARS[types[name]] for name, values in found.items())
 
 
 @pytest.mark.parametrize(
