@@ -17,6 +17,7 @@ from nexus_redis_provider.core.locks.states import Acquisition
 from nexus_redis_provider.core.scripts import Call, arun, run
 from tests.topologies import until
 
+DAY = 24 * 3600
 Perform = Callable[[Call[Any]], Awaitable[Any]]
 
 
@@ -63,6 +64,17 @@ async def leave(lock: Any) -> None:
         await lock.__aexit__(*closing)
 
 
+@asynccontextmanager
+async def holding(kind: str, endpoint: Endpoint, name: str, **options: Any) -> AsyncIterator[Any]:
+    """The lock, held within the block."""
+    lock = lock_of(kind, endpoint, name, **options)
+    await enter(lock)
+    try:
+        yield lock
+    finally:
+        await leave(lock)
+
+
 def renewed_since(lock: Any, moment: float) -> None:
     """Returns when its lease was renewed after that, or is lost."""
     until(lambda: lock._hold.renewed_at > moment or lock._hold.is_lost, "a renewal, or the loss")
@@ -71,3 +83,11 @@ def renewed_since(lock: Any, moment: float) -> None:
 async def in_line(client: redis.Redis, name: str, namespace: str) -> None:
     call = inspect(name, namespace=namespace)
     await asyncio.to_thread(until, lambda: run(client, call).length, "a waiter")
+
+
+async def line_up(perform: Perform, namespace: str, *owners: str, stay: float = 60) -> list[Any]:
+    return [await perform(take("a", owner, stay=stay, namespace=namespace)) for owner in owners]
+
+
+def line_of(client: redis.Redis, namespace: str) -> list[str]:
+    return [waiter.owner for waiter in run(client, inspect("a", namespace=namespace)).waiters]

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
 
-from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import AccessDeniedError, EvictionError
-from nexus_redis_provider.core.locks import AsyncLock, Lock
 from nexus_redis_provider.core.locks.evictions import show_eviction
 from nexus_redis_provider.core.locks.protocol import Claim
 from nexus_redis_provider.core.scripts import script
 from nexus_redis_provider.embedded import EmbeddedServer
+from tests.core.lock_calls import holding
 from tests.guarded import own_server
 from tests.servers import as_user
 from tests.topologies import ClusterDeployment
@@ -38,16 +35,6 @@ def admin(own: EmbeddedServer) -> Iterator[redis.Redis]:
         yield client
 
 
-@asynccontextmanager
-async def locked(kind: str, endpoint: Endpoint, name: str, **options: Any) -> AsyncIterator[Any]:
-    if kind == "async":
-        async with AsyncLock(endpoint, name, **options) as lock:
-            yield lock
-    else:
-        with Lock(endpoint, name, **options) as lock:
-            yield lock
-
-
 def questions(client: redis.Redis) -> int:
     """How often the server was asked, by whomever, since it started."""
     return int(client.info("commandstats").get("cmdstat_info", {"calls": 0})["calls"])
@@ -58,7 +45,7 @@ async def test_it_is_refused_with_reason_and_remedy(
 ) -> None:
     for options in ({}, {"wait": 5}):
         with pytest.raises(EvictionError) as refused:
-            async with locked(kind, own.endpoint, "a", **options):
+            async with holding(kind, own.endpoint, "a", **options):
                 pass
     error = refused.value
     assert (error.name, error.maxmemory, error.policy) == ("a", LIMIT, "volatile-ttl")
@@ -74,10 +61,10 @@ async def test_it_is_refused_with_reason_and_remedy(
 
 async def test_the_remedy_works_at_once(kind: str, own: EmbeddedServer, admin: redis.Redis) -> None:
     with pytest.raises(EvictionError):
-        async with locked(kind, own.endpoint, "a"):
+        async with holding(kind, own.endpoint, "a"):
             pass
     admin.config_set("maxmemory-policy", "noeviction")
-    async with locked(kind, own.endpoint, "a") as lock:
+    async with holding(kind, own.endpoint, "a") as lock:
         assert lock.held
 
 
@@ -85,7 +72,7 @@ async def test_it_is_taken_all_the_same_where_that_is_asked_for(
     kind: str, own: EmbeddedServer, admin: redis.Redis
 ) -> None:
     before = questions(admin)
-    async with locked(kind, own.endpoint, "a", allow_eviction=True) as lock:
+    async with holding(kind, own.endpoint, "a", allow_eviction=True) as lock:
         assert lock.held
     assert questions(admin) == before + 1, "that was us, just now"
 
@@ -94,7 +81,7 @@ async def test_without_a_limit_no_policy_matters(
     kind: str, own: EmbeddedServer, admin: redis.Redis
 ) -> None:
     admin.config_set("maxmemory", 0)
-    async with locked(kind, own.endpoint, "a") as lock:
+    async with holding(kind, own.endpoint, "a") as lock:
         assert lock.held
 
 
@@ -102,7 +89,7 @@ async def test_a_process_asks_once(kind: str, own: EmbeddedServer, admin: redis.
     admin.config_set("maxmemory-policy", "noeviction")
     before = questions(admin)
     for name in ("a", "b", "a"):
-        async with locked(kind, own.endpoint, name):
+        async with holding(kind, own.endpoint, name):
             pass
     assert questions(admin) == before + 2, "one question was ours, just now"
 
@@ -114,9 +101,9 @@ async def test_who_may_not_ask_is_told_what_for(
     admin.acl_setuser("blind", enabled=True, nopass=True, channels=["*"])
     blind = as_user(own.endpoint, "blind", "any")
     with pytest.raises(AccessDeniedError, match="INFO, which says whether the server evicts keys"):
-        async with locked(kind, blind, "a"):
+        async with holding(kind, blind, "a"):
             pass
-    async with locked(kind, blind, "a", allow_eviction=True) as lock:
+    async with holding(kind, blind, "a", allow_eviction=True) as lock:
         assert lock.held
 
 
@@ -127,10 +114,10 @@ async def test_of_a_cluster_the_node_counts_that_has_the_lock(kind: str) -> None
         with bad.endpoint.client() as client:
             client.config_set("maxmemory", LIMIT)
             client.config_set("maxmemory-policy", "allkeys-lru")
-        async with locked(kind, deployment.endpoint, names[good]) as lock:
+        async with holding(kind, deployment.endpoint, names[good]) as lock:
             assert lock.held
         with pytest.raises(EvictionError, match=f"Redis at 127.0.0.1:{bad.port} may evict it"):
-            async with locked(kind, deployment.endpoint, names[bad]):
+            async with holding(kind, deployment.endpoint, names[bad]):
                 pass
 
 

@@ -10,16 +10,20 @@ import pytest
 
 from tests.deploy.programs import ROOT, need
 
+LOCKS = tuple(
+    f"tests/core/test_lock_{part}.py"
+    for part in ("protocol", "lines", "permits", "deployments", "breaking")
+)
 # What talks to servers in different ways: scripts, pipelines, streams, SCAN.
 SPREAD = (
-    "tests/core/test_lock_protocol.py",
+    *LOCKS,
     "tests/core/test_warmth.py",
     "tests/core/test_gold_writing.py",
 )
 PARTS = {
     # Locks, Gold, a Cluster; and with the rights of their roles operators and a Spark job.
     "tls": (
-        "tests/core/test_lock_protocol.py",
+        *LOCKS,
         "tests/core/test_gold_tables.py",
         "tests/core/test_clusters.py::test_rights_that_are_enough_in_a_cluster",
         "tests/with_airflow/test_dag_locks.py::test_lock_work_unlock",
