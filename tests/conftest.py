@@ -68,10 +68,11 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def deployment() -> Iterator[ClusterDeployment]:
-    """A Cluster of three primaries; some modules have another deployment."""
+def deployment(request: pytest.FixtureRequest) -> Iterator[ClusterDeployment]:
+    """A Cluster of three primaries; with a replica of each, where a module says WITH_REPLICAS."""
     need_server(find_server)
-    with ClusterDeployment() as deployment:
+    with_replicas = getattr(request.module, "WITH_REPLICAS", False)
+    with ClusterDeployment(with_replicas=with_replicas) as deployment:
         yield deployment
 
 
@@ -99,10 +100,15 @@ def permanent() -> list[str]:
     return list(PERMANENT)
 
 
+def new_namespace() -> str:
+    """A first part of keys that no other test has."""
+    return f"test-{uuid.uuid4().hex[:12]}"
+
+
 @pytest.fixture
 def namespace(client: redis.Redis, permanent: list[str]) -> Iterator[str]:
-    """A first part of keys that no other test has; afterwards each key under it must expire."""
-    name = f"test-{uuid.uuid4().hex[:12]}"
+    """A new one; afterwards each key under it must expire."""
+    name = new_namespace()
     yield name
     keys = list(client.scan_iter(f"{name}*", count=1000))
     asked = client.pipeline(transaction=False)

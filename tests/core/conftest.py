@@ -9,18 +9,40 @@ import pytest
 import redis
 
 from nexus_redis_provider.core.endpoint import Endpoint
+from nexus_redis_provider.core.gold import bucket_writers, pacing, writers
 from nexus_redis_provider.core.gold.manifests import Layout, Mode
 from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.gold.specs import Spec
+from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.embedded import EmbeddedServer, find_server, find_wheel_server
 from tests.conftest import need_server
-from tests.core.gold_datasets import spec
+from tests.core.gold_datasets import PERMANENT_ROWS, spec
 from tests.core.lock_calls import Perform, performing
 from tests.kinds import KIND
 from tests.proxies import FaultyProxy
 from tests.servers import Server, shared_server
 
 SERVERS = {"path": find_server, "wheel": find_wheel_server}
+
+
+@pytest.fixture
+def rows_may_stay(permanent: list[str]) -> None:
+    """Of versions without a ttl: they live until the version is swept."""
+    permanent.append(PERMANENT_ROWS)
+
+
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that each attempt at a partition sends several, and there are some to be cut."""
+    monkeypatch.setattr(writers, "_MAX_ROWS", 50)
+    monkeypatch.setattr(bucket_writers, "_MAX_ROWS", 50)
+    monkeypatch.setattr(pacing, "_FIRST_ROWS", 50)
+
+
+@pytest.fixture
+def keys(namespace: str) -> GoldKeys:
+    """Of the dataset `sales`."""
+    return GoldKeys("sales", namespace)
 
 
 @pytest.fixture

@@ -26,7 +26,6 @@ from nexus_redis_provider.core.gold.writers import PartitionWriter
 from nexus_redis_provider.core.keys import GoldKeys
 from tests.servers import as_user
 
-# Rows of a version without a ttl live until the version is swept.
 PERMANENT_ROWS = "*:gold:sales:*"
 COLUMNS = (Column("id", "string"), Column("n", "long"))
 Batch = tuple[pa.StringArray, pa.StringArray, int]

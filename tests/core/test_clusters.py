@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -45,17 +45,12 @@ from tests.guarded import own_server
 from tests.servers import as_user
 from tests.topologies import ClusterDeployment, kill, until
 
-
-@pytest.fixture(scope="module")
-def deployment() -> Iterator[ClusterDeployment]:
-    need_server(find_server)
-    with ClusterDeployment(with_replicas=True) as deployment:
-        yield deployment
+WITH_REPLICAS = True
 
 
 @pytest.fixture
-def namespace() -> str:
-    return f"test-{uuid.uuid4().hex[:12]}"
+def endpoint(deployment: ClusterDeployment) -> Endpoint:
+    return deployment.endpoint
 
 
 async def look(kind: str, endpoint: Endpoint) -> None:
@@ -310,7 +305,7 @@ async def test_leases_on_every_node_are_renewed(
     kind: str, namespace: str, deployment: ClusterDeployment
 ) -> None:
     locks = [
-        lock_of(kind, deployment.endpoint, name, lease=2, namespace=namespace)
+        lock_of(kind, deployment.endpoint, name, lease=9, namespace=namespace)
         for name in names(deployment, namespace)
     ]
     for lock in locks:
@@ -335,7 +330,7 @@ async def test_a_lock_and_its_line_move_with_their_slot(
     kind: str, namespace: str, deployment: ClusterDeployment
 ) -> None:
     endpoint = deployment.endpoint
-    options = {"lease": 3, "wait": 60, "poll": 2, "namespace": namespace}
+    options = {"lease": 9, "wait": 60, "poll": 2, "namespace": namespace}
     with endpoint.client() as client:
         holder, waiter = (lock_of(kind, endpoint, "a", **options) for _ in range(2))
         await enter(holder)
@@ -429,9 +424,9 @@ async def test_a_lock_and_its_line_live_on_after_a_failover(
         await leave(waiter)
 
 
-def test_nodes_that_are_gone_are_not_asked_for_ever(namespace: str) -> None:
+def test_nodes_that_are_gone_are_not_asked_for_ever() -> None:
     endpoint = Endpoint(nodes=(Node("127.0.0.1", 1),), topology="cluster", retries=0)
     slots = Slots.of(endpoint)
     for _ in range(2):
         with pytest.raises(UnreachableError, match="none of its nodes answers"):
-            slots.node_of(namespace)
+            slots.node_of("a")

@@ -11,14 +11,11 @@ from nexus_redis_provider.core.gold.manifests import Mode
 from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.gold.reports import manifest_of
 from nexus_redis_provider.core.scripts import run
-from tests.core.gold_datasets import PERMANENT_ROWS, publish, spec, write
+from tests.core.gold_datasets import publish, spec, write
+
+pytestmark = pytest.mark.usefixtures("rows_may_stay")
 
 QUERY = "5f0c6f0e-0000-4000-8000-000000000001"
-
-
-@pytest.fixture
-def permanent(permanent):
-    return [*permanent, PERMANENT_ROWS]
 
 
 @pytest.fixture(params=list(Mode))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +15,6 @@ from redis.crc import key_slot
 
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import PublishError, UnreachableError
-from nexus_redis_provider.core.gold import bucket_writers, writers
 from nexus_redis_provider.core.gold.bucket_writers import BucketWriter
 from nexus_redis_provider.core.gold.history import history
 from nexus_redis_provider.core.gold.manifests import Layout
@@ -29,7 +27,7 @@ from nexus_redis_provider.core.gold.writers import PartitionWriter
 from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.core.scripts import Call, arun, run
 from nexus_redis_provider.embedded import find_server
-from tests.conftest import need_server
+from tests.conftest import need_server, new_namespace
 from tests.core.gold_datasets import batch, numbers, packed_batch, publish, publish_packed, spec
 from tests.gold_faults import (
     DELTA,
@@ -42,19 +40,14 @@ from tests.gold_faults import (
 )
 from tests.topologies import ClusterDeployment, kill
 
+pytestmark = pytest.mark.usefixtures("small_batches")
+
 SHAPES = (JSON, PACKED, DELTA)
 
 
 @pytest.fixture
 def keys() -> GoldKeys:
-    return GoldKeys("sales", f"test-{uuid.uuid4().hex[:12]}")
-
-
-@pytest.fixture(autouse=True)
-def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that each attempt sends several."""
-    monkeypatch.setattr(writers, "_MAX_ROWS", 100)
-    monkeypatch.setattr(bucket_writers, "_MAX_ROWS", 100)
+    return GoldKeys("sales", new_namespace())
 
 
 @pytest.fixture
@@ -242,7 +235,7 @@ def test_a_slot_that_nobody_has_is_waited_for(
     slot = Slot(uncovered, key_of("k7", publication))
     with PartitionWriter(replace(publication, endpoint=impatient), 0, "a") as writer:
         slot.lose()
-        writer.write(*batch(numbers(0, 100)))
+        writer.write(*batch(numbers(0, 50)))
         with pytest.raises(UnreachableError, match=r"found no node for 0\.5 s"):
             writer.finish()
         slot.restore()

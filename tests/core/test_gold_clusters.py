@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 import zlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -26,7 +25,7 @@ from nexus_redis_provider.core.errors import (
     SupersededError,
     WriteError,
 )
-from nexus_redis_provider.core.gold import bucket_writers, writers
+from nexus_redis_provider.core.gold import bucket_writers
 from nexus_redis_provider.core.gold.batches import Plan, begin_batch
 from nexus_redis_provider.core.gold.history import rollback
 from nexus_redis_provider.core.gold.limits import Limits
@@ -55,29 +54,14 @@ from tests.core.gold_datasets import (
 from tests.gold_faults import DELTA, JSON, PACKED, Shape, assert_nothing_left
 from tests.topologies import ClusterDeployment
 
+pytestmark = pytest.mark.usefixtures("rows_may_stay", "small_batches")
+
 SHAPES = (JSON, PACKED, DELTA)
 
 
 @pytest.fixture
 def endpoint(deployment: ClusterDeployment) -> Endpoint:
     return deployment.endpoint
-
-
-@pytest.fixture
-def namespace() -> str:
-    return f"test-{uuid.uuid4().hex[:12]}"
-
-
-@pytest.fixture
-def keys(namespace: str) -> GoldKeys:
-    return GoldKeys("sales", namespace)
-
-
-@pytest.fixture(autouse=True)
-def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that each attempt sends several."""
-    monkeypatch.setattr(writers, "_MAX_ROWS", 100)
-    monkeypatch.setattr(bucket_writers, "_MAX_ROWS", 100)
 
 
 def published(
@@ -266,8 +250,13 @@ def upsert(namespace: str, **options: Any) -> Any:
 
 
 def test_rows_are_upserted_under_keys_of_any_client(
-    endpoint: Endpoint, client: redis.Redis, namespace: str, dataset: GoldDataset
+    endpoint: Endpoint,
+    client: redis.Redis,
+    namespace: str,
+    dataset: GoldDataset,
+    permanent: list[str],
 ) -> None:
+    permanent.append(f"{namespace}:k*")
     publish(endpoint, numbers(0, 300, 1), upsert(namespace))
     publish(endpoint, numbers(200, 200, 2) | {"{x}y": 2, "{}": 2}, upsert(namespace, ttl=600))
     assert client.get(f"{namespace}:k250") == b'{"id":"k250","n":2}'
@@ -280,10 +269,10 @@ def test_rows_are_upserted_under_keys_of_any_client(
 def test_an_older_fence_stops_an_upsert_at_its_next_batch(
     endpoint: Endpoint, client: redis.Redis, namespace: str
 ) -> None:
-    older = Publication.begin(endpoint, upsert(namespace, fence=1))
+    older = Publication.begin(endpoint, upsert(namespace, fence=1, ttl=600))
     with PartitionWriter(older, 0, "a") as writer:
         writer.write(*batch({"a": 1}, f"{namespace}:"))
-        publish(endpoint, {"a": 2, "b": 2}, upsert(namespace, fence=2))
+        publish(endpoint, {"a": 2, "b": 2}, upsert(namespace, fence=2, ttl=600))
         with pytest.raises(StaleFenceError):
             writer.write(*batch({"a": 1, "b": 1, "c": 1}, f"{namespace}:"))
     assert client.get(f"{namespace}:b") == b'{"id":"b","n":2}'
@@ -293,7 +282,7 @@ def test_an_older_fence_stops_an_upsert_at_its_next_batch(
 def test_a_micro_batch_is_applied_once(
     endpoint: Endpoint, client: redis.Redis, namespace: str
 ) -> None:
-    plan = upsert(namespace)
+    plan = upsert(namespace, ttl=600)
     runs = [Plan.make(endpoint, plan) for _ in range(2)]
     older, newer = (begin_batch(endpoint, plan, run, "query", 0) for run in runs)
     assert older is not None

@@ -10,15 +10,11 @@ from nexus_redis_provider.core.errors import ConfigurationError, NotPublishedErr
 from nexus_redis_provider.core.gold.coalescing import Coalescer
 from nexus_redis_provider.core.gold.manifests import Layout
 from nexus_redis_provider.core.gold.readers import AsyncGoldDataset
-from tests.conftest import PERMANENT
-from tests.core.gold_datasets import PERMANENT_ROWS, numbers, publish, publish_packed, spec
+from tests.core.gold_datasets import numbers, publish, publish_packed, spec
+
+pytestmark = pytest.mark.usefixtures("rows_may_stay")
 
 CALLERS = 1_000
-
-
-@pytest.fixture
-def permanent():
-    return [*PERMANENT, PERMANENT_ROWS]
 
 
 class Source:

@@ -11,17 +11,18 @@ import redis
 
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import UnreachableError
-from nexus_redis_provider.core.gold import bucket_writers, pacing, writers
 from nexus_redis_provider.core.gold.manifests import Layout
 from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.gold.specs import Report
 from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.embedded import EmbeddedServer, find_server
-from tests.conftest import PERMANENT, need_server
-from tests.core.gold_datasets import PERMANENT_ROWS, dealt, spec, write, write_packed
+from tests.conftest import need_server
+from tests.core.gold_datasets import dealt, spec, write, write_packed
 from tests.gold_faults import SHAPES, Reader, Shape, assert_settled
 from tests.guarded import own_server
 from tests.proxies import FaultyProxy
+
+pytestmark = pytest.mark.usefixtures("rows_may_stay", "small_batches")
 
 PARTS, ATTEMPTS = 2, 4
 
@@ -32,19 +33,6 @@ def server() -> Iterator[EmbeddedServer]:
     need_server(find_server)
     with own_server() as server:
         yield server
-
-
-@pytest.fixture
-def permanent() -> list[str]:
-    return [*PERMANENT, PERMANENT_ROWS]
-
-
-@pytest.fixture(autouse=True)
-def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that there are some of them to be cut."""
-    monkeypatch.setattr(writers, "_MAX_ROWS", 50)
-    monkeypatch.setattr(bucket_writers, "_MAX_ROWS", 50)
-    monkeypatch.setattr(pacing, "_FIRST_ROWS", 50)
 
 
 def publish(driver: Endpoint, tasks: Endpoint, shape: Shape, namespace: str, version: int) -> None:

@@ -18,9 +18,7 @@ from nexus_redis_provider.core.gold.manifests import Layout, Manifest, Mode
 from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.gold.readers import AsyncGoldDataset, GoldDataset
 from nexus_redis_provider.core.keys import GoldKeys
-from tests.conftest import PERMANENT
 from tests.core.gold_datasets import (
-    PERMANENT_ROWS,
     dealt,
     keyspace,
     numbers,
@@ -29,12 +27,9 @@ from tests.core.gold_datasets import (
     write_packed,
 )
 
+pytestmark = pytest.mark.usefixtures("rows_may_stay")
+
 Rows = dict[str, int]
-
-
-@pytest.fixture
-def permanent() -> list[str]:
-    return [*PERMANENT, PERMANENT_ROWS, "*:gold:{*"]
 
 
 def seen(dataset: GoldDataset) -> Rows:

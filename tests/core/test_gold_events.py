@@ -11,14 +11,11 @@ from nexus_redis_provider.core.gold.history import rollback
 from nexus_redis_provider.core.gold.manifests import Mode
 from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.keys import GoldKeys
-from tests.core.gold_datasets import PERMANENT_ROWS, publish, spec, write
+from tests.core.gold_datasets import publish, spec, write
+
+pytestmark = pytest.mark.usefixtures("rows_may_stay")
 
 ONE, TWO = {"a": 1}, {"a": 2, "b": 2}
-
-
-@pytest.fixture
-def permanent(permanent):
-    return [*permanent, PERMANENT_ROWS]
 
 
 def told(client, namespace):

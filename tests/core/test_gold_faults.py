@@ -12,8 +12,7 @@ from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.gold.history import rollback
 from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.keys import GoldKeys
-from tests.conftest import PERMANENT
-from tests.core.gold_datasets import PERMANENT_ROWS, keyspace, spec
+from tests.core.gold_datasets import keyspace, spec
 from tests.gold_faults import (
     JSON,
     SHAPES,
@@ -25,15 +24,7 @@ from tests.gold_faults import (
 )
 from tests.topologies import until
 
-
-@pytest.fixture
-def permanent() -> list[str]:
-    return [*PERMANENT, PERMANENT_ROWS]
-
-
-@pytest.fixture
-def keys(namespace: str) -> GoldKeys:
-    return GoldKeys("sales", namespace)
+pytestmark = pytest.mark.usefixtures("rows_may_stay")
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -14,14 +14,11 @@ from nexus_redis_provider.core.gold.history import rollback
 from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.embedded import find_server
 from tests.conftest import need_server
-from tests.core.gold_datasets import PERMANENT_ROWS, publish, spec
+from tests.core.gold_datasets import publish, spec
 from tests.guarded import own_server
 from tests.topologies import ClusterDeployment
 
-
-@pytest.fixture
-def permanent(permanent):
-    return [*permanent, PERMANENT_ROWS]
+pytestmark = pytest.mark.usefixtures("rows_may_stay")
 
 
 @asynccontextmanager

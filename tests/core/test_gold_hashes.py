@@ -21,10 +21,8 @@ from nexus_redis_provider.core.gold.schemas import Column
 from nexus_redis_provider.core.gold.tables import publish_table
 from nexus_redis_provider.core.gold.templates import KeyTemplate
 from nexus_redis_provider.core.gold.writers import PartitionWriter
-from tests.conftest import PERMANENT
 from tests.core.gold_datasets import (
     COLUMNS,
-    PERMANENT_ROWS,
     dataset_keys,
     hashes,
     keyspace,
@@ -33,12 +31,7 @@ from tests.core.gold_datasets import (
 )
 from tests.kinds import with_hashes
 
-pytestmark = with_hashes
-
-
-@pytest.fixture
-def permanent():
-    return [*PERMANENT, PERMANENT_ROWS]
+pytestmark = [with_hashes, pytest.mark.usefixtures("rows_may_stay")]
 
 
 @pytest.fixture

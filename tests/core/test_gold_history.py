@@ -28,9 +28,7 @@ from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.gold.sweeping import sweep
 from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.core.scripts import run
-from tests.conftest import PERMANENT
 from tests.core.gold_datasets import (
-    PERMANENT_ROWS,
     dataset_keys,
     keyspace,
     numbers,
@@ -40,10 +38,7 @@ from tests.core.gold_datasets import (
     write,
 )
 
-
-@pytest.fixture
-def permanent():
-    return [*PERMANENT, PERMANENT_ROWS]
+pytestmark = pytest.mark.usefixtures("rows_may_stay")
 
 
 @pytest.fixture

@@ -29,9 +29,7 @@ from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.gold.row_commands import ROWS_AT_ONCE
 from nexus_redis_provider.core.gold.writers import PartitionWriter
 from nexus_redis_provider.core.keys import GoldKeys
-from tests.conftest import PERMANENT
 from tests.core.gold_datasets import (
-    PERMANENT_ROWS,
     batch,
     dataset_keys,
     keyspace,
@@ -45,12 +43,9 @@ from tests.guarded import own_server
 from tests.kinds import unspread
 from tests.servers import scripts_run
 
+pytestmark = pytest.mark.usefixtures("rows_may_stay")
+
 EVICTING = ("--maxmemory", "8mb", "--maxmemory-policy", "allkeys-lru")
-
-
-@pytest.fixture
-def permanent():
-    return [*PERMANENT, PERMANENT_ROWS]
 
 
 def wide(start, count, size=1000):

@@ -33,9 +33,7 @@ from nexus_redis_provider.core.gold.readers import AsyncGoldDataset, GoldDataset
 from nexus_redis_provider.core.gold.sweeping import sweep
 from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.core.scripts import run
-from tests.conftest import PERMANENT
 from tests.core.gold_datasets import (
-    PERMANENT_ROWS,
     dataset_keys,
     dealt,
     keyspace,
@@ -48,10 +46,7 @@ from tests.core.gold_datasets import (
 from tests.kinds import single_server
 from tests.proxies import FaultyProxy
 
-
-@pytest.fixture
-def permanent() -> list[str]:
-    return [*PERMANENT, PERMANENT_ROWS]
+pytestmark = pytest.mark.usefixtures("rows_may_stay")
 
 
 @pytest.fixture

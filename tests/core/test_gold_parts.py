@@ -15,15 +15,11 @@ from nexus_redis_provider.core.gold.manifests import Manifest, Mode
 from nexus_redis_provider.core.gold.parts import plan_parts, read_part
 from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.keys import GoldKeys
-from tests.conftest import PERMANENT
-from tests.core.gold_datasets import PERMANENT_ROWS, keyspace, numbers, publish_packed
+from tests.core.gold_datasets import keyspace, numbers, publish_packed
+
+pytestmark = pytest.mark.usefixtures("rows_may_stay")
 
 _LISTPACK = "hash-max-listpack-entries"
-
-
-@pytest.fixture
-def permanent() -> list[str]:
-    return [*PERMANENT, PERMANENT_ROWS, "*:gold:{*"]
 
 
 @pytest.fixture

@@ -27,9 +27,7 @@ from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.gold.writers import PartitionWriter
 from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.core.scripts import run
-from tests.conftest import PERMANENT
 from tests.core.gold_datasets import (
-    PERMANENT_ROWS,
     arguments,
     batch,
     dataset_keys,
@@ -44,10 +42,7 @@ from tests.core.gold_datasets import (
     write,
 )
 
-
-@pytest.fixture
-def permanent():
-    return [*PERMANENT, PERMANENT_ROWS]
+pytestmark = pytest.mark.usefixtures("rows_may_stay")
 
 
 ONE, TWO = {"a": 1, "b": 1}, {"a": 2, "c": 2}

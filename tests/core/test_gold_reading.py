@@ -20,16 +20,12 @@ from nexus_redis_provider.core.gold.history import rollback
 from nexus_redis_provider.core.gold.manifests import Layout, Mode
 from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.gold.readers import AsyncGoldDataset, GoldDataset
-from tests.conftest import PERMANENT
-from tests.core.gold_datasets import PERMANENT_ROWS, numbers, publish, publish_packed, spec, write
+from tests.core.gold_datasets import numbers, publish, publish_packed, spec, write
 from tests.kinds import unspread, with_hashes
 
+pytestmark = pytest.mark.usefixtures("rows_may_stay")
+
 ROWS = 1_000
-
-
-@pytest.fixture
-def permanent():
-    return [*PERMANENT, PERMANENT_ROWS]
 
 
 @pytest.fixture

@@ -11,14 +11,10 @@ from nexus_redis_provider.core.gold.manifests import Layout
 from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.gold.specs import Report
 from nexus_redis_provider.core.keys import GoldKeys
-from tests.conftest import PERMANENT
-from tests.core.gold_datasets import PERMANENT_ROWS, dealt, spec, write, write_packed
+from tests.core.gold_datasets import dealt, spec, write, write_packed
 from tests.gold_faults import SHAPES, Reader, Shape, assert_settled, publish
 
-
-@pytest.fixture
-def permanent() -> list[str]:
-    return [*PERMANENT, PERMANENT_ROWS]
+pytestmark = pytest.mark.usefixtures("rows_may_stay")
 
 
 def staged(publication: Publication, rows: dict[str, int]) -> list[Report]:

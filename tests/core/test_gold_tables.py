@@ -25,14 +25,11 @@ from nexus_redis_provider.core.gold.python_rows import table_of_mappings, table_
 from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.gold.tables import publish_table
 from nexus_redis_provider.core.keys import GoldKeys
-from tests.core.gold_datasets import PERMANENT_ROWS, keyspace, user
+from tests.core.gold_datasets import keyspace, user
+
+pytestmark = pytest.mark.usefixtures("rows_may_stay")
 
 SALES = pa.table({"id": ["a", "b"], "n": [1, 2]})
-
-
-@pytest.fixture
-def permanent(permanent):
-    return [*permanent, PERMANENT_ROWS]
 
 
 @pytest.fixture

@@ -31,9 +31,11 @@ from nexus_redis_provider.core.gold.specs import Spec
 from nexus_redis_provider.core.gold.tables import publish_table
 from nexus_redis_provider.core.gold.writers import PartitionWriter
 from nexus_redis_provider.core.keys import GoldKeys
-from tests.core.gold_datasets import PERMANENT_ROWS, keyspace, spec
+from tests.core.gold_datasets import keyspace, spec
 from tests.core.test_gold_expiries import moment
 from tests.kinds import with_hashes
+
+pytestmark = pytest.mark.usefixtures("rows_may_stay")
 
 Ttls = Mapping[str, Any]
 """What the column says of each row."""
@@ -42,11 +44,6 @@ LAYOUTS = ["json", "hash"]
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
 SOON = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
 LATER = SOON + timedelta(days=1)
-
-
-@pytest.fixture
-def permanent(permanent: list[str]) -> list[str]:
-    return [*permanent, PERMANENT_ROWS]
 
 
 def table_of(ttls: Ttls, type_: pa.DataType | None = None) -> pa.Table:

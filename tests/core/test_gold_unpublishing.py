@@ -17,19 +17,11 @@ from nexus_redis_provider.core.requirements import Requirement
 from nexus_redis_provider.core.scripts import run
 from nexus_redis_provider.core.warmth import probe
 from nexus_redis_provider.embedded import find_server
-from tests.conftest import PERMANENT, need_server
-from tests.core.gold_datasets import PERMANENT_ROWS, numbers, publish, publish_packed, spec, write
+from tests.conftest import need_server
+from tests.core.gold_datasets import numbers, publish, publish_packed, spec, write
 from tests.topologies import ClusterDeployment
 
-
-@pytest.fixture
-def permanent():
-    return [*PERMANENT, PERMANENT_ROWS]
-
-
-@pytest.fixture
-def keys(namespace) -> GoldKeys:
-    return GoldKeys("sales", namespace)
+pytestmark = pytest.mark.usefixtures("rows_may_stay")
 
 
 def test_nothing_is_left(client, endpoint, namespace, keys, dataset) -> None:

@@ -11,17 +11,13 @@ from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.gold.schemas import Column
 from tests.core.gold_datasets import (
     COLUMNS,
-    PERMANENT_ROWS,
     keyspace,
     publish,
     spec,
     write,
 )
 
-
-@pytest.fixture(autouse=True)
-def rows_may_stay(permanent):
-    permanent.append(PERMANENT_ROWS)
+pytestmark = pytest.mark.usefixtures("rows_may_stay")
 
 
 def test_upserts_side_by_side_are_no_rivals(endpoint, client, namespace):

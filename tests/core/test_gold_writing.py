@@ -28,9 +28,7 @@ from nexus_redis_provider.core.gold.publications import Publication
 from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.gold.writers import PartitionWriter
 from nexus_redis_provider.core.keys import GoldKeys
-from tests.conftest import PERMANENT
 from tests.core.gold_datasets import (
-    PERMANENT_ROWS,
     arguments,
     dataset_keys,
     keyspace,
@@ -43,10 +41,7 @@ from tests.core.gold_datasets import (
 from tests.guarded import own_server
 from tests.kinds import unspread
 
-
-@pytest.fixture
-def permanent():
-    return [*PERMANENT, PERMANENT_ROWS]
+pytestmark = pytest.mark.usefixtures("rows_may_stay")
 
 
 @pytest.fixture(autouse=True)

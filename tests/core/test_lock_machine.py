@@ -11,7 +11,6 @@ import contextlib
 import functools
 import math
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -43,6 +42,7 @@ from nexus_redis_provider.core.locks.protocol import (
 )
 from nexus_redis_provider.core.locks.states import Holder, LockState
 from nexus_redis_provider.core.scripts import Call, run, script
+from tests.conftest import new_namespace
 
 T = TypeVar("T")
 
@@ -200,7 +200,7 @@ class LockMachine(RuleBasedStateMachine):
     def __init__(self, client: redis.Redis) -> None:
         super().__init__()
         self.client = client
-        self.namespace = f"test-{uuid.uuid4().hex[:12]}"
+        self.namespace = new_namespace()
         self.model = Model()
         self.newest = self.newest_ticket = 0
         self.seen: Holder | None = None

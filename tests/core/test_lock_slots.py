@@ -3,36 +3,48 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
-from collections.abc import Iterator
-from dataclasses import replace
+from typing import Any
 
 import pytest
 from redis.crc import key_slot
 
+from nexus_redis_provider.core import clusters
 from nexus_redis_provider.core.clusters import Nodes
+from nexus_redis_provider.core.durations import uptime
+from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import UnreachableError
 from nexus_redis_provider.core.keys import LockKeys
 from nexus_redis_provider.core.locks import Lock
 from nexus_redis_provider.core.locks.protocol import inspect, release, renew, who_holds
 from nexus_redis_provider.core.locks.protocol import leave as leave_line
 from nexus_redis_provider.core.scripts import run, run_all
-from nexus_redis_provider.embedded import find_server
-from tests.conftest import need_server
+from tests.conftest import Eventually
 from tests.core.lock_calls import enter, in_line, leave, lock_of, renewed_since, take
 from tests.topologies import ClusterDeployment
 
-
-@pytest.fixture(scope="module")
-def deployment() -> Iterator[ClusterDeployment]:
-    need_server(find_server)
-    with ClusterDeployment(with_replicas=True) as deployment:
-        yield deployment
+WITH_REPLICAS = True
 
 
 @pytest.fixture
-def namespace() -> str:
-    return f"test-{uuid.uuid4().hex[:12]}"
+def endpoint(deployment: ClusterDeployment) -> Endpoint:
+    return deployment.endpoint
+
+
+@pytest.fixture
+def given_up(monkeypatch: pytest.MonkeyPatch) -> list[UnreachableError]:
+    """Patience with a slot ends ten times sooner, no other timeout does; the errors it ended in."""
+    given_up, pause_after = list[UnreachableError](), clusters._Trial.pause_after
+
+    def noted(trial: Any, error: UnreachableError) -> float:
+        try:
+            return pause_after(trial, error)
+        except UnreachableError:
+            given_up.append(error)
+            raise
+
+    monkeypatch.setattr(clusters, "uptime", lambda: 10 * uptime())
+    monkeypatch.setattr(clusters._Trial, "pause_after", noted)
+    return given_up
 
 
 @pytest.fixture(params=[0, 1], ids=["hash still here", "hash gone"])
@@ -76,7 +88,7 @@ async def test_a_lock_that_nobody_ever_had_is_taken_while_its_slot_moves(
 async def test_a_lease_is_renewed_while_its_slot_moves(
     kind: str, gone: int, namespace: str, deployment: ClusterDeployment
 ) -> None:
-    lock = lock_of(kind, deployment.endpoint, "a", lease=3, namespace=namespace)
+    lock = lock_of(kind, deployment.endpoint, "a", lease=9, namespace=namespace)
     await enter(lock)
     with deployment.moving(LockKeys("a", namespace).lock, keys=gone):
         moved_at = lock._hold.renewed_at
@@ -120,11 +132,11 @@ async def test_a_lock_with_a_line_goes_on_where_all_of_it_is(
         assert run(client, who_holds("a", namespace=namespace)) is None
 
 
+@pytest.mark.usefixtures("given_up")
 async def test_a_lock_is_given_back_while_its_line_is_elsewhere(
     kind: str, gone: int, namespace: str, deployment: ClusterDeployment
 ) -> None:
     keys = LockKeys("a", namespace)
-    impatient = replace(deployment.endpoint, read_timeout=0.5)
     holder = lock_of(kind, deployment.endpoint, "a", namespace=namespace)
     waiter = lock_of(kind, deployment.endpoint, "a", wait=60, poll=0.2, namespace=namespace)
     await enter(holder)
@@ -133,10 +145,10 @@ async def test_a_lock_is_given_back_while_its_line_is_elsewhere(
         await in_line(client, "a", namespace)
     with deployment.moving(keys.lock, named=[keys.lock if gone else keys.line]):
         with pytest.raises(UnreachableError, match=r"a slot moves .*line of the lock may be on"):
-            run(Nodes(impatient), inspect("a", namespace=namespace))
+            run(Nodes(deployment.endpoint), inspect("a", namespace=namespace))
         await leave(holder)
         with pytest.raises(UnreachableError, match=r"a slot moves .*Try again when it has moved"):
-            await enter(lock_of(kind, impatient, "a", namespace=namespace))
+            await enter(lock_of(kind, deployment.endpoint, "a", namespace=namespace))
         assert not waiting.done()
     await waiting
     assert waiter.token > holder.token
@@ -144,19 +156,24 @@ async def test_a_lock_is_given_back_while_its_line_is_elsewhere(
 
 
 async def test_who_may_wait_does_so_until_the_slot_has_moved(
-    kind: str, namespace: str, deployment: ClusterDeployment
+    *,
+    kind: str,
+    namespace: str,
+    deployment: ClusterDeployment,
+    given_up: list[UnreachableError],
+    eventually: Eventually,
 ) -> None:
     """No node makes a line for a lock that has none, as long as the lock has not moved."""
-    impatient = replace(deployment.endpoint, read_timeout=0.5)
     holder = lock_of(kind, deployment.endpoint, "a", namespace=namespace)
-    waiter = lock_of(kind, impatient, "a", wait=60, poll=0.2, namespace=namespace)
+    waiter = lock_of(kind, deployment.endpoint, "a", wait=60, poll=0.2, namespace=namespace)
     await enter(holder)
     with deployment.moving(LockKeys("a", namespace).lock, keys=0):
         with pytest.raises(UnreachableError, match="a slot moves"):
-            await enter(lock_of(kind, impatient, "a", namespace=namespace))
+            await enter(lock_of(kind, deployment.endpoint, "a", namespace=namespace))
+        before = len(given_up)
         waiting = asyncio.create_task(enter(waiter))
         # For longer than it has patience with a slot.
-        await asyncio.wait([waiting], timeout=1.5)
+        await eventually(lambda: waiting.done() or len(given_up) > before + 1)
         assert not waiting.done()
     with deployment.endpoint.client() as client:
         await in_line(client, "a", namespace)

@@ -7,7 +7,6 @@ entry remembers which version of its sources it was computed from.
 from __future__ import annotations
 
 import functools
-import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 from nexus_redis_provider.core.keys import generation_key
 from nexus_redis_provider.core.tags import invalidate, stamp
 from nexus_redis_provider.embedded import EmbeddedServer
+from tests.conftest import new_namespace
 
 TAGS = ("a", "b", "c")
 one = st.sampled_from(TAGS)
@@ -48,7 +48,7 @@ class TagMachine(RuleBasedStateMachine):
     def __init__(self, client: redis.Redis) -> None:
         super().__init__()
         self.client = client
-        self.namespace = f"test-{uuid.uuid4().hex[:12]}"
+        self.namespace = new_namespace()
         self.sources, self.epochs = Counter[str](), Counter[str]()
         # What readers must see at least: what had changed before an invalidation that returned.
         self.confirmed = Counter[str]()

@@ -7,7 +7,6 @@ import itertools
 import re
 import threading
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from datetime import timedelta
@@ -33,7 +32,7 @@ from nexus_redis_provider.core.keys import generation_key
 from nexus_redis_provider.core.replication import await_replicas
 from nexus_redis_provider.core.scripts import run
 from nexus_redis_provider.embedded import EmbeddedServer
-from tests.conftest import WaitUntil
+from tests.conftest import WaitUntil, new_namespace
 from tests.core.gold_datasets import user
 from tests.guarded import own_server
 from tests.topologies import ClusterDeployment, until
@@ -358,7 +357,7 @@ MANY = [f"tag-{number}" for number in range(30)]
 @asynccontextmanager
 async def clustered(way: str, endpoint: Endpoint) -> AsyncIterator[Face]:
     """With a client of a whole Cluster, or one for scripts."""
-    namespace = f"test-{uuid.uuid4().hex[:12]}"
+    namespace = new_namespace()
     match way:
         case "sync":
             with endpoint.client() as client:
