@@ -1,12 +1,8 @@
-"""Cancellations of asyncio tasks: what redis-py swallows, and what it leaves open."""
+"""Cancellations of asyncio tasks that redis-py may swallow."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
-import redis.asyncio
 
 
 def cancellations() -> int:
@@ -26,15 +22,3 @@ def heed_cancellation(before: int = 0) -> None:
     """
     if cancellations() > before:
         raise asyncio.CancelledError
-
-
-@asynccontextmanager
-async def closed_in_any_case(client: redis.asyncio.Redis) -> AsyncIterator[redis.asyncio.Redis]:
-    """The client, closed after the block.
-
-    As a context manager of its own it stays open where the task is cancelled while it closes.
-    """
-    try:
-        yield client
-    finally:
-        await asyncio.shield(client.aclose())

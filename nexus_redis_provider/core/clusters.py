@@ -278,6 +278,9 @@ class _AsyncCluster(redis.asyncio.cluster.RedisCluster):
 
     async def aclose(self) -> None:
         """Close all connections, also where it was about to look for the nodes anew."""
+        await asyncio.shield(self._close_all())
+
+    async def _close_all(self) -> None:
         await super().aclose()
         await self.nodes_manager.aclose()
         await self.nodes_manager.aclose("startup_nodes")

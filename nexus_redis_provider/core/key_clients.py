@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 import redis
@@ -14,7 +14,6 @@ from redis import exceptions
 
 from nexus_redis_provider.core import following
 from nexus_redis_provider.core.addresses import Node
-from nexus_redis_provider.core.cancellations import closed_in_any_case
 from nexus_redis_provider.core.durations import uptime
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import AccessDeniedError, UnreachableError
@@ -157,7 +156,7 @@ class _AsyncKeyClient(redis.asyncio.Redis):
             if (node := target_of(error)) is None:
                 raise
             other = _guide_of(self).client_of(node)
-            async with closed_in_any_case(other), other.pipeline(transaction=False) as pipe:
+            async with aclosing(other), other.pipeline(transaction=False) as pipe:
                 pipe.execute_command("ASKING")
                 pipe.execute_command(*args, **options)
                 return (await pipe.execute())[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 from typing import Any
 
@@ -63,7 +64,13 @@ class _Pool(redis.ConnectionPool):
             raise _full(self.max_connections) from error
 
 
-class _AsyncPool(redis.asyncio.ConnectionPool):
+class _ClosesAnyway(redis.asyncio.ConnectionPool):
+    async def aclose(self) -> None:
+        # redis-py leaves a connection open if it is cancelled before it has begun with that one.
+        await asyncio.shield(super().aclose())
+
+
+class _AsyncPool(_ClosesAnyway):
     def get_available_connection(self) -> Any:
         try:
             return super().get_available_connection()  # type: ignore[no-untyped-call]
@@ -81,7 +88,7 @@ class _WaitingPool(redis.BlockingConnectionPool):
             raise
 
 
-class _AsyncWaitingPool(redis.asyncio.BlockingConnectionPool):
+class _AsyncWaitingPool(_ClosesAnyway, redis.asyncio.BlockingConnectionPool):
     async def get_connection(self, *args: Any, **options: Any) -> Any:
         try:
             return await super().get_connection(*args, **options)  # type: ignore[no-untyped-call]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from binascii import crc_hqx
 from collections.abc import Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -11,7 +12,6 @@ from redis import exceptions
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from nexus_redis_provider.core.addresses import Node
-from nexus_redis_provider.core.cancellations import closed_in_any_case
 from nexus_redis_provider.core.endpoint import Endpoint, translated
 from nexus_redis_provider.core.errors import (
     AccessDeniedError,
@@ -100,7 +100,8 @@ class Slots:
         doubts: dict[Node, Exception] = {}
         for node in self._candidates():
             try:
-                async with closed_in_any_case(self._single(node).async_client()) as client:
+                # As a context of its own it would stay open if cancelled before it closes.
+                async with aclosing(self._single(node).async_client()) as client:
                     reply = await client.execute_command("CLUSTER", "SLOTS")
             except exceptions.RedisError as error:
                 doubts[node] = error

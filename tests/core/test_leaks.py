@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import itertools
 import multiprocessing
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -19,8 +19,8 @@ from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.locks import AsyncLock, Lock
 from nexus_redis_provider.core.sharing import LoopClient, borrow, give_back
 from nexus_redis_provider.core.slots import Slots
-from nexus_redis_provider.embedded import find_server
-from tests.conftest import CountClients, Eventually, WaitUntil, need_server
+from nexus_redis_provider.embedded import EmbeddedServer
+from tests.conftest import CountClients, Eventually, WaitUntil
 from tests.servers import Server, counting, shared_server
 from tests.topologies import ClusterDeployment
 
@@ -93,27 +93,40 @@ def test_loops_that_are_interrupted(
     wait_until(lambda: count() == 0)
 
 
-async def test_looks_for_nodes_that_are_cancelled_again_and_again() -> None:
-    async def look(turns: int, pause: int) -> bool:
-        """Whether it was done before it was cancelled."""
-        looking = asyncio.create_task(Slots(deployment.endpoint).aask())
+async def _read(endpoint: Endpoint) -> None:
+    async with LoopClient.of(endpoint) as shared:
+        assert await shared.use(lambda client: client.get("a")) is None
+
+
+async def _look(endpoint: Endpoint) -> None:
+    await Slots(endpoint).anode_of("a")
+
+
+@pytest.mark.parametrize(
+    ("servers", "use"),
+    [(EmbeddedServer, _read), (ClusterDeployment, _read), (ClusterDeployment, _look)],
+)
+async def test_uses_that_are_cancelled_again_and_again(
+    servers: type[Server], use: Callable[[Endpoint], Coroutine[Any, Any, None]], binary: Path
+) -> None:
+    async def is_done(turns: int, pause: int) -> bool:
+        """Whether so many turns of the loop are enough; after them, it is cancelled."""
+        using = asyncio.create_task(use(own.endpoint))
         for _ in range(turns):
             await asyncio.sleep(0)
-        if looking.done():
+        if using.done():
             return True
-        while not looking.done():
-            looking.cancel()
+        while not using.done():
+            using.cancel()
             for _ in range(pause):
                 await asyncio.sleep(0)
         return False
 
-    need_server(find_server)
-    with ClusterDeployment() as deployment:
+    with servers(binary=binary) as own:
         for pause in (1, 2, 3):
-            # A wait for the network may take many turns or none.
-            for turns in itertools.count():
-                if await look(turns, pause):
-                    break
+            turns = 0
+            while not await is_done(turns, pause):
+                turns += 1
     gc.collect()  # Of a connection that nobody has closed, it warns, which fails the test.
 
 
