@@ -205,6 +205,23 @@ async def test_a_bell_that_cannot_be_rung_while_its_slot_moves(
     await leave(lock)
 
 
+def test_a_bell_is_not_rung_where_a_slot_goes_that_may_come_along(
+    namespace: str, deployment: ClusterDeployment
+) -> None:
+    """A list of the same name, made on both sides, would keep the slot from moving."""
+    where, keys = {"namespace": namespace}, LockKeys("a", namespace)
+    with deployment.endpoint.client() as client:
+        token = run(client, take("a", "holder", **where)).token
+        assert not run(client, take("a", "first", stay=60, bell="list:first", **where)).acquired
+        assert run(client, release("a", "holder", token, **where)) is not None
+        assert client.exists(keys.wake("first"))
+        with deployment.moving(keys.lock, named=keys.state):
+            # Whoever asks tells the first one again that it is its turn.
+            assert not run(client, take("a", "second", stay=60, **where)).acquired
+        assert client.llen(keys.wake("first")) == 1
+        assert run(client, take("a", "first", **where)).acquired
+
+
 def test_a_script_that_empties_the_line_is_not_left_half_done(
     namespace: str, deployment: ClusterDeployment
 ) -> None:

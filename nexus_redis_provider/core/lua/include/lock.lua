@@ -209,9 +209,11 @@ local function wake(held)
     local list = string.match(one.bell, '^list:(.+)')
     if list then
       -- The name is that of LockKeys.wake; one element is enough to let its one thread go on.
-      -- While the slot is on its way, there can be no new one: then the thread looks by itself.
+      -- While the slot is on its way, none is made, and the thread looks by itself: where the slot
+      -- goes, an old one may come along, and would find its name taken. There, two keys that are not
+      -- there are refused, where one would not be. The second one never is.
       list = LOCK .. ':wake:' .. list
-      if look(1, 'EXISTS', list) == 0 then
+      if look(1, 'EXISTS', list, LOCK .. ':wake:') == 0 then
         redis.call('LPUSH', list, 1)
         redis.call('PEXPIRE', list, one.stay)
       end
