@@ -124,6 +124,10 @@ def _password_in(url: str) -> str:
     return unquote(authority.rpartition("@")[0].partition(":")[2])
 
 
+class ProviderError(AuthenticationError):
+    """A provider does not tell, or tells what is no password; the server was not asked."""
+
+
 def provider_of(name: str) -> CredentialProvider:
     """What tells user and password whenever a connection is made.
 
@@ -179,7 +183,7 @@ def _denied_by(name: str) -> Iterator[None]:
     except AuthenticationError:
         raise
     except Exception as error:
-        raise AuthenticationError(
+        raise ProviderError(
             f"credential_provider={name!r} failed: {type(error).__name__}: {error}"
         ) from error
 

@@ -100,6 +100,11 @@ class Fault(Enum):
         "Give PEM files that this user may read; certificate and key of one pair, not encrypted.",
     )
     TLS_FAILED = ("TLS", "{where} and this machine agree on no TLS", "Compare their versions.")
+    NO_CREDENTIALS = (
+        "password",
+        "the credential provider tells none for {where}",
+        "See what it needs on this machine: the server was not asked.",
+    )
     PASSWORD_WANTED = (
         "password",
         "{where} wants a password, and none was given",

@@ -14,6 +14,7 @@ from typing import Any
 
 from redis import exceptions
 
+from nexus_redis_provider.core.credentials import ProviderError
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.faults import Fault
 from nexus_redis_provider.core.translations import TOO_MANY_CLIENTS
@@ -71,6 +72,8 @@ _CLASSES: tuple[tuple[Any, Fault], ...] = (
 
 
 def _of_reply(error: BaseException, server: Endpoint) -> Fault | None:
+    if isinstance(error, ProviderError):
+        return Fault.NO_CREDENTIALS
     if isinstance(error, exceptions.InvalidResponse):
         return Fault.NOT_REDIS
     if isinstance(error, exceptions.RedisError):

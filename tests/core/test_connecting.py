@@ -172,7 +172,7 @@ async def test_a_provider_that_fails_denies_access(
         with pytest.raises(AccessDeniedError, match=message):
             await arun(client, who_holds("a"))
     diagnosis = diagnose(provided)
-    assert diagnosis.fault is Fault.WRONG_USER_OR_PASSWORD
+    assert diagnosis.fault is Fault.NO_CREDENTIALS
     assert re.search(message, diagnosis.message)
 
 

@@ -170,6 +170,12 @@ def test_big_keys(client: redis.Redis, namespace: str) -> None:
     assert memory_of(client, given) == {given[0]: found[0].bytes}
 
 
+@pytest.mark.parametrize("key", ["a:b", b"a:b"])
+def test_one_key_is_not_a_list_of_its_letters(client: redis.Redis, key: str | bytes) -> None:
+    with pytest.raises(ConfigurationError, match=f"not the one key {key!r}"):
+        memory_of(client, key)
+
+
 def test_big_keys_of_many(many: redis.Redis) -> None:
     # So far apart that the allocator gives no two of them the same size.
     lengths = [1000 * 2**number for number in range(10)]

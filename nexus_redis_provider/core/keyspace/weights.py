@@ -96,8 +96,10 @@ def memory_of(
         keys: any number.
         samples: as for `weigh`.
 
-    Raises: as `weigh`.
+    Raises: as `weigh`; ConfigurationError also for one key in place of several.
     """
+    if isinstance(keys, str | bytes):
+        raise ConfigurationError(f"keys must be a list of keys, not the one key {keys!r}.")
     return dict(_weighed(client, _batches(keys), samples))
 
 
