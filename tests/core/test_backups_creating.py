@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ from tests.conftest import WaitUntil, need_server
 from tests.core.backup_servers import AT_ONCE, fill
 from tests.guarded import own_server
 from tests.servers import as_user
-from tests.topologies import ClusterDeployment, SentinelDeployment, until
+from tests.topologies import MASTER, ClusterDeployment, SentinelDeployment, until
 
 WAYS = ("sent", "saved", "log")
 
@@ -453,6 +455,34 @@ def test_the_primary_that_sentinels_watch(root) -> None:
     assert (first.keys, second.keys) == (1, 1)
     assert first.run_id != second.run_id
     assert first.replid != second.replid
+
+
+def test_sentinels_take_a_backup_for_no_replica(root) -> None:
+    """They would keep one for ever that nobody can reach, and hand it to those who ask for some."""
+    need_server(find_server)
+    with (
+        SentinelDeployment(replicas=1) as deployment,
+        deployment.primary.endpoint.client() as client,
+        deployment.sentinels[0].endpoint.client() as sentinel,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        sentinel.execute_command("SENTINEL", "DEBUG", "INFO-PERIOD", "200")
+        client.config_set("repl-diskless-sync-delay", 3600)
+        making = pool.submit(create_backup, client, root)
+        try:
+            until(lambda: client.info("replication")["connected_slaves"] == 2, "a backup")
+            since = time.monotonic()
+
+            def has_looked() -> bool:
+                age = sentinel.sentinel_master(MASTER)["info-refresh"] / 1000
+                return time.monotonic() - since > age + 1
+
+            until(has_looked, "a Sentinel that has looked at the primary")
+            known = [one["port"] for one in sentinel.sentinel_slaves(MASTER)]
+        finally:
+            client.config_set("repl-diskless-sync-delay", 0)
+        assert making.result().folder.exists()
+    assert known == [deployment.servers[1].port]
 
 
 def test_who_may_not_see_the_names(own, asked, root) -> None:
