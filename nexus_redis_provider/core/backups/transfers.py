@@ -19,8 +19,8 @@ from redis import exceptions
 from nexus_redis_provider.core.endpoint import address_of, translated_errors
 from nexus_redis_provider.core.errors import ConfigurationError, SaveFailedError
 
-# A replica that knows the end by a mark, and wants the snapshot alone. Sentinels look for replicas in
-# INFO, and never forget one: at a port that there cannot be, they see none.
+# A replica that knows the end by a mark, and wants the snapshot alone. Sentinels look for replicas
+# in INFO, and never forget one: at a port that there cannot be, they see none.
 _INTRODUCTION = (
     ("REPLCONF", "capa", "eof"),
     ("REPLCONF", "rdb-only", "1"),
