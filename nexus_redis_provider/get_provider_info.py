@@ -55,8 +55,8 @@ def get_provider_info() -> dict[str, Any]:
                     "hidden-fields": ["schema", "extra"],
                     "relabeling": {"login": "ACL user"},
                     "placeholders": {
-                        "host": "localhost",
-                        "port": "6379",
+                        "host": "localhost, or /run/redis.sock",
+                        "port": "6379, of Sentinels 26379",
                         "login": "default",
                     },
                 },

@@ -332,7 +332,8 @@ def _in_words(report: Report) -> str:
 
 def _doubts(report: Report) -> list[str]:
     doubts = []
-    if report.role == "slave":
+    # In a Cluster, clients go on from there to the primaries.
+    if report.role == "slave" and report.mode != "cluster":
         doubts.append("It is a replica: it takes no writes.")
     if report.may_evict:
         limit = f"{report.maxmemory:,} bytes"

@@ -149,8 +149,9 @@ class EvictionError(LockError):
         super().__init__(
             f"Lock {name!r} was not taken: Redis at {endpoint} may evict it when its memory is "
             f"full (maxmemory {maxmemory:,}, maxmemory-policy {policy}), and two would hold it at "
-            "once then. Keep locks on a server of their own, or set maxmemory-policy noeviction "
-            "there. Where two holders do no harm, allow_eviction=True takes it all the same.",
+            "once then. Keep locks on a server of their own (in Airflow, that of the connection "
+            "[nexus_redis] state_conn_id), or set maxmemory-policy noeviction there. Where "
+            "two holders do no harm, allow_eviction=True takes it all the same.",
             name,
         )
         self.endpoint = endpoint

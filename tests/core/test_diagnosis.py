@@ -547,6 +547,14 @@ def test_a_cluster_whose_nodes_tell_addresses_of_their_own_network() -> None:
         assert_fault(found(deployment.url), Fault.REFUSED, told)
 
 
+def test_a_replica_leads_to_the_primaries_of_its_cluster() -> None:
+    with ClusterDeployment(primaries=1, with_replicas=True) as deployment:
+        replica = deployment.servers[1]
+        diagnosis = found(deployment.endpoint, nodes=replica.endpoint.nodes)
+        assert (diagnosis.fault, diagnosis.report.role) == (None, "slave")
+        assert diagnosis.notes == ()
+
+
 def test_sentinels_that_tell_an_address_of_their_own_network() -> None:
     config = "sentinel monitor m 127.0.0.2 1 1\nsentinel down-after-milliseconds m 600000"
     with EmbeddedServer("--sentinel", config=config) as sentinel:
