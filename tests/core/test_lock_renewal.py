@@ -12,13 +12,14 @@ import redis
 from nexus_redis_provider.core.clusters import plain_client
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import (
+    ConfigurationError,
     LockLostError,
 )
 from nexus_redis_provider.core.keys import LockKeys
-from nexus_redis_provider.core.locks import Lock
+from nexus_redis_provider.core.locks import Lock, asynchronous, renewal
 from nexus_redis_provider.core.locks.protocol import inspect, who_holds
 from nexus_redis_provider.core.scripts import run, run_all
-from tests.core.lock_calls import holding, take
+from tests.core.lock_calls import holding, renewed_since, take
 from tests.guarded import own_server
 
 
@@ -88,6 +89,47 @@ def test_renewal_goes_on_after_an_answer_that_makes_no_sense(
         wait_until(lambda: len(tries) > 4)
         lock.ensure_held()
         assert not lock.lost.is_set()
+
+
+@pytest.fixture
+def tries(kind: str, monkeypatch: pytest.MonkeyPatch) -> list[Endpoint]:
+    """Grows by one whenever who renews leases, or gives them back, needs a client; the first fails.
+
+    The file of the password is not there for a moment, for example.
+    """
+    module, name = (renewal, "thread_client") if kind == "sync" else (asynchronous, "script_client")
+    make, tries = getattr(module, name), list[Endpoint]()
+
+    def fail_at_first(endpoint: Endpoint) -> Any:
+        tries.append(endpoint)
+        if len(tries) == 1:
+            raise ConfigurationError("no password there")
+        return make(endpoint)
+
+    monkeypatch.setattr(module, name, fail_at_first)
+    return tries
+
+
+async def test_a_lease_is_renewed_whatever_was_wrong_at_first(
+    kind: str, endpoint: Endpoint, namespace: str, tries: list[Endpoint]
+) -> None:
+    async with holding(kind, endpoint, "a", lease=6, namespace=namespace) as lock:
+        await asyncio.to_thread(renewed_since, lock, lock._hold.renewed_at)
+        lock.ensure_held()
+    assert len(tries) > 1
+
+
+async def test_a_lock_is_given_back_whatever_was_wrong_at_first(
+    kind: str, namespace: str, tries: list[Endpoint], eventually: Any
+) -> None:
+    with own_server("--appendonly", "yes", "--appendfsync", "always") as server:
+        endpoint = replace(server.endpoint, retries=0)
+        async with holding(kind, endpoint, "a", lease=30, namespace=namespace):
+            server.stop()
+        await asyncio.to_thread(server.start)
+        with server.endpoint.client() as client:
+            await eventually(lambda: not run(client, who_holds("a", namespace=namespace)), 40)
+    assert len(tries) > 1
 
 
 async def test_a_lock_whose_server_was_away_at_the_end_is_given_back_later(

@@ -144,43 +144,39 @@ class AsyncLock(PythonLock):
                     raise self._refusal(attempt, asked_at - began_at)
 
     async def _keep_renewing(self, hold: Lease) -> None:
-        # Most locks are given back before they need a client for that.
-        if await self._is_done(within=max(0.0, hold.renewed_at + self._lease_s / 3 - uptime())):
-            return
-        client = script_client(renewal_endpoint(self._endpoint, self._lease_s))
+        # Most locks are given back before they need one.
+        client: ScriptClient | None = None
+        pause = max(0.0, hold.renewed_at + self._lease_s / 3 - uptime())
         try:
-            await self._renew(hold, client)
+            while not await self._is_done(within=pause):
+                asked_at, pause = uptime(), self._lease_s / 3
+                try:
+                    if client is None:
+                        client = script_client(renewal_endpoint(self._endpoint, self._lease_s))
+                    hold.renewed(asked_at, await arun(client, hold.renew_call()))
+                except Exception:  # noqa: BLE001 - whatever it is, it needs another try
+                    # What is left of the lease is for further tries.
+                    pause = self._lease_s / 10
+                if hold.is_over():
+                    return
         finally:
-            # It may take longer to close it than the short timeouts of a short lease allow.
-            with contextlib.suppress(RedisError):
-                await client.aclose()
-
-    async def _renew(self, hold: Lease, client: ScriptClient) -> None:
-        pause = 0.0
-        while not await self._is_done(within=pause):
-            asked_at, pause = uptime(), self._lease_s / 3
-            try:
-                hold.renewed(asked_at, await arun(client, hold.renew_call()))
-            except Exception:  # noqa: BLE001 - whatever it is, it needs another try
-                # What is left of the lease is for further tries.
-                pause = self._lease_s / 10
-            if hold.is_over():
-                return
+            if client is not None:
+                # It may take longer to close it than the short timeouts of a short lease allow.
+                with contextlib.suppress(RedisError):
+                    await client.aclose()
 
     def _keep_giving_back(self, hold: Lease) -> None:
         """Give a lease back in the background, trying again for as long as it lasts."""
 
         async def give_back() -> None:
-            client = script_client(renewal_endpoint(self._endpoint, self._lease_s))
-            try:
-                while hold.held:
-                    await asyncio.sleep(self._lease_s / 10)
-                    with contextlib.suppress(ServerError):
+            endpoint = renewal_endpoint(self._endpoint, self._lease_s)
+            while hold.held:
+                await asyncio.sleep(self._lease_s / 10)
+                # Whatever goes wrong, it needs another try.
+                with contextlib.suppress(Exception):
+                    async with contextlib.aclosing(script_client(endpoint)) as client:
                         await arun(client, hold.release_call())
                         return
-            finally:
-                with contextlib.suppress(RedisError):
-                    await client.aclose()
 
         task = asyncio.create_task(give_back())
         self._giving_back.add(task)
