@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -97,24 +98,42 @@ def test_a_signal_handler_may_lock_while_its_thread_waits(
     assert run(client, who_holds("other", namespace=namespace)) is None
 
 
-def test_an_interrupt_spoils_no_later_lock(
-    endpoint: Endpoint, namespace: str, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The interrupt comes just when the server has answered and nobody has read it yet."""
-    with Lock(endpoint, "a", namespace=namespace):
-        pass
-    taker = thread_client(endpoint)
-    if isinstance(taker, Nodes):
-        taker = taker.at(LockKeys("a", namespace).lock, lambda node: node)
-    connection = taker.connection
+@pytest.fixture
+def interrupt(
+    endpoint: Endpoint, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], None]:
+    """Has an interrupt come just when the server has answered and nobody has read it yet."""
+
+    def interrupt() -> None:
+        taker = thread_client(endpoint)
+        if isinstance(taker, Nodes):
+            taker = taker.at(LockKeys("a", namespace).lock, lambda node: node)
+        monkeypatch.setattr(taker.connection, "read_response", interrupted)
 
     def interrupted(*_: Any, **__: Any) -> Any:
         monkeypatch.undo()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(connection, "read_response", interrupted)
+    return interrupt
+
+
+def test_an_interrupt_spoils_no_later_lock(
+    endpoint: Endpoint, namespace: str, client: redis.Redis, interrupt: Callable[[], None]
+) -> None:
+    with Lock(endpoint, "a", namespace=namespace):
+        pass
+    interrupt()
     with pytest.raises(KeyboardInterrupt):
         Lock(endpoint, "a", namespace=namespace).__enter__()
     for _ in range(3):
         with Lock(endpoint, "a", namespace=namespace) as lock:
             assert run(client, who_holds("a", namespace=namespace)).token == lock.token
+
+
+def test_an_interrupt_at_the_end_spoils_no_object(
+    endpoint: Endpoint, namespace: str, interrupt: Callable[[], None]
+) -> None:
+    with pytest.raises(KeyboardInterrupt), Lock(endpoint, "a", namespace=namespace) as lock:
+        interrupt()
+    with lock:
+        lock.ensure_held()

@@ -63,15 +63,17 @@ class Lock(PythonLock):
 
     def __exit__(self, *_: object) -> None:
         hold = self._hold
-        if hold is not None and hold.is_of_this_process:
-            self._renewer.discard(hold)
-            # An unreachable server must not hide the error of the work, nor hold it up.
-            with contextlib.suppress(ServerError):
-                try:
-                    run(thread_client(self._endpoint), hold.release_call())
-                except UnreachableError:
-                    self._renewer.give_back(hold)
-        self._guard.release()
+        try:
+            if hold is not None and hold.is_of_this_process:
+                self._renewer.discard(hold)
+                # An unreachable server must not hide the error of the work, nor hold it up.
+                with contextlib.suppress(ServerError):
+                    try:
+                        run(thread_client(self._endpoint), hold.release_call())
+                    except UnreachableError:
+                        self._renewer.give_back(hold)
+        finally:
+            self._guard.release()
 
     def _take(self, client: ThreadClient) -> Lease:
         if self._asks_eviction:
