@@ -26,11 +26,14 @@ from nexus_redis_provider.core.backups.rehearsing import Comparison, rehearse
 from nexus_redis_provider.core.backups.restoring import restore
 from nexus_redis_provider.core.backups.retention import Retention, prune
 from nexus_redis_provider.core.endpoint import Endpoint
+from nexus_redis_provider.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from nexus_redis_provider.cli.running import Parts
 
 Source = Callable[[], Endpoint]
+# Some 270 years.
+_MOST_DAYS = 100_000
 
 
 def create(client: redis.Redis, args: Namespace) -> Answer:
@@ -170,8 +173,13 @@ def prune_all(_: Source, args: Namespace) -> Answer:
 
 
 def _retention(args: Namespace) -> Retention:
-    keep_for = None if args.keep_days is None else timedelta(days=args.keep_days)
-    return Retention(keep=args.keep, keep_for=keep_for)
+    days = args.keep_days
+    # A NaN compares false with everything, hence the negation.
+    if days is not None and not 0 < days < _MOST_DAYS:
+        raise ConfigurationError(
+            f"--keep-days must be a positive number below {_MOST_DAYS:,}, not {days:g}."
+        )
+    return Retention(keep=args.keep, keep_for=None if days is None else timedelta(days=days))
 
 
 def _path(given: str | None) -> Path | None:

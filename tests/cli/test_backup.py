@@ -135,9 +135,16 @@ def test_what_stays(own, backup: Any, root: str) -> None:
 
 
 def test_bad_retention_makes_no_backup(own, backup: Any, root: str) -> None:
-    ran = backup("create", root, "--keep", "0", url=own.url)
-    assert (ran.code, ran.out) == (2, "")
-    assert not Path(root).exists()
+    for option, value in (
+        ("--keep", "0"),
+        ("--keep-days", "0"),
+        ("--keep-days", "nan"),
+        ("--keep-days", "inf"),
+    ):
+        ran = backup("create", root, option, value, url=own.url)
+        assert (ran.code, ran.out) == (2, "")
+        assert f", not {value}" in ran.err
+        assert not Path(root).exists()
 
 
 def test_a_binary_of_something_else(own, backup: Any, root: str) -> None:

@@ -21,7 +21,8 @@ from nexus_redis_provider.core.backups.folders import Backup, find_backup, verif
 from nexus_redis_provider.core.backups.manifests import MANIFEST, Kind
 from nexus_redis_provider.core.backups.rehearsing import Comparison, rehearse
 from nexus_redis_provider.core.backups.restoring import restore
-from nexus_redis_provider.core.clusters import primaries_of
+from nexus_redis_provider.core.backups.shares import shares_of
+from nexus_redis_provider.core.clusters import Primary, primaries_of
 from nexus_redis_provider.core.endpoint import Endpoint, Topology
 from nexus_redis_provider.core.errors import (
     BackupError,
@@ -36,6 +37,7 @@ from nexus_redis_provider.embedded import EmbeddedServer, free_port
 from tests.conftest import need_server
 from tests.core.backup_servers import AT_ONCE, HOUR_MS, started
 from tests.core.conftest import SERVERS
+from tests.guarded import own_server
 from tests.topologies import DOWN_AFTER_MS, ClusterDeployment, until
 
 KEYS = 303
@@ -250,6 +252,16 @@ def test_a_slot_that_no_node_has(root: Path) -> None:
         ):
             create_backup(client, root)
     assert not root.exists()
+
+
+def test_a_node_that_has_no_slot_any_more(client: Any) -> None:
+    """As one that gave its last slot away after the client had asked who has some."""
+    with (
+        own_server("--cluster-enabled", "yes") as empty,
+        empty.endpoint.client() as its,
+        pytest.raises(BackupError, match="localhost:1 has just lost its last slots"),
+    ):
+        shares_of([*primaries_of(client), Primary("localhost:1", its, 0.0)])
 
 
 def test_one_node_fails_and_the_others_stop(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -328,6 +327,12 @@ def test_the_directory_of_another_server(own, asked, root, way) -> None:
             create_backup(asked, root, wrong)
     with pytest.raises(ConfigurationError, match="CONFIG GET dir"):
         create_backup(asked, root, Plan(kind=wrong.kind, data_dir=root, server_binary=own._binary))
+    # What can be known before is known before the server saves.
+    missing = Plan(kind=wrong.kind, data_dir=root / "none", server_binary=own._binary)
+    saves_before = asked.info("stats")["total_forks"]
+    with pytest.raises(ConfigurationError, match="There is no"):
+        create_backup(asked, root, missing)
+    assert asked.info("stats")["total_forks"] == saves_before
     assert left(root) == []
 
 
@@ -352,7 +357,8 @@ def test_the_log_is_being_rewritten(own, asked, root) -> None:
 
 def test_a_save_that_fails(own, asked, root) -> None:
     fill(own)
-    shutil.rmtree(own.directory)
+    # The server cannot give its file a name that a folder has.
+    (own.directory / "dump.rdb").mkdir()
     with pytest.raises(SaveFailedError, match="rdb_last_bgsave_status is 'err'"):
         create_backup(asked, root, plan(own, "saved"))
     assert left(root) == []

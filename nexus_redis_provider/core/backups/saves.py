@@ -69,6 +69,11 @@ def save_and_copy(client: redis.Redis, file: Path, write: Any, *, timeout: float
 
     Raises: as `save`; ConfigurationError: the file is not that of this server.
     """
+    if not file.parent.is_dir():
+        raise ConfigurationError(
+            f"There is no directory {file.parent}. Give the data directory (CONFIG GET dir) of "
+            f"Redis at {address_of(client)} as it is seen from this machine."
+        )
     before = _identity(file)
     save(client, timeout=timeout)
     if _identity(file) in (None, before):

@@ -38,7 +38,7 @@ class Share:
     slots: tuple[SlotRange, ...]
 
 
-def shares_of(primaries: Iterable[Primary]) -> list[Share]:
+def shares_of(primaries: Sequence[Primary]) -> list[Share]:
     """What each serves now; all slots are served, each by one, and none is on its way.
 
     Raises:
@@ -52,6 +52,11 @@ def shares_of(primaries: Iterable[Primary]) -> list[Share]:
         raise BackupError(
             f"No backup of this Cluster can be made: {fault}. Try again when all nodes are up."
         )
+    for primary, share in zip(primaries, shares, strict=True):
+        if not share.slots:
+            raise BackupError(
+                f"{primary.address} has just lost its last slots to other nodes. Try again."
+            )
     return shares
 
 
