@@ -78,7 +78,8 @@ class RedisBackupOperator(BaseOperator):
             sample, tolerance: how many, and the share of them that may differ; see `Comparison`.
             scratch: where a rehearsal has room for the files; by default the temporary folder.
             server_binary: reads the files; by default the one on PATH, else that of the wheel.
-            timeout: seconds that a save, a rewrite that is under way, or loading may take.
+            timeout: seconds that a save, a snapshot that is sent, a rewrite that is under way, or
+                loading may take.
             kwargs: of every operator.
 
         Raises:

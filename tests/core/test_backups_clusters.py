@@ -269,7 +269,7 @@ def test_one_node_fails_and_the_others_stop(
 ) -> None:
     numbers, went_on = count(), list[bool]()
 
-    def receive(_: Any, write: Any) -> Any:
+    def receive(_: Any, write: Any, **__: Any) -> Any:
         if next(numbers) == 1:
             raise SaveFailedError("somewhere", "it broke off")
         # As of a server that has much to send.
@@ -291,10 +291,10 @@ def test_one_node_fails_before_the_others_have_begun(
     """Servers wait for further replicas, and nobody waits for that."""
     numbers, real = count(), creating.receive_snapshot
 
-    def receive(*args: Any) -> Any:
+    def receive(*args: Any, **options: Any) -> Any:
         if next(numbers) == 1:
             raise SaveFailedError("somewhere", "it broke off")
-        return real(*args)
+        return real(*args, **options)
 
     monkeypatch.setattr(creating, "receive_snapshot", receive)
     nodes = [primary.client for primary in primaries_of(client)]

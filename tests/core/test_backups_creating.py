@@ -364,11 +364,19 @@ def test_a_save_that_fails(own, asked, root) -> None:
     assert left(root) == []
 
 
-def test_a_save_that_takes_too_long(own, asked, root) -> None:
+@pytest.mark.parametrize(("way", "what"), [("saved", "saves"), ("sent", "sends it")])
+def test_a_save_that_takes_too_long(own, asked, root, way, what) -> None:
     fill(own)
     asked.config_set("rdb-key-save-delay", 50_000)
-    with pytest.raises(SaveFailedError, match=r"still saves after 0\.2 s"):
-        create_backup(asked, root, plan(own, "saved", timeout=0.2))
+    with pytest.raises(SaveFailedError, match=rf"still {what} after 0\.2 s"):
+        create_backup(asked, root, plan(own, way, timeout=0.2))
+    assert left(root) == []
+
+
+def test_a_server_that_is_silent_for_too_long(own, asked, root) -> None:
+    asked.config_set("repl-diskless-sync-delay", 60)
+    with pytest.raises(SaveFailedError, match=r"still sends it after 0\.2 s"):
+        create_backup(asked, root, plan(own, "sent", timeout=0.2))
     assert left(root) == []
 
 

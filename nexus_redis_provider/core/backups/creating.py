@@ -52,7 +52,8 @@ class Plan:
         data_dir: the server's data directory (CONFIG GET dir) as it is seen from this machine.
             With it, the server saves to its disk (BGSAVE), and the file is copied from there;
             without it, the server sends its snapshot, as to a replica. A log needs it.
-        timeout: seconds that a save, or a rewrite that is under way, may take.
+        timeout: seconds that a save, a snapshot that is sent, or a rewrite that is under way, may
+            take.
         server_binary: whose tools check the file, where that of the PATH is older than the server.
 
     Raises:
@@ -193,7 +194,7 @@ class _Maker:
                         raise CancelledError
                     record.write(data)
 
-                position = receive_snapshot(client, write)
+                position = receive_snapshot(client, write, timeout=timeout)
             return (record.written,), position
         if plan.kind is Kind.AOF:
             files = copy_log(client, plan.data_dir, names, folder, self._tools, timeout=timeout)

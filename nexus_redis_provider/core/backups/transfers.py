@@ -8,6 +8,7 @@ The server sends it without a file of its own where `repl-diskless-sync` is on, 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 import redis
 from redis import exceptions
 
+from nexus_redis_provider.core.durations import in_words
 from nexus_redis_provider.core.endpoint import address_of, translated_errors
 from nexus_redis_provider.core.errors import ConfigurationError, SaveFailedError
 
@@ -42,7 +44,9 @@ class Position:
     offset: int
 
 
-def receive_snapshot(client: redis.Redis, write: Callable[[bytes], Any]) -> Position:
+def receive_snapshot(
+    client: redis.Redis, write: Callable[[bytes], Any], *, timeout: float
+) -> Position:
     """Hand the server's data on, as an RDB file; returns up to where in its history that is.
 
     The server forks for it, as for BGSAVE, and before that may wait `repl-diskless-sync-delay`
@@ -52,13 +56,14 @@ def receive_snapshot(client: redis.Redis, write: Callable[[bytes], Any]) -> Posi
         client: of one server.
         write: is given the file's bytes in pieces, and none where the server just shows that it
             lives; what it raises ends all.
+        timeout: seconds that all of it may take, with the time before it begins.
 
     Raises:
         UnreachableError: no connection, or it was lost on the way.
         AccessDeniedError: the user lacks `psync` or `replconf`.
         ConfigurationError: it knows no such command, as managed servers do not.
         ServerError: it refuses, as a replica without its primary does.
-        SaveFailedError: it broke off.
+        SaveFailedError: it broke off, or takes too long.
 
     Redis: REPLCONF, PSYNC. The server keeps a replication backlog for an hour after it.
     """
@@ -69,7 +74,7 @@ def receive_snapshot(client: redis.Redis, write: Callable[[bytes], Any]) -> Posi
                 connection.send_command(*words)
                 connection.read_response()
             connection.send_command("PSYNC", "?", "-1", check_health=False)
-            return _Stream(connection, address_of(client), write).read()
+            return _Stream(connection, address_of(client), write, timeout).read()
         finally:
             # It is a replica's now.
             connection.disconnect()
@@ -79,9 +84,12 @@ def receive_snapshot(client: redis.Redis, write: Callable[[bytes], Any]) -> Posi
 class _Stream:
     """What comes over the connection of a replica."""
 
-    def __init__(self, connection: Any, address: str, write: Callable[[bytes], Any]) -> None:
+    def __init__(
+        self, connection: Any, address: str, write: Callable[[bytes], Any], timeout: float
+    ) -> None:
         self._socket = connection._sock  # noqa: SLF001 - past redis-py's parser: it is no reply
-        self._socket.settimeout(_SILENCE_S)
+        self._deadline = time.monotonic() + timeout
+        self._too_late = SaveFailedError(address, f"it still sends it after {in_words(timeout)}")
         self._address = address
         self._write = write
         self._left = bytearray()
@@ -131,8 +139,17 @@ class _Stream:
         self._write(bytes(self._left[:-_MARK]))
 
     def _receive(self) -> None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise self._too_late
+        self._socket.settimeout(min(left, _SILENCE_S))
         with _lost_connections():
-            data = self._socket.recv(_CHUNK)
+            try:
+                data = self._socket.recv(_CHUNK)
+            except TimeoutError:
+                if left < _SILENCE_S:
+                    raise self._too_late from None
+                raise
         if not data:
             raise SaveFailedError(self._address, "it broke off while it sent its snapshot")
         self._left += data
