@@ -32,4 +32,4 @@ done
 "$here/tls.sh" "$folder" localhost 127.0.0.1 redis redis-1 redis-2 redis-3 redis-cache \
     sentinel-1 sentinel-2 sentinel-3 node-1 node-2 node-3 node-4 node-5 node-6
 chmod 644 "$folder"/*
-chmod 600 "$folder/ca.key"
+[ ! -e "$folder/ca.key" ] || chmod 600 "$folder/ca.key"

@@ -17,8 +17,12 @@ key() { [ -s "$1" ] || openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:
 signed() { # NAME EXTENSION...
     name=$1
     shift
-    key "$folder/$name.key"
     [ -s "$folder/$name.crt" ] && return
+    [ -s "$folder/ca.key" ] || {
+        echo "$name.crt is to be signed, and $folder/ca.key is not there: bring it back for that." >&2
+        exit 1
+    }
+    key "$folder/$name.key"
     printf '%s\n' "basicConstraints=critical,CA:false" "keyUsage=critical,digitalSignature" \
         "subjectKeyIdentifier=hash" "authorityKeyIdentifier=keyid" "$@" |
         {
@@ -28,7 +32,8 @@ signed() { # NAME EXTENSION...
         } 3<&0
 }
 
-key "$folder/ca.key"
+# Where there is a certificate, its key may be kept elsewhere; another one would not fit.
+[ -s "$folder/ca.crt" ] || key "$folder/ca.key"
 # All that Python verifies from 3.13 on, whatever this machine's openssl.cnf says.
 [ -s "$folder/ca.crt" ] || openssl req -x509 -new -key "$folder/ca.key" -days 3650 \
     -config /dev/fd/3 -extensions authority -out "$folder/ca.crt" 3<<'CONFIG'

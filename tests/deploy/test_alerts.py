@@ -108,6 +108,10 @@ CASES: dict[str, tuple[Series, Series]] = {
         {f"redis_aof_last_write_status{STATE}": "0x60"},
         {f"redis_aof_last_write_status{STATE}": "1x60"},
     ),
+    "RedisLogRewriteFailed": (
+        {f"redis_aof_last_bgrewrite_status{STATE}": "0x60"},
+        {f"redis_aof_last_bgrewrite_status{STATE}": "1x60"},
+    ),
     "RedisLogOff": (
         {f"redis_aof_enabled{STATE}": "0x60"},
         {f"redis_aof_enabled{CACHE}": "0x60"},

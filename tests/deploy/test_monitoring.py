@@ -74,9 +74,10 @@ def running(*command: object, ready: str, **options: Any) -> Iterator[None]:
 def exporter(secrets: Path) -> Iterator[str]:
     """Its address; it runs with the environment that docker-compose.yml gives it."""
     address = f"127.0.0.1:{free_port()}"
-    environment = SERVICES["exporter"]["environment"] | {
+    given = SERVICES["exporter"]["environment"]
+    environment = {name: text.replace("/run/secrets", str(secrets)) for name, text in given.items()}
+    environment |= {
         "REDIS_PASSWORD": (secrets / "exporter").read_text("utf-8").strip(),
-        "REDIS_EXPORTER_TLS_CA_CERT_FILE": str(secrets / "ca.crt"),
         "REDIS_EXPORTER_WEB_LISTEN_ADDRESS": address,
     }
     with running(
@@ -119,6 +120,13 @@ def test_the_user_of_the_exporter_is_refused_nothing(
         client.acl_log_reset()
         assert "redis_sentinel_master_ok_slaves" in exported(exporter, ha.sentinels[0])
         assert client.acl_log() == []
+
+
+def test_the_exporter_shows_a_certificate_where_it_is_asked_for_one(
+    exporter: str, secrets: Path, binaries: None, tmp_path: Path
+) -> None:
+    with Service(("state",), secrets, tmp_path / "data", tls="mutual") as server:
+        assert "redis_up 1" in exported(exporter, server)
 
 
 def test_prometheus_tells_servers_apart(

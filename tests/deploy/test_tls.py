@@ -125,6 +125,32 @@ def test_only_what_is_missing_is_made(tmp_path: Path) -> None:
     certificate(folder / "server.crt").verify_directly_issued_by(certificate(folder / "ca.crt"))
 
 
+def test_the_authority_may_be_kept_elsewhere(tmp_path: Path) -> None:
+    """Until there is something to sign; none is made that does not fit."""
+    need("openssl")
+    folder = tmp_path / "secrets"
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [DEPLOY / "secrets.sh", folder], capture_output=True, text=True, check=False
+        )
+
+    assert run().returncode == 0
+    key = (folder / "ca.key").rename(tmp_path / "ca.key")
+    before = (folder / "server.crt").read_bytes()
+    assert run().returncode == 0
+    assert not (folder / "ca.key").exists()
+    assert (folder / "server.crt").read_bytes() == before
+    (folder / "server.crt").unlink()
+    ran = run()
+    assert ran.returncode == 1
+    assert f"server.crt is to be signed, and {folder}/ca.key is not there" in ran.stderr
+    assert not (folder / "ca.key").exists()
+    key.rename(folder / "ca.key")
+    assert run().returncode == 0
+    certificate(folder / "server.crt").verify_directly_issued_by(certificate(folder / "ca.crt"))
+
+
 @pytest.mark.parametrize("tls", ["yes", "mutual"])
 def test_both_sides_are_verified(tls: str, secrets: Path, binaries: None, tmp_path: Path) -> None:
     with Service(("state",), secrets, tmp_path / "data", tls=tls) as service:
