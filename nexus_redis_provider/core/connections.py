@@ -6,6 +6,7 @@ that they have just made. A silent server would cost the product of both.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import redis
@@ -14,7 +15,7 @@ import redis.asyncio
 from nexus_redis_provider.core.addresses import Node
 
 
-class Once(redis.Connection):
+class _Once:
     """Connects once for each attempt of who uses it."""
 
     def connect_check_health(
@@ -23,38 +24,64 @@ class Once(redis.Connection):
         retry_socket_connect: bool = True,  # noqa: FBT001, FBT002
     ) -> None:
         """Connect, without attempts of its own."""
-        super().connect_check_health(check_health=False, retry_socket_connect=False)
+        super().connect_check_health(  # type: ignore[misc]
+            check_health=False, retry_socket_connect=False
+        )
+
+
+class Once(_Once, redis.Connection):
+    """Over TCP."""
 
 
 class OnceTls(Once, redis.SSLConnection):
-    """The same over TLS."""
+    """Over TLS."""
 
 
-class AsyncOnce(redis.asyncio.Connection):
-    """The asyncio twin of `Once`."""
+class OnceSocket(_Once, redis.UnixDomainSocketConnection):
+    """By a Unix socket."""
+
+
+class _AsyncOnce:
+    """The asyncio twin of `_Once`."""
 
     async def connect_check_health(
         self,
         check_health: bool = True,  # noqa: FBT001, FBT002
         retry_socket_connect: bool = True,  # noqa: FBT001, FBT002
     ) -> None:
-        """As `Once.connect_check_health`."""
-        await super().connect_check_health(check_health=False, retry_socket_connect=False)
+        """As `_Once.connect_check_health`."""
+        await super().connect_check_health(  # type: ignore[misc]
+            check_health=False, retry_socket_connect=False
+        )
+
+
+class AsyncOnce(_AsyncOnce, redis.asyncio.Connection):
+    """Over TCP."""
 
 
 class AsyncOnceTls(AsyncOnce, redis.asyncio.SSLConnection):
-    """The same over TLS."""
+    """Over TLS."""
+
+
+class AsyncOnceSocket(_AsyncOnce, redis.asyncio.UnixDomainSocketConnection):
+    """By a Unix socket."""
+
+    async def _connect(self) -> None:
+        # redis-py's own shakes hands here, too: with a silent server without an end, as each
+        # attempt to connect begins with further ones.
+        async with asyncio.timeout(self.socket_connect_timeout):
+            self._reader, self._writer = await asyncio.open_unix_connection(self.path)
 
 
 def kind_of(node: Node, options: dict[str, Any]) -> type[Any]:
     """The class of connections to a node; the options get its address."""
-    kinds = (redis.UnixDomainSocketConnection, OnceTls, Once)
+    kinds = (OnceSocket, OnceTls, Once)
     return _chosen(kinds, node, options)
 
 
 def async_kind_of(node: Node, options: dict[str, Any]) -> type[Any]:
     """The asyncio twin of `kind_of`."""
-    kinds = (redis.asyncio.UnixDomainSocketConnection, AsyncOnceTls, AsyncOnce)
+    kinds = (AsyncOnceSocket, AsyncOnceTls, AsyncOnce)
     return _chosen(kinds, node, options)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import re
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from redis.credentials import CredentialProvider
 
 from nexus_redis_provider.core.diagnosis import diagnose
 from nexus_redis_provider.core.endpoint import Endpoint, Node
-from nexus_redis_provider.core.errors import AccessDeniedError, ConfigurationError
+from nexus_redis_provider.core.errors import AccessDeniedError, ConfigurationError, UnreachableError
 from nexus_redis_provider.core.faults import Fault
 from nexus_redis_provider.core.gold.manifests import Layout
 from nexus_redis_provider.core.gold.readers import AsyncGoldDataset, GoldDataset
@@ -69,6 +70,31 @@ def test_a_bad_socket(url: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message) as refused:
         Endpoint.from_url(url)
     assert "hunter2" not in str(refused.value)
+
+
+async def _ask(kind: str, endpoint: Endpoint) -> None:
+    if kind == "sync":
+        with endpoint.client() as client:
+            run(client, who_holds("a"))
+    else:
+        async with endpoint.async_client() as async_client:
+            await arun(async_client, who_holds("a"))
+
+
+async def test_a_silent_socket_is_tried_no_more_often_than_told(kind: str, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(path := str(tmp_path / "s"))
+        silent.listen(100)
+        endpoint = Endpoint(nodes=(Node(path),), read_timeout=0.1, retries=1)
+        with pytest.raises(UnreachableError, match="Timeout"):
+            await asyncio.wait_for(_ask(kind, endpoint), 60)
+        silent.setblocking(False)
+        tried = 0
+        with suppress(BlockingIOError):
+            while True:
+                silent.accept()[0].close()
+                tried += 1
+    assert tried == 2
 
 
 def test_a_socket_is_of_one_server_without_tls() -> None:
