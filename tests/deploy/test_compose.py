@@ -145,6 +145,16 @@ def test_an_image_is_built_by_one_service_and_for_any_machine() -> None:
     assert not re.search("amd64|arm64|x86_64|aarch64", dockerfile)
 
 
+def test_driver_and_executors_read_the_same_files() -> None:
+    for name in ("airflow-scheduler", "spark-worker-1", "spark-worker-2"):
+        assert ["data", "/data"] in mounts(name)
+    # A volume has the owner that its folder has in the image.
+    dockerfile = (ROOT / "deploy/platform/Dockerfile").read_text("utf-8")
+    (folders,) = re.findall(r"chown nexus (.*)", dockerfile)
+    shared = {target for _, target, *rest in mounts("airflow-scheduler") if not rest}
+    assert set(folders.split()) == shared
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_mounted_files_exist(name: str) -> None:
     local = [source for source, *_ in mounts(name) if source.startswith(".")]
@@ -155,8 +165,8 @@ def test_mounted_files_exist(name: str) -> None:
 def test_volumes_are_named_and_used_by_one_service_each() -> None:
     used = [s for name in SERVICES for s, *_ in mounts(name) if not s.startswith((".", "/"))]
     assert set(used) == set(COMPOSE["volumes"])
-    # Airflow's parts share these.
-    assert {name for name in used if used.count(name) > 1} == {"airflow-home", "backups"}
+    # Airflow's parts share these; the last one with Spark's workers.
+    assert {name for name in used if used.count(name) > 1} == {"airflow-home", "backups", "data"}
 
 
 def test_servers_have_a_volume() -> None:
