@@ -9,7 +9,7 @@ import statistics
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -180,15 +180,23 @@ def _cluster(endpoint: Endpoint) -> _Found:
     faults = []
     for node in endpoint.nodes:
         try:
-            report, shape = _node_of_cluster(endpoint.at(node))
+            report, primaries = _node_of_cluster(endpoint.at(node))
+            break
         except _FaultError as error:
             faults.append(error)
-        else:
-            return report, shape, [str(error) for error in faults]
-    raise _most_telling(faults)
+    else:
+        raise _most_telling(faults)
+    notes = [str(error) for error in faults]
+    # Clients go to where the nodes tell, which need not be an address that reaches them from here.
+    for other in primaries:
+        if other != node:
+            where = f"{other}, as the Cluster tells (cluster-announce-ip)"
+            doubts = _doubts(_interview(endpoint.at(other), where))
+            notes += [f"{other}: {doubt}" for doubt in doubts]
+    return report, f"Cluster of {len(primaries)} primaries", notes
 
 
-def _node_of_cluster(single: Endpoint) -> tuple[Report, str]:
+def _node_of_cluster(single: Endpoint) -> tuple[Report, Sequence[Node]]:
     report = _interview(single)
     if report.mode == "sentinel":
         raise _FaultError(single.nodes[0], Fault.A_SENTINEL)
@@ -199,12 +207,9 @@ def _node_of_cluster(single: Endpoint) -> tuple[Report, str]:
     if state != "ok" or covered != REDIS_CLUSTER_HASH_SLOTS:
         detail = f"cluster_state {state}, {covered} slots served"
         raise _FaultError(single.nodes[0], Fault.CLUSTER_DOWN, detail)
-    primaries = {node_told(primary, single.nodes[0]) for _, _, primary, *_ in slots}
-    # Clients go to where the nodes tell, which need not be an address that reaches them from here.
-    for node in primaries - {*single.nodes}:
-        where = f"{node}, as the Cluster tells (cluster-announce-ip)"
-        _ask(single.at(node), lambda client: client.ping(), where)
-    return report, f"Cluster of {len(primaries)} primaries"
+    return report, list(
+        dict.fromkeys(node_told(first, single.nodes[0]) for _, _, first, *_ in slots)
+    )
 
 
 def _cluster_state(client: redis.Redis) -> tuple[str, Any]:

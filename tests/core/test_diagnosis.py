@@ -528,6 +528,13 @@ def test_a_cluster() -> None:
             client.acl_setuser("quiet", enabled=True, nopass=True, commands=["+ping"])
         quiet = as_user(first.endpoint, "quiet", "any")
         assert_fault(found(quiet), Fault.A_CLUSTER, first.port)
+        with last.endpoint.client() as client:
+            client.config_set("maxmemory", "50mb")
+            client.config_set("maxmemory-policy", "allkeys-lru")
+        (note,) = found(deployment.url).notes
+        assert note.startswith(f"127.0.0.1:{last.port}: It may evict keys beyond 52,428,800 bytes")
+        with last.endpoint.client() as client:
+            client.config_set("maxmemory", 0)
         nodes = (Node(port=1), last.endpoint.nodes[0])
         (note,) = found(deployment.endpoint, nodes=nodes).notes
         assert note.startswith("port: nothing listens at localhost:1")
