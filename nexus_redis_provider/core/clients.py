@@ -9,8 +9,8 @@ import redis
 import redis.asyncio
 from redis.exceptions import RedisError
 
-from nexus_redis_provider.core.clusters import AsyncNodes, Nodes
 from nexus_redis_provider.core.endpoint import Endpoint, translated
+from nexus_redis_provider.core.nodes import AsyncNodes, Nodes
 
 # Where scripts are sent.
 ThreadClient = redis.Redis | Nodes

@@ -12,7 +12,7 @@ import redis.asyncio
 from redis.exceptions import MaxConnectionsError, RedisError, ResponseError
 from redis.utils import HIREDIS_AVAILABLE
 
-from nexus_redis_provider.core.clusters import client_of, groups_of, is_spread
+from nexus_redis_provider.core.clusters import groups_of, is_spread
 from nexus_redis_provider.core.endpoint import address_of, translated, translated_errors
 from nexus_redis_provider.core.errors import UnreachableError
 
@@ -93,7 +93,7 @@ def _asked_at_once(client: Any, commands: Sequence[Sequence[Any]]) -> list[Any]:
     with ExitStack() as stack:
         asked = []
         for node, places in groups_of(client, list(map(_key, commands))).items():
-            one = stack.enter_context(own_connection(client_of(client, node)))
+            one = stack.enter_context(own_connection(client.get_redis_connection(node)))
             one.send_packed_command(_packed(one, [commands[at] for at in places]))
             asked.append((one, places))
         for one, places in asked:

@@ -18,9 +18,9 @@ import redis.asyncio
 from redis import exceptions
 
 from nexus_redis_provider.core.calls import Argument, Call
-from nexus_redis_provider.core.clusters import AsyncNodes, Nodes
 from nexus_redis_provider.core.endpoint import FAILURES
 from nexus_redis_provider.core.errors import UnreachableError
+from nexus_redis_provider.core.nodes import AsyncNodes, Nodes
 from nexus_redis_provider.core.slots import WHILE_ON_ITS_WAY
 from nexus_redis_provider.core.translations import is_split
 

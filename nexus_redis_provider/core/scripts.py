@@ -11,7 +11,7 @@ import redis.asyncio
 from redis.exceptions import NoScriptError, RedisError
 
 from nexus_redis_provider.core.calls import Argument, Call, Script, script
-from nexus_redis_provider.core.clusters import AsyncNodes, Nodes, is_spread
+from nexus_redis_provider.core.clusters import is_spread
 from nexus_redis_provider.core.errors import ConfigurationError, ServerError, UnreachableError
 from nexus_redis_provider.core.exchanges import (
     aexecute_all,
@@ -20,6 +20,7 @@ from nexus_redis_provider.core.exchanges import (
     own_connection,
     reply_of,
 )
+from nexus_redis_provider.core.nodes import AsyncNodes, Nodes
 from nexus_redis_provider.core.patience import Commands, aat_nodes, apatiently, at_nodes, patiently
 from nexus_redis_provider.core.slots import is_on_its_way
 from nexus_redis_provider.core.spreading import aspread, spread

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import redis
 import redis.asyncio
 
-from nexus_redis_provider.core.clusters import AsyncNodes, Nodes, client_of, groups_of
+from nexus_redis_provider.core.clusters import groups_of
 from nexus_redis_provider.core.errors import ServerError, UnreachableError
+from nexus_redis_provider.core.nodes import AsyncNodes, Nodes
 from nexus_redis_provider.core.slots import is_moved, is_on_its_way
 
 T = TypeVar("T")
@@ -31,9 +32,11 @@ def spread(
         alone: does one of them, wherever its key is by now, or when it is there.
     """
     results: dict[int, T | ServerError] = {}
-    for node, places in groups_of(client, keys).items():
+    groups: dict[Any, list[int]]
+    groups = client.groups(keys) if isinstance(client, Nodes) else groups_of(client, keys)
+    for node, places in groups.items():
         try:
-            done = at_node(client_of(client, node), places)
+            done = at_node(_client_of(client, node), places)
         except UnreachableError as error:
             if isinstance(client, Nodes):
                 client.forget()
@@ -69,6 +72,10 @@ async def aspread(
         except ServerError as error:
             results[place] = error
     return [results[place] for place in range(len(keys))]
+
+
+def _client_of(client: Nodes | redis.RedisCluster, node: Any) -> redis.Redis:
+    return client.client(node) if isinstance(client, Nodes) else client.get_redis_connection(node)
 
 
 def _elsewhere(results: Mapping[int, T | ServerError]) -> list[int]:

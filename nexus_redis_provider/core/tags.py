@@ -34,10 +34,10 @@ from datetime import timedelta
 import redis
 import redis.asyncio
 
-from nexus_redis_provider.core.clusters import AsyncNodes, Nodes
 from nexus_redis_provider.core.durations import Duration, to_ms
 from nexus_redis_provider.core.errors import ConfigurationError, ServerError
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE, generation_key
+from nexus_redis_provider.core.nodes import AsyncNodes, Nodes
 from nexus_redis_provider.core.scripts import Call, arun, arun_all, run, run_all
 
 DEFAULT_TTL = timedelta(days=30)

@@ -17,7 +17,6 @@ from redis.exceptions import ResponseError, TryAgainError
 
 from nexus_redis_provider.cli.main import main
 from nexus_redis_provider.core.clients import thread_client
-from nexus_redis_provider.core.clusters import Nodes
 from nexus_redis_provider.core.endpoint import Endpoint, Node, Topology
 from nexus_redis_provider.core.errors import (
     AccessDeniedError,
@@ -33,6 +32,7 @@ from nexus_redis_provider.core.locks import Lock
 from nexus_redis_provider.core.locks.audits import audit
 from nexus_redis_provider.core.locks.listing import lock_names, lock_states
 from nexus_redis_provider.core.locks.protocol import break_lock, inspect, who_holds
+from nexus_redis_provider.core.nodes import Nodes
 from nexus_redis_provider.core.requirements import Requirement
 from nexus_redis_provider.core.scripts import arun, run, run_all
 from nexus_redis_provider.core.slots import Slots

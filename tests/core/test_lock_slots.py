@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from redis.crc import key_slot
 
-from nexus_redis_provider.core import clusters
-from nexus_redis_provider.core.clusters import Nodes
+from nexus_redis_provider.core import nodes
 from nexus_redis_provider.core.durations import uptime
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import UnreachableError
@@ -17,6 +16,7 @@ from nexus_redis_provider.core.keys import LockKeys
 from nexus_redis_provider.core.locks import Lock
 from nexus_redis_provider.core.locks.protocol import inspect, release, renew, who_holds
 from nexus_redis_provider.core.locks.protocol import leave as leave_line
+from nexus_redis_provider.core.nodes import Nodes
 from nexus_redis_provider.core.scripts import run, run_all
 from tests.conftest import Eventually
 from tests.core.lock_calls import enter, in_line, leave, lock_of, renewed_since, take
@@ -33,7 +33,7 @@ def endpoint(deployment: ClusterDeployment) -> Endpoint:
 @pytest.fixture
 def given_up(monkeypatch: pytest.MonkeyPatch) -> list[UnreachableError]:
     """Patience with a slot ends ten times sooner, no other timeout does; the errors it ended in."""
-    given_up, pause_after = list[UnreachableError](), clusters._Trial.pause_after
+    given_up, pause_after = list[UnreachableError](), nodes._Trial.pause_after
 
     def noted(trial: Any, error: UnreachableError) -> float:
         try:
@@ -42,8 +42,8 @@ def given_up(monkeypatch: pytest.MonkeyPatch) -> list[UnreachableError]:
             given_up.append(error)
             raise
 
-    monkeypatch.setattr(clusters, "uptime", lambda: 10 * uptime())
-    monkeypatch.setattr(clusters._Trial, "pause_after", noted)
+    monkeypatch.setattr(nodes, "uptime", lambda: 10 * uptime())
+    monkeypatch.setattr(nodes._Trial, "pause_after", noted)
     return given_up
 
 

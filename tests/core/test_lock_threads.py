@@ -11,7 +11,6 @@ import pytest
 import redis
 
 from nexus_redis_provider.core.clients import thread_client
-from nexus_redis_provider.core.clusters import Nodes
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import (
     ConfigurationError,
@@ -19,6 +18,7 @@ from nexus_redis_provider.core.errors import (
 from nexus_redis_provider.core.keys import LockKeys
 from nexus_redis_provider.core.locks import Lock
 from nexus_redis_provider.core.locks.protocol import inspect, who_holds
+from nexus_redis_provider.core.nodes import Nodes
 from nexus_redis_provider.core.scripts import run
 
 

@@ -19,7 +19,6 @@ import redis
 
 from nexus_redis_provider.core import tags
 from nexus_redis_provider.core.clients import thread_client
-from nexus_redis_provider.core.clusters import AsyncNodes
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import (
     AccessDeniedError,
@@ -29,6 +28,7 @@ from nexus_redis_provider.core.errors import (
     UnreachableError,
 )
 from nexus_redis_provider.core.keys import generation_key
+from nexus_redis_provider.core.nodes import AsyncNodes
 from nexus_redis_provider.core.replication import await_replicas
 from nexus_redis_provider.core.scripts import run
 from nexus_redis_provider.embedded import EmbeddedServer

@@ -11,10 +11,10 @@ from typing import Any
 import redis
 
 from nexus_redis_provider.core.addresses import Node
-from nexus_redis_provider.core.clusters import Nodes
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import EvictionError
 from nexus_redis_provider.core.locks.protocol import Claim
+from nexus_redis_provider.core.nodes import Nodes
 from nexus_redis_provider.core.scripts import Call, run
 from nexus_redis_provider.core.slots import Slots
 

@@ -22,12 +22,12 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 from nexus_redis_provider.core.clients import ScriptClient, script_client
-from nexus_redis_provider.core.clusters import AsyncNodes
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import ServerError
 from nexus_redis_provider.core.keys import DEFAULT_NAMESPACE, LockKeys
 from nexus_redis_provider.core.locks.protocol import attend
 from nexus_redis_provider.core.locks.states import Attendance, Holder
+from nexus_redis_provider.core.nodes import AsyncNodes
 from nexus_redis_provider.core.scripts import Call, arun, arun_all
 
 T = TypeVar("T")
