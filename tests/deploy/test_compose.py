@@ -96,6 +96,13 @@ def test_it_has_time_to_end(name: str) -> None:
     assert SERVICES[name]["stop_grace_period"] == "1m"
 
 
+def test_a_server_that_loads_its_data_is_not_given_up() -> None:
+    """Who waits for it would end with an error as soon as it is called unhealthy."""
+    servers = [s for s in SERVICES.values() if "/data" in str(s.get("volumes"))]
+    redis = [service for service in servers if service["image"].startswith("redis:")]
+    assert {service["healthcheck"]["start_period"] for service in redis} == {"5m"}
+
+
 def test_postgres_is_not_healthy_before_it_is_complete() -> None:
     """Until then it answers by its socket alone (docker-library/postgres#146)."""
     test = SERVICES["postgres"]["healthcheck"]["test"]
