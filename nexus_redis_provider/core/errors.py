@@ -380,14 +380,23 @@ class SaveUnderWayError(BackupError):
 
 
 class SaveFailedError(BackupError):
-    """The server could not write its snapshot to the end."""
+    """The server could not write its snapshot or log to the end."""
+
+    _then = (
+        "Its log says why: a full disk, a folder that is gone or forbidden, or no memory to fork."
+    )
 
     def __init__(self, endpoint: str, what: str) -> None:
         super().__init__(
-            f"Redis at {endpoint} did not finish its snapshot: {what.rstrip('.')}. Its log says "
-            "why: a full disk, a folder that is gone or forbidden, or no memory to fork."
+            f"Redis at {endpoint} did not finish its snapshot: {what.rstrip('.')}. {self._then}"
         )
         self.endpoint = endpoint
+
+
+class SaveTooLateError(SaveFailedError):
+    """The server had not written its snapshot or log to the end when the time was over."""
+
+    _then = "Give it a longer timeout, or try again when it has less to do."
 
 
 class CorruptBackupError(BackupError):

@@ -30,6 +30,7 @@ from nexus_redis_provider.core.errors import (
     ConfigurationError,
     CorruptBackupError,
     SaveFailedError,
+    SaveTooLateError,
 )
 
 _PAUSE_S = 0.05
@@ -101,8 +102,8 @@ def _opened(
 ) -> list[tuple[LogFile, BinaryIO]]:
     """All files that the manifest names, from before the first one was opened to after the last."""
     address = address_of(client)
-    too_late = SaveFailedError(address, f"it still rewrites its log after {in_words(timeout)}")
-    too_slow = SaveFailedError(address, f"it has not written its log after {in_words(timeout)}")
+    too_late = SaveTooLateError(address, f"it still rewrites its log after {in_words(timeout)}")
+    too_slow = SaveTooLateError(address, f"it has not written its log after {in_words(timeout)}")
     for _ in range(_LOOKS):
         # Until the first one is over, a server that has just begun a log may have an old one there.
         before = await_state(client, _is_not_rewritten, too_late, timeout)

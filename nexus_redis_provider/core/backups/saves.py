@@ -17,6 +17,7 @@ from nexus_redis_provider.core.endpoint import address_of, translated_errors
 from nexus_redis_provider.core.errors import (
     ConfigurationError,
     SaveFailedError,
+    SaveTooLateError,
     SaveUnderWayError,
 )
 
@@ -53,7 +54,7 @@ def save(client: redis.Redis, *, timeout: float) -> None:
             raise SaveFailedError(address, "it restarted meanwhile, or another server took over")
         return not state["rdb_bgsave_in_progress"]
 
-    too_late = SaveFailedError(address, f"it still saves after {in_words(timeout)}")
+    too_late = SaveTooLateError(address, f"it still saves after {in_words(timeout)}")
     after = await_state(client, is_over, too_late, timeout)
     if (status := after["rdb_last_bgsave_status"]) != "ok":
         raise SaveFailedError(address, f"rdb_last_bgsave_status is {status!r}")

@@ -19,7 +19,7 @@ from redis import exceptions
 
 from nexus_redis_provider.core.durations import in_words
 from nexus_redis_provider.core.endpoint import address_of, translated_errors
-from nexus_redis_provider.core.errors import ConfigurationError, SaveFailedError
+from nexus_redis_provider.core.errors import ConfigurationError, SaveFailedError, SaveTooLateError
 
 # A replica that knows the end by a mark, and wants the snapshot alone. Sentinels look for replicas
 # in INFO, and never forget one: at a port that there cannot be, they see none.
@@ -89,7 +89,7 @@ class _Stream:
     ) -> None:
         self._socket = connection._sock  # noqa: SLF001 - past redis-py's parser: it is no reply
         self._deadline = time.monotonic() + timeout
-        self._too_late = SaveFailedError(address, f"it still sends it after {in_words(timeout)}")
+        self._too_late = SaveTooLateError(address, f"it still sends it after {in_words(timeout)}")
         self._address = address
         self._write = write
         self._left = bytearray()
