@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from nexus_redis_provider.core.bounds import is_whole
 from nexus_redis_provider.core.errors import ConfigurationError
 
 DEFAULT_PORT = 6379
@@ -26,6 +27,10 @@ class Topology(StrEnum):
     STANDALONE = "standalone"
     SENTINEL = "sentinel"
     CLUSTER = "cluster"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Topology:
+        raise ConfigurationError(f"topology must be one of {', '.join(cls)}, not {value!r}.")
 
     @property
     def default_port(self) -> int:
@@ -47,8 +52,8 @@ class Node:
             _check_path(self.host)
         else:
             _check_host(self.host)
-        if not 0 < self.port < 65536:
-            raise ConfigurationError(f"A Redis port is 1 to 65535, not {self.port}.")
+        if not is_whole(self.port, 1) or self.port > 65535:
+            raise ConfigurationError(f"A Redis port is 1 to 65535, not {self.port!r}.")
 
     @property
     def is_socket(self) -> bool:

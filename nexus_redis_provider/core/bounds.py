@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from nexus_redis_provider.core.errors import ConfigurationError
 
@@ -27,17 +27,14 @@ def check_values(endpoint: Endpoint) -> None:
         ConfigurationError: names the option and its value.
     """
     for name in ("connect_timeout", "read_timeout"):
-        _check_timeout(name, getattr(endpoint, name))
+        _check_seconds(name, getattr(endpoint, name))
     for name in ("pool_timeout", "health_check_interval"):
-        if (seconds := getattr(endpoint, name)) != 0:
-            _refuse_negative(name, seconds)
-            _check_timeout(name, seconds)
-    for name in ("retries", "db"):
-        _refuse_negative(name, getattr(endpoint, name))
-    if endpoint.max_connections <= 0:
-        raise ConfigurationError(
-            f"max_connections must be positive, not {endpoint.max_connections!r}."
-        )
+        _check_seconds(name, getattr(endpoint, name), may_be_zero=True)
+    for name, least in (("retries", 0), ("db", 0), ("max_connections", 1)):
+        if not is_whole(value := getattr(endpoint, name), least):
+            raise ConfigurationError(
+                f"{name} must be a whole number of at least {least}, not {value!r}."
+            )
     if endpoint.read_from not in get_args(ReadFrom):
         known = " or ".join(get_args(ReadFrom))
         raise ConfigurationError(f"read_from must be {known}, not {endpoint.read_from!r}.")
@@ -51,13 +48,10 @@ def check_values(endpoint: Endpoint) -> None:
         )
 
 
-def _check_timeout(name: str, seconds: float) -> None:
-    if not 0 < seconds <= _MOST_SECONDS:
+def _check_seconds(name: str, seconds: Any, *, may_be_zero: bool = False) -> None:
+    is_number = isinstance(seconds, float) or is_whole(seconds, 0)
+    if not is_number or not 0 <= seconds <= _MOST_SECONDS or (seconds == 0 and not may_be_zero):
+        least = "0 or positive" if may_be_zero else "positive"
         raise ConfigurationError(
-            f"{name} must be positive, and at most {_MOST_SECONDS:,} seconds, not {seconds!r}."
+            f"{name} must be {least}, and at most {_MOST_SECONDS:,} seconds, not {seconds!r}."
         )
-
-
-def _refuse_negative(name: str, value: float) -> None:
-    if value < 0:
-        raise ConfigurationError(f"{name} must not be negative: {value!r}.")

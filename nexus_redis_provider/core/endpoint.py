@@ -100,6 +100,7 @@ class Endpoint:
     client_name: str | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "topology", Topology(self.topology))  # Its name does, too.
         self._check_topology()
         self._check_what_excludes_another()
         check_values(self)

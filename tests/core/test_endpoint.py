@@ -17,7 +17,7 @@ import redis.asyncio
 from redis.sentinel import Sentinel
 
 from nexus_redis_provider.core.credentials import Secret, SecretSource
-from nexus_redis_provider.core.endpoint import Endpoint, Node, Tls, address_of
+from nexus_redis_provider.core.endpoint import Endpoint, Node, Tls, Topology, address_of
 from nexus_redis_provider.core.errors import (
     AccessDeniedError,
     ConfigurationError,
@@ -160,6 +160,36 @@ def test_any_client_of_redis_py_has_an_address(foreign: Any, address: str) -> No
 def test_a_standalone_endpoint_has_one_node() -> None:
     with pytest.raises(ConfigurationError, match="exactly one node, not 2"):
         Endpoint(nodes=(Node(), Node()))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("retries", "1"),
+        ("retries", 1.5),
+        ("db", True),
+        ("max_connections", "5"),
+        ("connect_timeout", "3"),
+        ("read_timeout", None),
+        ("pool_timeout", "0"),
+        ("topology", "ring"),
+    ],
+)
+def test_what_is_no_such_value_is_named(name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{name} must be .*, not {value!r}"):
+        Endpoint(**{name: value})
+
+
+def test_a_port_is_a_number() -> None:
+    with pytest.raises(ConfigurationError, match="1 to 65535, not '6379'"):
+        Node("h", "6379")
+
+
+def test_a_topology_by_its_name() -> None:
+    assert Endpoint(topology="cluster").is_cluster
+    assert Endpoint(topology="sentinel", master="m") == Endpoint(
+        topology=Topology.SENTINEL, master="m"
+    )
 
 
 def test_a_password_is_not_shown_and_does_not_travel() -> None:
