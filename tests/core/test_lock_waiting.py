@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -189,6 +190,20 @@ async def test_the_head_that_never_comes_is_passed_over(
     assert run(client, take("a", "w", stay=60, namespace=namespace)).acquired
 
 
+EAGER = pytest.param(
+    getattr(asyncio, "eager_task_factory", None),
+    marks=pytest.mark.skipif(sys.version_info < (3, 12), reason="no task is eager"),
+    id="eager",
+)
+
+
+@pytest.fixture(params=[None, EAGER])
+async def tasks(request: pytest.FixtureRequest) -> None:
+    """When tasks of the loop begin: with its next turn, or at once."""
+    asyncio.get_running_loop().set_task_factory(request.param)
+
+
+@pytest.mark.usefixtures("tasks")
 async def test_locks_of_a_loop_share_connections(
     endpoint: Endpoint,
     client: redis.Redis,

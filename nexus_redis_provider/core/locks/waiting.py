@@ -144,10 +144,12 @@ class WaitingRoom:
     async def __aenter__(self) -> Self:
         if self._host is None:
             self._client: ScriptClient = script_client(self._endpoint)
-            self._host = asyncio.create_task(self._keep_open())
         self._guests += 1
         self._is_empty.clear()
         self._was_used = True
+        if self._host is None:
+            # Where tasks are eager, it looks for a guest at once.
+            self._host = asyncio.create_task(self._keep_open())
         return self
 
     async def __aexit__(self, *_: object) -> None:
