@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import redis
 
@@ -42,11 +43,12 @@ def backup(own: EmbeddedServer, asked: redis.Redis, tmp_path: Path) -> Backup:
     return create_backup(asked, tmp_path / "b", Plan(server_binary=own._binary))
 
 
-def running_servers(scratch: Path) -> list[Path]:
+def running_servers(scratch: Path) -> list[psutil.Process]:
     return [
         process
-        for process in Path("/proc").glob("[0-9]*/cwd")
-        if str(scratch) in str(process.resolve())
+        for process in psutil.process_iter(["cwd"])
+        # Of others it may be secret.
+        if str(scratch) in (process.info["cwd"] or "")
     ]
 
 

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import sqlite3
 import threading
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -199,7 +200,7 @@ def database_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_fills_by_sql(database_file: Path, namespace: str, client: redis.Redis) -> None:
-    with sqlite3.connect(database_file) as source:
+    with closing(sqlite3.connect(database_file)) as source, source:
         source.execute("create table t (k text, v real)")
         source.executemany(
             "insert into t values (?, ?)", ((f"{namespace}:{i}", i / 2) for i in range(2500))

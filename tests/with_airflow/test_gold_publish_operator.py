@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
 from datetime import date, timedelta
 from itertools import takewhile
 from pathlib import Path
@@ -37,19 +39,19 @@ SALES = [{"id": "a", "n": 1}, {"id": "b", "n": 2}]
 
 
 @pytest.fixture(autouse=True)
-def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> sqlite3.Connection:
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sqlite3.Connection]:
     """A database with a connection of its own."""
     pytest.importorskip("airflow.providers.sqlite")
     file = tmp_path / "source.db"
     monkeypatch.setenv(
         "AIRFLOW_CONN_SOURCE", json.dumps({"conn_type": "sqlite", "host": str(file)})
     )
-    source = sqlite3.connect(file)
-    source.execute("create table orders (shop text, day text, amount real)")
-    orders = [("x", "2024-02-28", 1.5), ("x", "2024-02-28", 2), ("y", "2024-02-29", 7)]
-    source.executemany("insert into orders values (?, ?, ?)", orders)
-    source.commit()
-    return source
+    with closing(sqlite3.connect(file)) as source:
+        source.execute("create table orders (shop text, day text, amount real)")
+        orders = [("x", "2024-02-28", 1.5), ("x", "2024-02-28", 2), ("y", "2024-02-29", 7)]
+        source.executemany("insert into orders values (?, ?, ?)", orders)
+        source.commit()
+        yield source
 
 
 def context_of(**facts: Any) -> Any:
