@@ -227,6 +227,23 @@ def test_a_log_that_is_rewritten_while_it_is_looked_for(
     assert rehearse(backup, server_binary=own._binary).keys == count
 
 
+def test_a_log_that_is_rewritten_before_it_is_looked_for(own, asked, root, monkeypatch) -> None:
+    """What was to be written by then is of files that are gone."""
+    count = fill(own)
+    look, looks = logs._manifest, list[str]()
+
+    def look_late(*args: Any) -> str:
+        if not looks:
+            rewrite(asked)
+        looks.append(look(*args))
+        return looks[-1]
+
+    monkeypatch.setattr(logs, "_manifest", look_late)
+    backup = create_backup(asked, root, plan(own, "log"))
+    assert len(looks) == 3
+    assert rehearse(backup, server_binary=own._binary).keys == count
+
+
 def test_a_log_that_is_rewritten_all_the_time(own, asked, root, monkeypatch) -> None:
     look = logs._manifest
 

@@ -20,7 +20,7 @@ import redis
 from redis.credentials import CredentialProvider
 
 from nexus_redis_provider.core.diagnosis import diagnose
-from nexus_redis_provider.core.endpoint import Endpoint, Node
+from nexus_redis_provider.core.endpoint import Endpoint, Node, Tls
 from nexus_redis_provider.core.errors import AccessDeniedError, ConfigurationError, UnreachableError
 from nexus_redis_provider.core.faults import Fault
 from nexus_redis_provider.core.gold.manifests import Layout
@@ -128,11 +128,17 @@ class Sealed(CredentialProvider):
     def get_credentials(self) -> tuple[str, str]:
         raise RuntimeError("the vault is sealed")
 
+    async def get_credentials_async(self) -> tuple[str, str]:
+        raise RuntimeError("the vault is sealed")
+
 
 class Mute(CredentialProvider):
     """Says nothing that is a password."""
 
     def get_credentials(self) -> None:
+        return None
+
+    async def get_credentials_async(self) -> None:
         return None
 
 
@@ -305,3 +311,18 @@ async def test_a_silent_server_is_connected_to_once_per_attempt(
             await eventually(lambda: proxy.connections - before >= attempts)
             assert proxy.connections - before == attempts
             proxy.heal()
+
+
+async def test_a_silent_server_is_greeted_over_tls_once_per_attempt(
+    kind: str, proxy: FaultyProxy, eventually: Eventually
+) -> None:
+    """It is silent before TLS has begun, so no server with certificates is needed."""
+    proxy.silence()
+    quick = replace(proxy.endpoint, read_timeout=0.2, connect_timeout=0.2, retries=2, tls=Tls())
+    with quick.client() as client:
+        async with quick.async_client() as async_client:
+            with pytest.raises((redis.TimeoutError, redis.ConnectionError)):
+                client.get("a") if kind == "sync" else await async_client.get("a")
+    await eventually(lambda: proxy.connections >= 3)
+    assert proxy.connections == 3
+    proxy.heal()

@@ -129,7 +129,11 @@ def test_what_is_said_in_another_way(url: str, expected: Endpoint) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["redis://:hunter2@h", "h:6379", "me@h", "h/0", "a b", ".", "a,b", "h&retries=1"]
+    "host",
+    [
+        *("redis://:hunter2@h", "h:6379", "me@h", "h/0", "a b", ".", "a,b", "h&retries=1"),
+        "fe80::1%lo me",
+    ],
 )
 def test_what_is_more_than_a_host_is_refused_unseen(host: str) -> None:
     with pytest.raises(ConfigurationError, match="name or an address alone") as refused:
