@@ -109,11 +109,17 @@ class ServerProcess:
             *("--daemonize", "no", *self._arguments),
         ]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + timeout
+        try:
+            self._await(time.monotonic() + timeout)
+        except BaseException:
+            # Also where it answers otherwise than a server does, or nobody waits any more.
+            self.stop()
+            raise
+
+    def _await(self, deadline: float) -> None:
         with replace(self.endpoint, retries=0, read_timeout=1).client() as client:
             while not _answers(client):
                 if self._process.poll() is not None or time.monotonic() > deadline:
-                    self.stop()
                     raise ServerError(f"{self._binary} did not start: {self.log_end}")
                 time.sleep(0.02)
 

@@ -203,3 +203,10 @@ async def test_users_of_a_loop_share_a_few_connections(
         await shared.use(look)
         assert 1 <= count() <= 3, "one to each server"
     await eventually(lambda: count() == 0)
+
+
+def test_a_server_that_does_not_answer_as_one_is_ended(binary: Path) -> None:
+    server = EmbeddedServer(binary=binary, config='rename-command HELLO ""')
+    with pytest.raises(redis.exceptions.ResponseError, match="HELLO"):
+        server.__enter__()
+    assert server._process.poll() is not None
