@@ -77,6 +77,8 @@ def test_a_primary_dies_and_comes_back_as_a_replica(ha: HighAvailability) -> Non
     assert role_of(old) != "master"
     primary.start()
     until(lambda: [role_of(s) for s in (old, primary)] == ["slave", "master"], "their roles", 30)
+    # Where the primary was away for long enough, there may be a failover under way.
+    until(lambda: ha.is_complete() and role_of(ha.primary) == "master", "a deployment that rests")
     sentinel = ha.sentinels[0]
     before = ha.state(sentinel)
     sentinel.stop()
