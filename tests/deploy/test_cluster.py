@@ -60,6 +60,7 @@ def test_nodes_that_all_have_other_addresses_find_together_again(cluster: Cluste
         # Whoever joins them shows a certificate then.
         node.port, node.tls = low_port(), "mutual"
         node.start()
-    assert not cluster.is_up()
+    # They take a while to miss each other.
+    until(lambda: not cluster.is_up(), "nodes that cannot find each other")
     cluster.join()
     until(cluster.is_up, "nodes that all see the Cluster up again")
