@@ -102,12 +102,16 @@ async def _look(endpoint: Endpoint) -> None:
     await Slots(endpoint).anode_of("a")
 
 
-@pytest.mark.parametrize(
+_USES = pytest.mark.parametrize(
     ("servers", "use"),
     [(EmbeddedServer, _read), (ClusterDeployment, _read), (ClusterDeployment, _look)],
 )
+Use = Callable[[Endpoint], Coroutine[Any, Any, None]]
+
+
+@_USES
 async def test_uses_that_are_cancelled_again_and_again(
-    servers: type[Server], use: Callable[[Endpoint], Coroutine[Any, Any, None]], binary: Path
+    servers: type[Server], use: Use, binary: Path
 ) -> None:
     async def is_done(turns: int, pause: int) -> bool:
         """Whether so many turns of the loop are enough; after them, it is cancelled."""
@@ -128,6 +132,21 @@ async def test_uses_that_are_cancelled_again_and_again(
             while not await is_done(turns, pause):
                 turns += 1
     gc.collect()  # Of a connection that nobody has closed, it warns, which fails the test.
+
+
+@_USES
+def test_uses_that_a_loop_does_not_wait_for(servers: type[Server], use: Use, binary: Path) -> None:
+    async def is_done(turns: int) -> bool:
+        using = asyncio.create_task(use(own.endpoint))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return using.done()
+
+    with servers(binary=binary) as own:
+        turns = 0
+        while not asyncio.run(is_done(turns)):
+            turns += 1
+    gc.collect()
 
 
 def _child(endpoint: Endpoint) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import AsyncIterator
 from typing import Any
 
 import redis
@@ -60,3 +62,23 @@ async def test_a_lock_helps_to_clean_up_after_a_cancellation(
     await asyncio.wait([task])
     assert task.cancelled()
     assert cleaned
+
+
+def test_a_generator_that_nobody_has_closed_gives_back_its_lock_when_the_loop_ends(
+    endpoint: Endpoint, namespace: str, client: redis.Redis
+) -> None:
+    async def locked() -> AsyncIterator[AsyncLock]:
+        async with AsyncLock(endpoint, "g", namespace=namespace) as lock:
+            yield lock
+
+    opened = locked()
+
+    async def work() -> None:
+        assert (await anext(opened)).token
+
+    # A loop that does not end is not to keep the tests from ending.
+    loop = threading.Thread(target=asyncio.run, args=(work(),), daemon=True)
+    loop.start()
+    loop.join(60)
+    assert not loop.is_alive()
+    assert run(client, who_holds("g", namespace=namespace)) is None

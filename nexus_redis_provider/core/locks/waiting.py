@@ -130,8 +130,8 @@ class WaitingRoom:
         self.channel = LockKeys.channel(uuid.uuid4().hex)
         self._endpoint = endpoint
         self._guests = 0
-        self._is_empty = asyncio.Event()
         self._was_used = False
+        self._is_closing = False
         self._host: asyncio.Task[None] | None = None
         self._busy = asyncio.Lock()
         self._beside = asyncio.Semaphore(_CONNECTIONS)
@@ -145,7 +145,6 @@ class WaitingRoom:
         if self._host is None:
             self._client: ScriptClient = script_client(self._endpoint)
         self._guests += 1
-        self._is_empty.clear()
         self._was_used = True
         if self._host is None:
             # Where tasks are eager, it looks for a guest at once.
@@ -154,8 +153,8 @@ class WaitingRoom:
 
     async def __aexit__(self, *_: object) -> None:
         self._guests -= 1
-        if not self._guests:
-            self._is_empty.set()
+        if self._is_closing and not self._guests:
+            await self._close()
 
     async def _keep_open(self) -> None:
         """Close when nobody was here for a while, or the loop ends."""
@@ -164,13 +163,18 @@ class WaitingRoom:
                 self._was_used = False
                 await asyncio.sleep(_LINGER)
         finally:
-            # Who comes from now on opens another room.
+            # Who comes from now on opens another room. When the loop ends, a guest may be a generator,
+            # which ends after all tasks: the last one closes.
             del self._rooms[asyncio.get_running_loop()][self._endpoint]
-            await self._is_empty.wait()
-            for task in self._staff:
-                await _end(task)
-            with contextlib.suppress(RedisError):  # A server that is away need not be told.
-                await self._client.aclose()
+            self._is_closing = True
+            if not self._guests:
+                await self._close()
+
+    async def _close(self) -> None:
+        for task in self._staff:
+            await _end(task)
+        with contextlib.suppress(RedisError):  # A server that is away need not be told.
+            await self._client.aclose()
 
     async def run(self, call: Call[T]) -> T:
         """Run a call on the room's one connection for that; raises as `arun`."""
