@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS
 
 from nexus_redis_provider.core.endpoint import Endpoint, address_of, translated_errors
 from nexus_redis_provider.core.errors import ConfigurationError
+from nexus_redis_provider.core.pools import close_at_once
 from nexus_redis_provider.core.slots import Slots
 
 
@@ -47,12 +47,15 @@ class _AsyncCluster(redis.asyncio.cluster.RedisCluster):
 
     async def aclose(self) -> None:
         """Close all connections, also where it was about to look for the nodes anew."""
-        await asyncio.shield(self._close_all())
-
-    async def _close_all(self) -> None:
-        await super().aclose()
-        await self.nodes_manager.aclose()
-        await self.nodes_manager.aclose("startup_nodes")
+        manager = self.nodes_manager
+        nodes = (*manager.nodes_cache.values(), *manager.startup_nodes.values())
+        try:
+            await super().aclose()
+            await manager.aclose()
+            await manager.aclose("startup_nodes")
+        finally:
+            for node in nodes:
+                await close_at_once(node._connections)  # noqa: SLF001 - it tells them nowhere else
 
     async def initialize(self, *args: Any, **options: Any) -> Any:
         """Look for the nodes, if they are not known."""

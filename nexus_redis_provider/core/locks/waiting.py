@@ -163,8 +163,8 @@ class WaitingRoom:
                 self._was_used = False
                 await asyncio.sleep(_LINGER)
         finally:
-            # Who comes from now on opens another room. When the loop ends, a guest may be a generator,
-            # which ends after all tasks: the last one closes.
+            # Who comes from now on opens another room. When the loop ends, a guest may be a
+            # generator, which ends after all tasks: the last one closes.
             del self._rooms[asyncio.get_running_loop()][self._endpoint]
             self._is_closing = True
             if not self._guests:
