@@ -14,13 +14,15 @@ from tests.chaos.journals import Event
 class _Stand:
     """For how long a waiter certainly stood in line and was certainly heard from.
 
-    `since` is when it first knew of its place; `begin` is later if it was passed over meanwhile.
+    `since` is when it first knew of its place; `begin` is later if it was passed over meanwhile;
+    `heard` is when it last knew that it stood there.
     """
 
     owner: str
     ticket: int
     since: float
     begin: float
+    heard: float
     end: float
 
     def ended(self, at: float) -> _Stand:
@@ -54,7 +56,8 @@ def _stands(events: list[Event]) -> Iterator[tuple[str, _Stand]]:
         key = (event.facts.get("name", ""), event.facts.get("owner", ""))
         stand = open_stands.get(key)
         if event.what == "asks":
-            asks[key] = event.at
+            # Who was killed before it heard the answer may have been granted what it asked first.
+            asks.setdefault(key, event.at)
         elif event.what == "asked" and event["ticket"]:
             asked_at, heard_until = asks.pop(key, event["sent"]), event["sent"] + event["stay"]
             if stand is not None and stand.ticket != event["ticket"]:
@@ -63,16 +66,21 @@ def _stands(events: list[Event]) -> Iterator[tuple[str, _Stand]]:
                 yield key[0], stand.ended(asked_at)
                 stand = None
             if stand is None:
-                open_stands[key] = _Stand(key[1], event["ticket"], event.at, event.at, heard_until)
+                at = event.at
+                open_stands[key] = _Stand(key[1], event["ticket"], at, at, at, heard_until)
             elif event.at < stand.end:
-                stand.end = heard_until
+                stand.heard, stand.end = event.at, heard_until
             else:
                 # It may have been passed over, but has its place again.
                 yield key[0], stand
-                open_stands[key] = replace(stand, begin=event.at, end=heard_until)
+                open_stands[key] = replace(stand, begin=event.at, heard=event.at, end=heard_until)
         elif event.what in ("acquired", "refused", "unreachable") and stand is not None:
             del open_stands[key]
             yield key[0], stand.ended(asks.pop(key, event.at))
+        elif event.what == "stole" and stand is not None:
+            # It had the lock: a copy of what it had asked before came late.
+            del open_stands[key]
+            yield key[0], stand.ended(stand.heard)
     for key, stand in open_stands.items():
         # What was asked last, and not answered, may have been granted.
         yield key[0], stand.ended(asks.get(key, stand.end))

@@ -160,6 +160,20 @@ KEPT: dict[str, list[Line]] = {
         acquired("b", 1.7, 5),
         asked("a", 1.8, ticket=2),
     ],
+    "who got it before it was killed, and whose successor asks again": [
+        asked("a", 1),
+        line("a", 1.2, "asks"),
+        wants("b", 1.1),
+        acquired("b", 1.7, 5),
+        line("a", 1.75, "asks"),
+        asked("a", 1.8, ticket=2),
+    ],
+    "who got it by a late copy of its question, and was robbed as it is dead": [
+        asked("a", 1),
+        wants("b", 1.1),
+        line("a", 1.4, "stole", token=4),
+        acquired("b", 1.5, 5),
+    ],
     "who came before": [wants("b", 0.5), asked("a", 1), acquired("b", 1.5, 5)],
     "all in order": [
         *FIRST,
