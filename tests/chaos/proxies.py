@@ -57,10 +57,12 @@ class ChaosProxy:
         return Node("127.0.0.1", self._server.sockets[0].getsockname()[1])
 
     async def close(self) -> None:
-        self._server.close()
-        # Who was accepted just now is served some turns of the loop later.
+        """End, when nobody connects any more."""
+        # Who connected last is served some turns of the loop later, and must be: asyncio leaves a
+        # connection open that it has accepted and not begun to serve when its server is closed.
         for _ in range(10):
             await asyncio.sleep(0)
+        self._server.close()
         while self._tasks:
             for link in self._links:
                 link.abort()
