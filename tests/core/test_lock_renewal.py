@@ -16,7 +16,7 @@ from nexus_redis_provider.core.errors import (
     LockLostError,
 )
 from nexus_redis_provider.core.keys import LockKeys
-from nexus_redis_provider.core.locks import AsyncLock, Lock, asynchronous, renewal
+from nexus_redis_provider.core.locks import Lock, asynchronous, renewal
 from nexus_redis_provider.core.locks.protocol import inspect, who_holds
 from nexus_redis_provider.core.scripts import run, run_all
 from tests.core.lock_calls import holding, renewed_since, take
@@ -144,5 +144,3 @@ async def test_a_lock_whose_server_was_away_at_the_end_is_given_back_later(
             # A lease that has run out is still there to be seen.
             await eventually(lambda: not run(client, who_holds("a", namespace=namespace)), 40)
             assert run(client, inspect("a", namespace=namespace)).token == lock.token
-        # What the end of a loop cancels may leave its connection open.
-        await eventually(lambda: not AsyncLock._giving_back)
