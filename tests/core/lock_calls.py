@@ -12,7 +12,7 @@ import redis
 
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.locks import AsyncLock, Lock
-from nexus_redis_provider.core.locks.protocol import Claim, acquire, inspect
+from nexus_redis_provider.core.locks.protocol import Claim, acquire, inspect, who_holds
 from nexus_redis_provider.core.locks.states import Acquisition
 from nexus_redis_provider.core.scripts import Call, arun, run
 from tests.topologies import until
@@ -33,6 +33,12 @@ async def performing(kind: str, endpoint: Endpoint) -> AsyncIterator[Perform]:
                 return run(client, call)
 
             yield perform
+
+
+async def look(kind: str, endpoint: Endpoint) -> None:
+    """Run a script with a client of its own."""
+    async with performing(kind, endpoint) as perform:
+        await perform(who_holds("a"))
 
 
 def take(

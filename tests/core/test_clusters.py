@@ -41,7 +41,7 @@ from nexus_redis_provider.core.slots import Slots
 from nexus_redis_provider.core.warmth import aprobe, probe
 from nexus_redis_provider.embedded import EmbeddedServer, find_server
 from tests.conftest import need_server
-from tests.core.lock_calls import enter, in_line, leave, lock_of, renewed_since, take
+from tests.core.lock_calls import enter, in_line, leave, lock_of, look, renewed_since, take
 from tests.core.test_lock_rights import operate, rights_of
 from tests.guarded import own_server
 from tests.servers import as_user
@@ -53,16 +53,6 @@ WITH_REPLICAS = True
 @pytest.fixture
 def endpoint(deployment: ClusterDeployment) -> Endpoint:
     return deployment.endpoint
-
-
-async def look(kind: str, endpoint: Endpoint) -> None:
-    """Run a script with a client of its own."""
-    if kind == "sync":
-        with endpoint.client() as client:
-            run(client, who_holds("a"))
-    else:
-        async with endpoint.async_client() as client:
-            await arun(client, who_holds("a"))
 
 
 async def test_clients_reach_every_key(deployment: ClusterDeployment) -> None:

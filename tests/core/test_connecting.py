@@ -31,6 +31,7 @@ from nexus_redis_provider.core.locks.protocol import inspect, who_holds
 from nexus_redis_provider.core.scripts import arun, run
 from nexus_redis_provider.embedded import EmbeddedServer
 from tests.conftest import Eventually
+from tests.core.lock_calls import look
 from tests.kinds import single_server, unspread
 from tests.proxies import FaultyProxy
 
@@ -72,22 +73,13 @@ def test_a_bad_socket(url: str, message: str) -> None:
     assert "hunter2" not in str(refused.value)
 
 
-async def _ask(kind: str, endpoint: Endpoint) -> None:
-    if kind == "sync":
-        with endpoint.client() as client:
-            run(client, who_holds("a"))
-    else:
-        async with endpoint.async_client() as async_client:
-            await arun(async_client, who_holds("a"))
-
-
 async def test_a_silent_socket_is_tried_no_more_often_than_told(kind: str, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(path := str(tmp_path / "s"))
         silent.listen(100)
         endpoint = Endpoint(nodes=(Node(path),), read_timeout=0.1, retries=1)
         with pytest.raises(UnreachableError, match="Timeout"):
-            await asyncio.wait_for(_ask(kind, endpoint), 60)
+            await asyncio.wait_for(look(kind, endpoint), 60)
         silent.setblocking(False)
         tried = 0
         with suppress(BlockingIOError):

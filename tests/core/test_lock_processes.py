@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,11 @@ import redis
 
 from nexus_redis_provider.core.clusters import plain_client
 from nexus_redis_provider.core.endpoint import Endpoint
-from nexus_redis_provider.core.errors import (
-    LockLostError,
-)
+from nexus_redis_provider.core.errors import LockLostError
 from nexus_redis_provider.core.keys import LockKeys
 from nexus_redis_provider.core.locks import Lock
 from nexus_redis_provider.core.locks.protocol import inspect, who_holds
 from nexus_redis_provider.core.scripts import run
-
-
-@pytest.fixture
-def started() -> Iterator[list[Any]]:
-    """Processes that end with the test, also stopped ones: at its end, pytest waits for all."""
-    started: list[Any] = []
-    yield started
-    for process in started:
-        process.kill()
 
 
 def add_ones(endpoint: Endpoint, namespace: str, path: str, times: int) -> None:
@@ -63,25 +52,44 @@ def _enter_and_tell(pipe: Any, endpoint: Endpoint, namespace: str, lease: float)
         pipe.recv()
 
 
-def test_who_is_paused_as_its_turn_comes_asks_again(
-    endpoint: Endpoint,
-    namespace: str,
-    client: redis.Redis,
-    wait_until: Any,
-    started: list[Any],
-) -> None:
-    """The server lets it in meanwhile; when it goes on, its lease is over and another one's in."""
-    context = multiprocessing.get_context("spawn")
-    pipe, theirs = context.Pipe()
-    paused = context.Process(target=_enter_and_tell, args=(theirs, endpoint, namespace, 0.5))
-    with Lock(endpoint, "a", namespace=namespace) as first:
-        paused.start()
-        started.append(paused)
+@pytest.fixture
+def stopped_in_line(
+    endpoint: Endpoint, namespace: str, client: redis.Redis, wait_until: Any
+) -> Iterator[Callable[[float], tuple[Any, Any]]]:
+    """Has a process wait for the lock "a", which somebody holds, with a lease, and stops it there.
+
+    Gives the process, and a pipe to it.
+    """
+    processes: list[Any] = []
+
+    def start(lease: float) -> tuple[Any, Any]:
+        context = multiprocessing.get_context("spawn")
+        pipe, theirs = context.Pipe()
+        process = context.Process(target=_enter_and_tell, args=(theirs, endpoint, namespace, lease))
+        process.start()
+        processes.append(process)
         wait_until(lambda: run(client, inspect("a", namespace=namespace)).length == 1)
         # It is in line before it blocks, and is let in only where it does.
         node = plain_client(client, LockKeys("a", namespace).lock)
         wait_until(lambda: node.info("clients")["blocked_clients"] == 1)
-        os.kill(paused.pid, signal.SIGSTOP)
+        os.kill(process.pid, signal.SIGSTOP)
+        return process, pipe
+
+    yield start
+    # Also stopped ones end with the test: at its own end, pytest waits for all.
+    for process in processes:
+        process.kill()
+
+
+def test_who_is_paused_as_its_turn_comes_asks_again(
+    endpoint: Endpoint,
+    namespace: str,
+    client: redis.Redis,
+    stopped_in_line: Callable[[float], tuple[Any, Any]],
+) -> None:
+    """The server lets it in meanwhile; when it goes on, its lease is over and another one's in."""
+    with Lock(endpoint, "a", namespace=namespace) as first:
+        paused, pipe = stopped_in_line(0.5)
     let_in = run(client, who_holds("a", namespace=namespace))
     assert let_in.token > first.token
     with Lock(endpoint, "a", namespace=namespace, wait=30) as other:
@@ -99,21 +107,11 @@ def test_who_vanishes_as_its_turn_comes_holds_for_a_while_only(
     endpoint: Endpoint,
     namespace: str,
     client: redis.Redis,
-    wait_until: Any,
-    started: list[Any],
+    stopped_in_line: Callable[[float], tuple[Any, Any]],
 ) -> None:
     """However long the lease is that it wanted; who comes back has all of it."""
-    context = multiprocessing.get_context("spawn")
-    pipe, theirs = context.Pipe()
-    waiter = context.Process(target=_enter_and_tell, args=(theirs, endpoint, namespace, 3600))
     with Lock(endpoint, "a", namespace=namespace):
-        waiter.start()
-        started.append(waiter)
-        wait_until(lambda: run(client, inspect("a", namespace=namespace)).length == 1)
-        # It is in line before it blocks, and is let in only where it does.
-        node = plain_client(client, LockKeys("a", namespace).lock)
-        wait_until(lambda: node.info("clients")["blocked_clients"] == 1)
-        os.kill(waiter.pid, signal.SIGSTOP)
+        waiter, pipe = stopped_in_line(3600)
     assert run(client, who_holds("a", namespace=namespace)).expires_in <= 12
     os.kill(waiter.pid, signal.SIGCONT)
     assert pipe.poll(30)

@@ -23,7 +23,7 @@ from nexus_redis_provider.core.locks.protocol import inspect, who_holds
 from nexus_redis_provider.core.scripts import arun, run
 from nexus_redis_provider.embedded import EmbeddedServer, find_server
 from tests.conftest import need_server
-from tests.core.lock_calls import enter, leave, lock_of, take
+from tests.core.lock_calls import enter, leave, lock_of, look, take
 from tests.guarded import own_server
 from tests.topologies import MASTER, SentinelDeployment, kill, until, watched_by
 
@@ -44,16 +44,6 @@ def name() -> str:
 async def port_of(client: Any) -> int:
     found = client.info("server")
     return (found if isinstance(found, dict) else await found)["tcp_port"]
-
-
-async def look(kind: str, endpoint: Endpoint) -> None:
-    """Run a script with a client of its own."""
-    if kind == "sync":
-        with endpoint.client() as client:
-            run(client, who_holds("a"))
-    else:
-        async with endpoint.async_client() as client:
-            await arun(client, who_holds("a"))
 
 
 async def test_clients_find_the_primary(deployment: SentinelDeployment) -> None:
