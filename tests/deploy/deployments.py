@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
@@ -141,4 +142,16 @@ class Cluster:
 
 def low_port() -> int:
     """One that is free, as is that of the bus, 10,000 above it."""
-    return until(lambda: (port := free_port()) < 55_000 and port, "a low port")
+
+    def both_free() -> int:
+        port = free_port()
+        return port if port < 55_000 and is_free(port + 10_000) else 0
+
+    return until(both_free, "a port, and that of its bus")
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe, suppress(OSError):
+        probe.bind(("127.0.0.1", port))
+        return True
+    return False
