@@ -96,6 +96,7 @@ def test_memory(call: Call, client: redis.Redis, namespace: str, keys: list[byte
     ("words", "said"),
     [
         (("scan", "--limit", "0"), "--limit must be at least 1"),
+        (("scan", "--type", "hsh"), "No keys have the type 'hsh'"),
         (("scan", ""), "A pattern must not be empty"),
         (("big", "--top", "0"), "top must be at least 1"),
         (("memory", "--samples", "-1"), "samples must be 0"),

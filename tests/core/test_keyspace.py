@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +11,12 @@ import pytest
 import redis
 
 from nexus_redis_provider.core.endpoint import Endpoint
-from nexus_redis_provider.core.errors import AccessDeniedError, ConfigurationError, UnreachableError
+from nexus_redis_provider.core.errors import (
+    AccessDeniedError,
+    ConfigurationError,
+    RefusedError,
+    UnreachableError,
+)
 from nexus_redis_provider.core.keyspace.patterns import beginning_with, literal
 from nexus_redis_provider.core.keyspace.walks import Deletion, delete, scan
 from nexus_redis_provider.core.keyspace.weights import big_keys, memory_of, weigh
@@ -115,6 +121,17 @@ def test_only_keys_of_a_type(client: redis.Redis, namespace: str) -> None:
     assert list(scan(client, f"{namespace}:*", kind="hash")) == [f"{namespace}:h".encode()]
     assert delete(client, f"{namespace}:*", kind="hash") == Deletion(1, 1)
     assert client.exists(f"{namespace}:s")
+    # SCAN looks at no letter's case.
+    assert delete(client, f"{namespace}:*", kind="HASH") == Deletion(0, 0)
+    # Newer servers refuse the types of modules that they do not have.
+    with contextlib.suppress(RefusedError):
+        assert list(scan(client, f"{namespace}:*", kind="ReJSON-RL")) == []
+
+
+@pytest.mark.parametrize("call", [scan, delete])
+def test_a_type_that_no_key_has(client: redis.Redis, call: Any) -> None:
+    with pytest.raises(ConfigurationError, match="the type 'hsh'; the types are string, list"):
+        list(call(client, "*", kind="hsh"))
 
 
 @pytest.mark.parametrize("call", [scan, delete, weigh, big_keys])

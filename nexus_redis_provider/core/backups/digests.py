@@ -13,7 +13,7 @@ from typing import Any
 import redis
 
 from nexus_redis_provider.core.exchanges import execute_all
-from nexus_redis_provider.core.keyspace.weights import LENGTHS
+from nexus_redis_provider.core.keyspace.types import LENGTHS
 
 _FOOTER = 10
 _WHOLE = 10_000

@@ -10,6 +10,7 @@ import redis
 from nexus_redis_provider.core.clusters import is_spread, primaries_of
 from nexus_redis_provider.core.exchanges import execute_all
 from nexus_redis_provider.core.keyspace.patterns import glob_of
+from nexus_redis_provider.core.keyspace.types import type_named
 
 BATCH = 1000
 
@@ -38,11 +39,11 @@ def scan(
     Args:
         client: of one server, or of a whole Cluster: then of all its primaries.
         pattern: a glob; `patterns.literal` is for text that is meant as it stands.
-        kind: only keys of this type, such as `hash`.
+        kind: only keys of this type, such as `hash`, or `ReJSON-RL` of a module.
 
     Raises:
         UnreachableError, AccessDeniedError: a server cannot be asked.
-        ConfigurationError: the pattern is empty.
+        ConfigurationError: the pattern is empty, or no type has this name.
 
     Cost: one SCAN for every thousand keys of the database, whatever matches; blocks nobody.
     """
@@ -56,7 +57,7 @@ def pages(
     """As `scan`, in pieces of a thousand keys or so."""
     words: list[str | bytes | int] = ["MATCH", glob_of(pattern), "COUNT", BATCH]
     if kind is not None:
-        words += ["TYPE", kind]
+        words += ["TYPE", type_named(kind)]
     for primary in primaries_of(client):
         cursor = b"0"
         while True:

@@ -12,18 +12,10 @@ import redis
 
 from nexus_redis_provider.core.errors import ConfigurationError
 from nexus_redis_provider.core.exchanges import execute_all
+from nexus_redis_provider.core.keyspace.types import LENGTHS
 from nexus_redis_provider.core.keyspace.walks import BATCH, pages
 
 SAMPLES = 5
-# By which command the server says how long a value is.
-LENGTHS = {
-    "string": "STRLEN",
-    "list": "LLEN",
-    "set": "SCARD",
-    "zset": "ZCARD",
-    "hash": "HLEN",
-    "stream": "XLEN",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
