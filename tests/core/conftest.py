@@ -22,6 +22,9 @@ from tests.kinds import KIND
 from tests.proxies import FaultyProxy
 from tests.servers import Server, shared_server
 
+# An assertion of theirs that fails shows what it compared, as one in a test does.
+pytest.register_assert_rewrite("tests.core.diagnoses")
+
 SERVERS = {"path": find_server, "wheel": find_wheel_server}
 
 
