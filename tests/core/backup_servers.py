@@ -1,4 +1,4 @@
-"""What the tests of backups have in common: a server with keys of every type."""
+"""What the tests of backups have in common: a server with keys of every type, and plans."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from nexus_redis_provider.core.backups.creating import Plan
 from nexus_redis_provider.core.backups.digests import digests
+from nexus_redis_provider.core.backups.manifests import Kind
 from nexus_redis_provider.core.keyspace.walks import scan
 from nexus_redis_provider.embedded import EmbeddedServer
 from tests.guarded import own_server
@@ -66,3 +68,18 @@ def started(directory: Path, *arguments: str, binary: Path) -> Iterator[Embedded
     """A server that starts as an operator would start it, with its data in this directory."""
     with own_server(*arguments, "--dir", str(directory), binary=binary) as server:
         yield server
+
+
+def plan(own: EmbeddedServer, way: str, **options: Any) -> Plan:
+    """A backup of this server that is sent, saved, or a copy of its log."""
+    return Plan(
+        kind=Kind.AOF if way == "log" else Kind.RDB,
+        data_dir=None if way == "sent" else own.directory,
+        server_binary=own._binary,
+        **options,
+    )
+
+
+def left(root: Path) -> list[str]:
+    """What is in the folder of all backups, by name."""
+    return sorted(one.name for one in root.iterdir()) if root.exists() else []

@@ -16,8 +16,10 @@ from nexus_redis_provider.core.gold.specs import Spec
 from nexus_redis_provider.core.keys import GoldKeys
 from nexus_redis_provider.embedded import EmbeddedServer, find_server, find_wheel_server
 from tests.conftest import need_server
+from tests.core.backup_servers import AT_ONCE
 from tests.core.gold_datasets import PERMANENT_ROWS, spec
 from tests.core.lock_calls import Perform, performing
+from tests.guarded import own_server
 from tests.kinds import KIND
 from tests.proxies import FaultyProxy
 from tests.servers import Server, shared_server
@@ -73,8 +75,15 @@ def server(binary: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
+def own(binary: Path) -> Iterator[EmbeddedServer]:
+    """A server that a test may ruin, and back up in every way; a module may have another one."""
+    with own_server("--appendonly", "yes", *AT_ONCE, binary=binary) as server:
+        yield server
+
+
+@pytest.fixture
 def asked(own: EmbeddedServer) -> Iterator[redis.Redis]:
-    """A client of the server of its own that a module has."""
+    """A client of the server of a test's own."""
     with own.endpoint.client() as client:
         yield client
 

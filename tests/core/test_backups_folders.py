@@ -22,7 +22,7 @@ from nexus_redis_provider.core.backups.folders import (
     new_folder,
     verify,
 )
-from nexus_redis_provider.core.backups.manifests import MANIFEST, Kind
+from nexus_redis_provider.core.backups.manifests import MANIFEST, Kind, Manifest
 from nexus_redis_provider.core.backups.retention import Retention, prune
 from nexus_redis_provider.core.errors import BackupError, ConfigurationError, CorruptBackupError
 from nexus_redis_provider.embedded import find_wheel_server
@@ -130,6 +130,14 @@ def test_a_manifest_that_is_none(copied: Backup, text: str, said: str) -> None:
     assert isinstance(found, CorruptBackupError)
     with pytest.raises(CorruptBackupError):
         find_backup(copied.folder.parent)
+
+
+@pytest.mark.parametrize("path", ["/etc/x", "../x", "a/../../x", ""])
+def test_a_manifest_that_points_elsewhere(path: str) -> None:
+    facts = {"format": 1, "bytes": 0, "kind": "rdb", "created_at": "2026-11-28T00:00:00+00:00"}
+    facts |= {"databases": {}, "names": {}, "files": [{"path": path, "size": 0, "sha256": ""}]}
+    with pytest.raises(BackupError, match="is no path within a backup"):
+        Manifest.from_json("b", json.dumps(facts))
 
 
 Dated = Callable[..., list[str]]
