@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,10 +31,9 @@ from tests.guarded import own_server
 
 
 @pytest.fixture
-def own(binary: Path) -> Iterator[EmbeddedServer]:
-    with own_server("--appendonly", "yes", *AT_ONCE, binary=binary) as own:
-        fill(own)
-        yield own
+def own(own: EmbeddedServer) -> EmbeddedServer:
+    fill(own)
+    return own
 
 
 @pytest.fixture
