@@ -30,6 +30,7 @@ from nexus_redis_provider.spark import publish, publishing
 from nexus_redis_provider.spark.rows import prepared
 from tests.core.gold_datasets import dataset_keys, keyspace, user
 from tests.guarded import own_server
+from tests.kinds import single_server
 from tests.proxies import FaultyProxy
 from tests.with_spark.conftest import PASSWORD, PASSWORD_VARIABLE
 
@@ -243,6 +244,7 @@ def test_an_upsert_replaces_in_place(df, options, client, namespace, rows):
         publish(df, **upsert, fence=2)
 
 
+@single_server
 @pytest.mark.parametrize("count", [5_000, 600_000])
 def test_a_task_that_fails_is_tried_again_and_published_exactly(
     spark, options, endpoint, rows, count
