@@ -14,6 +14,7 @@ from pyspark.sql import types as T  # noqa: N812
 from nexus_redis_provider.core.gold.history import versions
 from nexus_redis_provider.spark import publish
 from nexus_redis_provider.spark.failures import SPARK_ERRORS
+from tests.kinds import unspread
 from tests.urls import url_of
 from tests.with_spark.test_publish_types import VALUES, exactly
 
@@ -179,6 +180,7 @@ FILTERS = [
 ]
 
 
+@unspread
 def test_filters_on_all_key_columns_read_their_rows_alone(client, load, store, numbered, pushdown):
     store(numbered, key=["shop", "day", "even"], layout="packed")
     client.config_resetstat()
