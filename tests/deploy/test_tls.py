@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import ssl
 import subprocess
 from contextlib import suppress
@@ -50,9 +51,12 @@ def ping(endpoint: Endpoint) -> bool:
         return client.ping()
 
 
+def alternatives(path: Path) -> x509.SubjectAlternativeName:
+    return certificate(path).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+
+
 def test_every_server_is_named(secrets: Path) -> None:
-    found = certificate(secrets / "server.crt").extensions
-    names = found.get_extension_for_class(x509.SubjectAlternativeName).value
+    names = alternatives(secrets / "server.crt")
     in_compose = {
         s["environment"]["NAME"] for s in SERVICES.values() if "NAME" in s.get("environment", {})
     }
@@ -123,6 +127,66 @@ def test_only_what_is_missing_is_made(tmp_path: Path) -> None:
     changed = {path.name for path in folder.iterdir() if path.read_bytes() != before[path.name]}
     assert changed == {"server.crt"}
     certificate(folder / "server.crt").verify_directly_issued_by(certificate(folder / "ca.crt"))
+
+
+def test_a_renewal_keeps_names_keys_and_rights(binaries: None, tmp_path: Path) -> None:
+    folder = make(tmp_path / "secrets", "localhost", "redis.example", "10.0.0.7", "127.0.0.1")
+    subprocess.run([DEPLOY / "secrets.sh", folder], check=True, capture_output=True)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    modes = {path.name: path.stat().st_mode for path in folder.iterdir()}
+    names = alternatives(folder / "server.crt")
+    expiry = certificate(folder / "server.crt").not_valid_after_utc
+    make(folder, days=9)
+    # Users of containers read them, as they did.
+    assert {path.name: path.stat().st_mode for path in folder.iterdir()} == modes
+    changed = {path.name for path in folder.iterdir() if path.read_bytes() != before[path.name]}
+    assert changed == {"server.crt", "client.crt"}
+    assert alternatives(folder / "server.crt") == names
+    assert certificate(folder / "server.crt").not_valid_after_utc > expiry
+    with Service(("state",), folder, tmp_path / "data", tls="mutual") as service:
+        assert ping(service.endpoint("airflow"))
+
+
+def test_a_certificate_is_readable_whoever_makes_it(tmp_path: Path) -> None:
+    folder = make(tmp_path / "tls", "localhost")
+    for name in ("ca", "server", "client"):
+        assert (folder / f"{name}.crt").stat().st_mode & 0o777 == 0o644
+
+
+def test_names_are_asked_for_where_no_certificate_has_them(tmp_path: Path) -> None:
+    need("openssl")
+    ran = subprocess.run([DEPLOY / "tls.sh", tmp_path], capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert f"There is no {tmp_path}/server.crt to renew" in ran.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_authority_is_renewed_under_those_who_trust_it(
+    secrets: Path, binaries: None, tmp_path: Path
+) -> None:
+    """Its key stays, so servers and clients may be given the new file one after the other."""
+    folder = Path(shutil.copytree(secrets, tmp_path / "secrets"))
+    old = (folder / "ca.crt").rename(tmp_path / "old.crt")
+    key = (folder / "ca.key").rename(tmp_path / "ca.key")
+    ran = subprocess.run(
+        [DEPLOY / "secrets.sh", folder], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 1
+    assert f"ca.crt is to be made anew, and {folder}/ca.key is not there" in ran.stderr
+    key.rename(folder / "ca.key")
+    subprocess.run([DEPLOY / "secrets.sh", folder], check=True, capture_output=True)
+    assert (folder / "ca.crt").read_bytes() != old.read_bytes()
+    assert (folder / "server.crt").read_bytes() == (secrets / "server.crt").read_bytes()
+    with Service(("state",), folder, tmp_path / "data", tls="mutual") as service:
+        endpoint = service.endpoint("airflow")
+        assert ping(endpoint)
+        assert endpoint.tls is not None
+        assert ping(replace(endpoint, tls=replace(endpoint.tls, ca_certs=str(old))))
+        # What is signed from now on is good for those, too, who have the old file.
+        make(folder)
+        service.stop()
+        service.start()
+        assert ping(replace(endpoint, tls=replace(endpoint.tls, ca_certs=str(old))))
 
 
 def test_the_authority_may_be_kept_elsewhere(tmp_path: Path) -> None:
