@@ -26,7 +26,7 @@ from nexus_redis_provider.core.backups.manifests import MANIFEST, Kind, Manifest
 from nexus_redis_provider.core.backups.retention import Retention, prune
 from nexus_redis_provider.core.errors import BackupError, ConfigurationError, CorruptBackupError
 from nexus_redis_provider.embedded import find_wheel_server
-from tests.core.backup_servers import AT_ONCE, fill
+from tests.core.backup_servers import AT_ONCE, fill, left
 from tests.guarded import own_server
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
@@ -187,7 +187,7 @@ def test_there_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "left"),
+    ("options", "count"),
     [
         ({"keep": 2}, 2),
         ({"keep": 9}, 5),
@@ -200,14 +200,14 @@ def test_there_is_none(tmp_path: Path) -> None:
         ({"keep_for": 1}, 1),
     ],
 )
-def test_what_stays(dated: Dated, tmp_path: Path, options: Any, left: int) -> None:
+def test_what_stays(dated: Dated, tmp_path: Path, options: Any, count: int) -> None:
     names, stays = dated(1, 3, 5, 7, 9), Retention(**options)
     gone = [one.name for one in prune(tmp_path, stays, dry_run=True, now=NOW)]
-    assert gone == names[left:][::-1]
+    assert gone == names[count:][::-1]
     assert names_in(tmp_path) == names
     assert [one.name for one in prune(tmp_path, stays, now=NOW)] == gone
-    assert names_in(tmp_path) == names[:left]
-    assert sorted(one.name for one in tmp_path.iterdir()) == sorted(names[:left])
+    assert names_in(tmp_path) == names[:count]
+    assert left(tmp_path) == sorted(names[:count])
 
 
 @pytest.mark.parametrize("options", [{}, {"keep": 0}, {"keep_for": 0}])
@@ -226,7 +226,51 @@ def test_what_a_dead_maker_left(dated: Dated, tmp_path: Path) -> None:
     os.utime(old, (two_days_ago, two_days_ago))
     assert names_in(tmp_path) == [name]
     prune(tmp_path, Retention(keep=1))
-    assert sorted(one.name for one in tmp_path.iterdir()) == [new.name, name]
+    assert left(tmp_path) == [new.name, name]
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_link_is_no_backup(dated: Dated, tmp_path: Path, keep: int) -> None:
+    """By its name it would be the newest, or the oldest; what it leads to counts once."""
+    names = dated(5, 3, 1)
+    links = {"latest": names[-1], "2025": names[-1], "first": names[0], "dangling": "nowhere"}
+    for link, name in links.items():
+        (tmp_path / link).symlink_to(name)
+    assert names_in(tmp_path) == names[::-1]
+    gone = [one.name for one in prune(tmp_path, Retention(keep=keep), now=NOW)]
+    assert gone == names[:-keep]
+    assert left(tmp_path) == sorted([*names[-keep:], *links])
+
+
+def test_a_link_is_not_followed(dated: Dated, tmp_path: Path) -> None:
+    (name,) = dated(1)
+    (tmp_path / "latest").symlink_to(name)
+    with pytest.raises(BackupError, match="latest: it is a symbolic link. Name the folder"):
+        find_backup(tmp_path, "latest")
+
+
+def test_the_folder_of_all_may_be_a_link(dated: Dated, tmp_path: Path) -> None:
+    old, new = dated(3, 1)
+    root = tmp_path / "link"
+    root.symlink_to(tmp_path)
+    assert [one.name for one in prune(root, Retention(keep=1), now=NOW)] == [old]
+    assert find_backup(root, new).folder == root / new
+
+
+@pytest.mark.parametrize("name", [".incomplete-x", ".removed-x"])
+@pytest.mark.parametrize(
+    "make", [Path.touch, lambda path: path.symlink_to("."), lambda path: path.symlink_to("nowhere")]
+)
+def test_a_dead_maker_left_no_file_and_no_link(
+    dated: Dated, tmp_path: Path, name: str, make: Callable[[Path], None]
+) -> None:
+    (kept,) = dated(1)
+    make(tmp_path / name)
+    two_days_ago = NOW.timestamp() - 2 * 86400
+    for path in (tmp_path / name, tmp_path):
+        os.utime(path, (two_days_ago, two_days_ago), follow_symlinks=False)
+    prune(tmp_path, Retention(keep=1))
+    assert left(tmp_path) == [name, kept]
 
 
 def test_what_cannot_be_read_stays(dated: Dated, tmp_path: Path) -> None:

@@ -53,10 +53,15 @@ class Backup:
         """The backup in a folder.
 
         Raises:
-            BackupError: there is none.
+            BackupError: there is none; a symbolic link to one is none.
             CorruptBackupError: its manifest cannot be read.
         """
         try:
+            if folder.is_symlink():
+                raise BackupError(
+                    f"There is no backup {folder}: it is a symbolic link. Name the folder that it "
+                    "leads to."
+                )
             text = (folder / MANIFEST).read_text("utf-8")
         except (FileNotFoundError, NotADirectoryError):
             raise BackupError(f"There is no backup {folder}. See `backup list`.") from None
@@ -79,18 +84,25 @@ class Backup:
 def backups(root: Path) -> Iterator[Backup | CorruptBackupError]:
     """The backups in a folder, newest first; those that cannot be read as the error that says why.
 
+    A symbolic link is none: what it leads to would count twice, and go under one of its names.
+
     Raises:
         BackupError: the folder cannot be read.
     """
     with named_failures(f"{root} cannot be read"):
-        names = sorted((one.name for one in os.scandir(root) if one.is_dir()), reverse=True)
+        names = sorted(os.listdir(root), reverse=True)
     for name in names:
-        if name.startswith(".") or not (root / name / MANIFEST).exists():
-            continue
-        try:
-            yield Backup.open(root / name)
-        except CorruptBackupError as error:
-            yield error
+        if not name.startswith(".") and (found := _opened(root / name)):
+            yield found
+
+
+def _opened(folder: Path) -> Backup | CorruptBackupError | None:
+    try:
+        return Backup.open(folder)
+    except CorruptBackupError as error:
+        return error
+    except BackupError:
+        return None
 
 
 def find_backup(root: Path, name: str | None = None) -> Backup:

@@ -92,6 +92,9 @@ def _remove(folder: Path) -> None:
 
 def _remove_abandoned(root: Path) -> None:
     for found in list(os.scandir(root)):
-        is_ours = found.name.startswith((INCOMPLETE, _REMOVED))
+        # Files and links are not of our making.
+        is_ours = found.name.startswith((INCOMPLETE, _REMOVED)) and found.is_dir(
+            follow_symlinks=False
+        )
         if is_ours and time.time() - found.stat().st_mtime > _ABANDONED_S:
             shutil.rmtree(found.path)
