@@ -90,9 +90,9 @@ def backups(root: Path) -> Iterator[Backup | CorruptBackupError]:
         BackupError: the folder cannot be read.
     """
     with named_failures(f"{root} cannot be read"):
-        names = sorted(os.listdir(root), reverse=True)
-    for name in names:
-        if not name.startswith(".") and (found := _opened(root / name)):
+        folders = sorted(root.iterdir(), reverse=True)
+    for folder in folders:
+        if not folder.name.startswith(".") and (found := _opened(folder)):
             yield found
 
 
