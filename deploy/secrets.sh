@@ -4,8 +4,8 @@
 #
 #   secrets.sh [FOLDER]      default: secrets/ beside docker-compose.yml
 #
-# Users are written anew each time, so a change of redis/users.acl arrives. To change a password,
-# remove its file.
+# Users are written anew each time, so a change of redis/users.acl arrives. A password that is
+# removed gets a successor, but not everybody hears of it: docs/deploy.md, "Another password".
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 folder=${1:-$here/../secrets}
