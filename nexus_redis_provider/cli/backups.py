@@ -47,8 +47,9 @@ def create(client: redis.Redis, args: Namespace) -> Answer:
     is_limited = args.keep is not None or args.keep_days is not None
     retention = _retention(args) if is_limited else None
     root = folder_named(args.folder)
-    manifest = create_backup(client, root, plan).manifest
-    removed = prune(root, retention) if retention else []
+    backup = create_backup(client, root, plan)
+    removed = prune(root, retention, made=backup) if retention else []
+    manifest = backup.manifest
 
     def view() -> Parts:
         from nexus_redis_provider.cli.backup_tables import created_view

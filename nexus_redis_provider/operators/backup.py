@@ -117,7 +117,7 @@ class RedisBackupOperator(BaseOperator):
             if self.rehearse:
                 self._rehearse(backup, hook.endpoint)
         retention = self._retention()
-        removed = prune(root, retention) if retention else []
+        removed = prune(root, retention, made=backup) if retention else []
         for old in removed:
             self.log.info("Removed: %s.", old.name)
         return _facts(backup, removed)

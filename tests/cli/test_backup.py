@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -17,7 +18,7 @@ from nexus_redis_provider.cli.main import main
 from nexus_redis_provider.core.endpoint import URL_VARIABLE
 from nexus_redis_provider.embedded import EmbeddedServer
 from tests.cli.conftest import Ran
-from tests.core.backup_servers import AT_ONCE, contents, fill, started
+from tests.core.backup_servers import AT_ONCE, contents, fill, left, started
 from tests.guarded import own_server
 from tests.topologies import ClusterDeployment, until
 
@@ -132,6 +133,20 @@ def test_what_stays(own, backup: Any, root: str) -> None:
     }
     assert [one["name"] for one in backup("list", root, "--json").json] == [made.json["name"]]
     assert backup("prune", root).code == 2
+
+
+def date(folder: Path, at: str) -> None:
+    """Have a backup made at another time, as the clock of another host had it."""
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"created_at": at}))
+
+
+def test_the_one_just_made_stays(own, backup: Any, root: str) -> None:
+    ahead = backup("create", root, "--json", url=own.url).json["name"]
+    date(Path(root, ahead), "2999-01-01T00:00:00+00:00")
+    made = backup("create", root, "--keep", "1", "--json", url=own.url).json
+    assert made["removed"] == []
+    assert left(Path(root)) == sorted([ahead, made["name"]])
 
 
 def test_bad_retention_makes_no_backup(own, backup: Any, root: str) -> None:

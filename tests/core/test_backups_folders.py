@@ -229,6 +229,16 @@ def test_what_a_dead_maker_left(dated: Dated, tmp_path: Path) -> None:
     assert left(tmp_path) == [new.name, name]
 
 
+@pytest.mark.parametrize("stays", [Retention(keep=1), Retention(keep_for=1)])
+def test_the_one_just_made_stays(dated: Dated, tmp_path: Path, stays: Retention) -> None:
+    """Whatever the clock of another host says, or somebody else has made meanwhile."""
+    old, name, ahead = dated(3, 0, -1)
+    made = find_backup(tmp_path, name)
+    gone = prune(tmp_path, stays, made=made, now=NOW + timedelta(minutes=1))
+    assert [one.name for one in gone] == [old]
+    assert names_in(tmp_path) == [ahead, name]
+
+
 @pytest.mark.parametrize("keep", [1, 2])
 def test_a_link_is_no_backup(dated: Dated, tmp_path: Path, keep: int) -> None:
     """By its name it would be the newest, or the oldest; what it leads to counts once."""

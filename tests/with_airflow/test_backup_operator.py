@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from nexus_redis_provider.core.backups.folders import Backup, verify
+from nexus_redis_provider.core.backups.manifests import MANIFEST
 from nexus_redis_provider.core.errors import ConfigurationError, RehearsalError, UnreachableError
 from nexus_redis_provider.embedded import EmbeddedServer
 from nexus_redis_provider.operators.backup import RedisBackupOperator
@@ -83,6 +85,17 @@ def test_old_ones_go_last(backup: Any, tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(RehearsalError):
         backup(keep=1, rehearse=True)
     assert len(names(tmp_path)) == 3
+
+
+def test_the_one_just_made_stays(backup: Any, tmp_path: Path) -> None:
+    """Where the clock of the host that made another one is ahead."""
+    ahead = backup()
+    path = Path(ahead["path"], MANIFEST)
+    facts = json.loads(path.read_text()) | {"created_at": "2999-01-01T00:00:00+00:00"}
+    path.write_text(json.dumps(facts))
+    made = backup(keep=1)
+    assert made["removed"] == []
+    assert names(tmp_path) == sorted([ahead["name"], made["name"]])
 
 
 def test_a_source_that_has_gone_on(own: EmbeddedServer, backup: Any, monkeypatch: Any) -> None:

@@ -57,7 +57,12 @@ class Retention:
 
 
 def prune(
-    root: Path, retention: Retention, *, dry_run: bool = False, now: datetime | None = None
+    root: Path,
+    retention: Retention,
+    *,
+    made: Backup | None = None,
+    dry_run: bool = False,
+    now: datetime | None = None,
 ) -> list[Manifest]:
     """Remove old backups; returns them, oldest first.
 
@@ -66,6 +71,8 @@ def prune(
     Args:
         root: folder of all backups.
         retention: which stay.
+        made: just now, by the caller; stays in any case, also where the clock of a host that made
+            another one is ahead, or somebody else has made one meanwhile.
         dry_run: only say which do not.
         now: by default the time.
 
@@ -74,7 +81,9 @@ def prune(
     """
     sound = [found for found in backups(root) if isinstance(found, Backup)]
     sound.sort(key=lambda one: one.manifest.created_at, reverse=True)
+    spared = made and made.folder
     old = retention.old(sound, now or datetime.now(UTC))
+    old = [one for one in old if one.folder != spared]
     if not dry_run:
         with named_failures(f"{root} cannot be cleared"):
             for one in old:
