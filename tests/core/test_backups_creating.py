@@ -14,11 +14,12 @@ from nexus_redis_provider.core.backups.checks import Tools
 from nexus_redis_provider.core.backups.creating import create_backup
 from nexus_redis_provider.core.backups.folders import Backup, backups, verify
 from nexus_redis_provider.core.backups.manifests import MANIFEST, Names
+from nexus_redis_provider.core.backups.rehearsing import Comparison, rehearse
 from nexus_redis_provider.core.monitoring.infos import Database
 from nexus_redis_provider.core.replication import await_replicas
 from nexus_redis_provider.embedded import find_server
 from tests.conftest import need_server
-from tests.core.backup_servers import AT_ONCE, fill, left, plan
+from tests.core.backup_servers import AT_ONCE, HOUR_MS, expire_field, fill, left, plan
 from tests.guarded import own_server
 from tests.servers import as_user
 from tests.topologies import MASTER, ClusterDeployment, SentinelDeployment, until
@@ -66,6 +67,16 @@ def test_a_snapshot_leaves_no_trace_on_the_server(own, asked, root) -> None:
     create_backup(asked, root, plan(own, "sent"))
     assert set(own.directory.iterdir()) == before
     assert asked.info("replication")["connected_slaves"] == 0
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_fields_that_expire(own, asked, root, way) -> None:
+    """A server does not send them to a replica of which it does not know that it can read them."""
+    asked.hset("hash", "stays", 1)
+    expire_field(asked, "hash", "goes", ttl_ms=HOUR_MS)
+    backup = create_backup(asked, root, plan(own, way))
+    done = rehearse(backup, compare=Comparison(source=own.endpoint), server_binary=own._binary)
+    assert (done.keys, done.compared, done.different) == (1, 1, 0)
 
 
 @pytest.mark.parametrize("diskless", ["yes", "no"])

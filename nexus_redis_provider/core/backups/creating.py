@@ -158,7 +158,7 @@ class _Maker:
         plan = self._plan
         created_at, began_at = datetime.now(UTC), time.monotonic()
         names = _names(client, info)
-        files, position = self._written(client, folder, names)
+        files, position = self._written(client, info.version, folder, names)
         # Files of a log were read by the tool when they were copied.
         is_snapshot = plan.kind is Kind.RDB
         counts = self._tools.check_rdb(folder / files[0].path, name) if is_snapshot else None
@@ -182,7 +182,7 @@ class _Maker:
         )
 
     def _written(
-        self, client: redis.Redis, folder: Path, names: Names
+        self, client: redis.Redis, version: str, folder: Path, names: Names
     ) -> tuple[tuple[BackupFile, ...], Position | None]:
         plan = self._plan
         timeout = to_ms(plan.timeout, "timeout") / 1000
@@ -194,7 +194,7 @@ class _Maker:
                         raise CancelledError
                     record.write(data)
 
-                position = receive_snapshot(client, write, timeout=timeout)
+                position = receive_snapshot(client, write, version=version, timeout=timeout)
             return (record.written,), position
         if plan.kind is Kind.AOF:
             files = copy_log(client, plan.data_dir, names, folder, self._tools, timeout=timeout)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ class Position:
 
 
 def receive_snapshot(
-    client: redis.Redis, write: Callable[[bytes], Any], *, timeout: float
+    client: redis.Redis, write: Callable[[bytes], Any], *, version: str, timeout: float
 ) -> Position:
     """Hand the server's data on, as an RDB file; returns up to where in its history that is.
 
@@ -56,6 +56,8 @@ def receive_snapshot(
         client: of one server.
         write: is given the file's bytes in pieces, and none where the server just shows that it
             lives; what it raises ends all.
+        version: of the server; what no older one knows, such as fields of hashes that expire, is
+            sent to a replica of this version alone.
         timeout: seconds that all of it may take, with the time before it begins.
 
     Raises:
@@ -72,6 +74,10 @@ def receive_snapshot(
         try:
             for words in _INTRODUCTION:
                 connection.send_command(*words)
+                connection.read_response()
+            connection.send_command("REPLCONF", "version", version)
+            # Redis, and Valkey before 8, send everything to everybody, and do not know the word.
+            with suppress(exceptions.ResponseError):
                 connection.read_response()
             connection.send_command("PSYNC", "?", "-1", check_health=False)
             return _Stream(connection, address_of(client), write, timeout).read()
