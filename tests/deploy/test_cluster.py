@@ -46,7 +46,7 @@ def test_roles_suffice(cluster: Cluster) -> None:
         with node.client() as client:
             refused |= {entry["object"] for entry in client.acl_log()}
             used |= {name.removeprefix("cmdstat_") for name in client.info("commandstats")}
-    assert refused == DONE_WITHOUT["backup"]
+    assert refused == DONE_WITHOUT["spark"] | DONE_WITHOUT["backup"]
     # Who meets a slot on its way to another node says ASKING; none is here.
     assert OF_A_CLUSTER - {"asking"} <= used
 
