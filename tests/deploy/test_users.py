@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
 
+from nexus_redis_provider.core.tags import stamp
 from tests.deploy.jobs import JOBS, publish_in_every_way
-from tests.deploy.programs import DEPLOY
+from tests.deploy.programs import DEPLOY, ROOT
 from tests.deploy.services import Service
 
 USERS = {
@@ -125,6 +130,34 @@ def test_nobody_else_may_see_the_password_of_replicas(role: str, single: Service
         assert admin.config_get("masterauth")["masterauth"]
         with pytest.raises(redis.exceptions.NoPermissionError):
             client.config_get("masterauth")
+
+
+@pytest.fixture
+def storing(secrets: Path, binaries: None, tmp_path: Path) -> Iterator[Service]:
+    """A cache whose user `api` has what the page says that who stores responses needs."""
+    page = (ROOT / "docs/deploy.md").read_text("utf-8")
+    (line,) = re.findall(r"^\(~.+\)$", page, re.MULTILINE)
+    users = (DEPLOY / "redis/users.acl").read_text("utf-8")
+    assert line in users
+    deploy, own_secrets = tmp_path / "deploy", tmp_path / "secrets"
+    shutil.copytree(DEPLOY, deploy)
+    shutil.copytree(secrets, own_secrets)
+    users = re.sub(r"^user api .*$", rf"\g<0> {line}", users, flags=re.MULTILINE)
+    (deploy / "redis/users.acl").write_text(users, "utf-8")
+    subprocess.run([deploy / "secrets.sh", own_secrets], check=True, capture_output=True)
+    with Service(("cache",), own_secrets, tmp_path / "data") as service:
+        yield service
+
+
+def test_api_may_store_what_it_stamped_and_nothing_else(storing: Service) -> None:
+    with storing.endpoint("api").client() as client:
+        client.set(f"api:prices:{stamp(client, ['prices'])}", "5", ex=300)
+        assert client.get(f"api:prices:{stamp(client, ['prices'])}") == b"5"
+        for other in ("nexus:lock:{a}", "nexus:gold:{sales}:head", "nexus:tag:prices", "other"):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                client.set(other, "5")
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            client.get("nexus:lock:{a}")
 
 
 @pytest.mark.parametrize("who", [{}, {"username": "api"}, {"username": "default", "password": ""}])
