@@ -14,6 +14,9 @@ one is of the server's clock, in µs, and so none that there has been. One thing
 one back: a failover to a replica that has not received the invalidation. Where that matters, wait
 for replicas (`core.replication.await_replicas`), and invalidate again if they do not confirm.
 
+Among honest clients, that is: who has the rights to stamp may set expiries, and so could end a
+generation and begin an old one.
+
 Example:
     key = f"prices:{region}:{stamp(client, ['prices', f'region:{region}'])}"
     if (found := client.get(key)) is None:
