@@ -175,6 +175,33 @@ def test_newest_first(dated: Dated, tmp_path: Path) -> None:
     assert find_backup(tmp_path, old).manifest.created_at == NOW - timedelta(days=9)
 
 
+def test_the_newest_by_when_it_was_made(dated: Dated, tmp_path: Path) -> None:
+    old, middle, new = dated(9, 5, 1)
+    for name, other in ((old, "before-upgrade"), (new, "1-after")):
+        (tmp_path / name).rename(tmp_path / other)
+    assert names_in(tmp_path) == ["1-after", middle, "before-upgrade"]
+    assert find_backup(tmp_path).manifest.name == "1-after"
+
+
+def test_what_somebody_else_put_there_is_not_the_newest(dated: Dated, tmp_path: Path) -> None:
+    (name,) = dated(1)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / MANIFEST).write_text("{}")
+    assert find_backup(tmp_path).manifest.name == name
+    found, theirs = backups(tmp_path)
+    assert (found, str(theirs)[:16]) == (find_backup(tmp_path, name), "Backup 'theirs' ")
+
+
+def test_the_newest_that_cannot_be_read_is_not_passed_over(dated: Dated, tmp_path: Path) -> None:
+    """Its name tells when it was made: whoever wants the newest shall know."""
+    middle, new, old = dated(5, 1, 9)
+    (tmp_path / old).rename(tmp_path / "zero")
+    (tmp_path / new / MANIFEST).write_text("")
+    with pytest.raises(CorruptBackupError, match=new):
+        find_backup(tmp_path)
+    assert names_in(tmp_path) == [middle, "zero"]
+
+
 def test_there_is_none(tmp_path: Path) -> None:
     with pytest.raises(BackupError, match="There is no backup in"):
         find_backup(tmp_path)

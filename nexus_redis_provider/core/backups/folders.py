@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 
@@ -81,7 +81,7 @@ class Backup:
         return self.folder / file.path
 
 
-def backups(root: Path) -> Iterator[Backup | CorruptBackupError]:
+def backups(root: Path) -> list[Backup | CorruptBackupError]:
     """The backups in a folder, newest first; those that cannot be read as the error that says why.
 
     A symbolic link is none: what it leads to would count twice, and go under one of its names.
@@ -90,10 +90,9 @@ def backups(root: Path) -> Iterator[Backup | CorruptBackupError]:
         BackupError: the folder cannot be read.
     """
     with named_failures(f"{root} cannot be read"):
-        folders = sorted(root.iterdir(), reverse=True)
-    for folder in folders:
-        if not folder.name.startswith(".") and (found := _opened(folder)):
-            yield found
+        folders = sorted(root.iterdir())
+    opened = [_opened(folder) for folder in folders if not folder.name.startswith(".")]
+    return sorted(filter(None, opened), key=_made_at, reverse=True)
 
 
 def _opened(folder: Path) -> Backup | CorruptBackupError | None:
@@ -103,6 +102,16 @@ def _opened(folder: Path) -> Backup | CorruptBackupError | None:
         return error
     except BackupError:
         return None
+
+
+def _made_at(found: Backup | CorruptBackupError) -> datetime:
+    if isinstance(found, Backup):
+        return found.manifest.created_at
+    # Its name still tells, if that is ours: so one that is damaged is not passed over for an older
+    # one in silence.
+    with suppress(ValueError):
+        return datetime.strptime(found.backup.partition("-")[0], "%Y%m%dT%H%M%S.%f%z")
+    return datetime.min.replace(tzinfo=UTC)
 
 
 def find_backup(root: Path, name: str | None = None) -> Backup:

@@ -80,7 +80,6 @@ def prune(
         BackupError: a folder cannot be read or removed.
     """
     sound = [found for found in backups(root) if isinstance(found, Backup)]
-    sound.sort(key=lambda one: one.manifest.created_at, reverse=True)
     spared = made and made.folder
     old = retention.old(sound, now or datetime.now(UTC))
     old = [one for one in old if one.folder != spared]
