@@ -159,6 +159,15 @@ def test_an_image_is_built_by_one_service_and_for_any_machine() -> None:
     assert not re.search("amd64|arm64|x86_64|aarch64", dockerfile)
 
 
+def test_what_is_installed_in_an_image_has_a_version() -> None:
+    dockerfile = (ROOT / "deploy/platform/Dockerfile").read_text("utf-8").replace("\\\n", "")
+    words = " ".join(re.findall(r"pip install ([^&\n]*)", dockerfile)).split()
+    assert {"-c", "constraints.txt"} < set(words)
+    constrained = re.findall(r"^[\w.-]+(?===)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    mine = {"-c", "constraints.txt", "--no-cache-dir", "--no-deps", "'.[airflow,spark,cli,hiredis]'"}
+    assert {word for word in words if "==" not in word} - mine <= set(constrained)
+
+
 def test_driver_and_executors_read_the_same_files() -> None:
     for name in ("airflow-scheduler", "spark-worker-1", "spark-worker-2"):
         assert ["data", "/data"] in mounts(name)
