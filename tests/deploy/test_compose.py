@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import jsonschema
@@ -159,12 +160,28 @@ def test_an_image_is_built_by_one_service_and_for_any_machine() -> None:
     assert not re.search("amd64|arm64|x86_64|aarch64", dockerfile)
 
 
+def test_an_image_is_built_anew_for_another_version() -> None:
+    """Compose goes on with an image that is there under its tag."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+    assert {s["image"] for s in SERVICES.values() if "build" in s} == {
+        f"nexus-redis-platform:{version}"
+    }
+
+
 def test_what_is_installed_in_an_image_has_a_version() -> None:
     dockerfile = (ROOT / "deploy/platform/Dockerfile").read_text("utf-8").replace("\\\n", "")
     words = " ".join(re.findall(r"pip install ([^&\n]*)", dockerfile)).split()
     assert {"-c", "constraints.txt"} < set(words)
-    constrained = re.findall(r"^[\w.-]+(?===)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
-    mine = {"-c", "constraints.txt", "--no-cache-dir", "--no-deps", "'.[airflow,spark,cli,hiredis]'"}
+    constrained = re.findall(
+        r"^[\w.-]+(?===)", (ROOT / "constraints.txt").read_text(), re.MULTILINE
+    )
+    mine = {
+        "-c",
+        "constraints.txt",
+        "--no-cache-dir",
+        "--no-deps",
+        "'.[airflow,spark,cli,hiredis]'",
+    }
     assert {word for word in words if "==" not in word} - mine <= set(constrained)
 
 
