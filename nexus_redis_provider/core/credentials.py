@@ -1,7 +1,7 @@
 """Passwords, and references to where a password can be found.
 
 A reference (environment variable, file) travels to other processes; the password behind it is
-looked up there. A literal never leaves the process it was given to.
+looked up there, for each connection anew. A literal never leaves the process it was given to.
 """
 
 from __future__ import annotations
@@ -32,6 +32,13 @@ class SecretSource(StrEnum):
     FILE = "file"
 
 
+class SecretError(AuthenticationError, ConfigurationError):
+    """A reference leads to no password; no server was asked.
+
+    It is one of redis-py's errors, too, so that clients deal with it while they connect.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class Secret:
     """A password or a reference to one; its repr never shows a password.
@@ -50,7 +57,7 @@ class Secret:
         """The password.
 
         Raises:
-            ConfigurationError: the environment variable or the file is not there, or what is in it
+            SecretError: the environment variable or the file is not there, or what is in it
                 is no password.
         """
         match self.source:
@@ -72,7 +79,7 @@ class Secret:
         try:
             found = os.environ[self.value]
         except KeyError:
-            raise ConfigurationError(
+            raise SecretError(
                 f"The Redis password is to come from the environment variable {self.value}, which "
                 "is not set in this process. Set it here too; where only Spark's configuration "
                 "reaches the executors, name the variable ...PASSWORD, which Spark keeps out of "
@@ -81,7 +88,7 @@ class Secret:
         try:
             found.encode()
         except UnicodeEncodeError:
-            raise ConfigurationError(
+            raise SecretError(
                 f"The Redis password in the environment variable {self.value} is not UTF-8 text."
             ) from None
         return found
@@ -89,7 +96,7 @@ class Secret:
     def _refuse_none(self, found: str) -> str:
         # No password at all would be another user's rights, or an error of the server.
         if not found:
-            raise ConfigurationError(
+            raise SecretError(
                 f"The Redis password is to come from the environment variable {self.value}, which "
                 "has none in this process. Give it there, or leave out the reference to it."
             )
@@ -101,11 +108,11 @@ class Secret:
             # An editor of Windows may have put a mark of the encoding before it.
             first = Path(self.value).read_text(encoding="utf-8-sig").partition("\n")[0]
         except UnicodeDecodeError:
-            raise ConfigurationError(f"{wrong} is not UTF-8 text.") from None
+            raise SecretError(f"{wrong} is not UTF-8 text.") from None
         except (OSError, ValueError) as error:
-            raise ConfigurationError(f"{wrong} cannot be read: {error}.") from None
+            raise SecretError(f"{wrong} cannot be read: {error}.") from None
         if not first:
-            raise ConfigurationError(f"{wrong} is empty, or has an empty first line.")
+            raise SecretError(f"{wrong} is empty, or has an empty first line.")
         return first
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -122,6 +129,28 @@ def _password_in(url: str) -> str:
     # Not by urlsplit: the URL may name several hosts.
     authority = re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0]
     return unquote(authority.rpartition("@")[0].partition(":")[2])
+
+
+class LookedUp(CredentialProvider):
+    """Tells redis-py a user, and the password behind a reference, whenever it connects.
+
+    Args:
+        username: or None for the default user.
+        secret: a reference.
+    """
+
+    def __init__(self, username: str | None, secret: Secret) -> None:
+        self._username = username
+        self._secret = secret
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        """As redis-py asks for them. Raises SecretError."""
+        password = self._secret.reveal()
+        return (self._username, password) if self._username else (password,)
+
+    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+        """The asyncio twin of `get_credentials`: reading a line takes no time to speak of."""
+        return self.get_credentials()
 
 
 class ProviderError(AuthenticationError):

@@ -15,7 +15,7 @@ from redis.driver_info import DriverInfo
 from nexus_redis_provider.core import connections, following, pools, sentinels
 from nexus_redis_provider.core.addresses import DEFAULT_PORT, Node, Tls, Topology, check_once
 from nexus_redis_provider.core.bounds import ReadFrom, check_values
-from nexus_redis_provider.core.credentials import Secret, SecretSource, provider_of
+from nexus_redis_provider.core.credentials import LookedUp, Secret, SecretSource, provider_of
 from nexus_redis_provider.core.errors import ConfigurationError
 from nexus_redis_provider.core.translations import (
     FAILURES,
@@ -62,7 +62,8 @@ class Endpoint:
         master: the name by which the Sentinels know the primary.
         db: database number; a Cluster has only 0.
         username: ACL user, or None for the default user.
-        password: a `Secret`; a literal one cannot be pickled.
+        password: a `Secret`; a literal one cannot be pickled. What a reference leads to is looked
+            up whenever a connection is made.
         sentinel_username, sentinel_password: for the Sentinels, where they ask for it.
         tls: verification settings, or None for plain TCP; for Sentinels, too.
         connect_timeout, read_timeout: seconds per attempt.
@@ -311,8 +312,7 @@ class Endpoint:
     def _options(self) -> dict[str, Any]:
         options: dict[str, Any] = {
             "db": self.db,
-            "username": self.username,
-            "password": self.password.reveal() if self.password else None,
+            **self._credentials(),
             "socket_connect_timeout": self.connect_timeout,
             "socket_timeout": self.read_timeout,
             "max_connections": self.max_connections,
@@ -322,8 +322,6 @@ class Endpoint:
             # Unless it is told, redis-py speaks RESP3 and answers in the forms that it had before.
             "protocol": None if self.protocol == 3 else self.protocol,
         }
-        if self.credential_provider:
-            options["credential_provider"] = provider_of(self.credential_provider)
         if self.tls:
             check_once(self.tls)
             options |= {
@@ -335,6 +333,14 @@ class Endpoint:
                 "ssl_check_hostname": self.tls.check_hostname and self.tls.cert_reqs != "none",
             }
         return options
+
+    def _credentials(self) -> dict[str, Any]:
+        if self.credential_provider:
+            return {"credential_provider": provider_of(self.credential_provider)}
+        password = self.password.reveal() if self.password else None  # Also to say at once: none.
+        if self.password and self.password.is_reference:
+            return {"credential_provider": LookedUp(self.username, self.password)}
+        return {"username": self.username, "password": password}
 
     def __str__(self) -> str:
         nodes = ",".join(map(str, self.nodes))

@@ -73,6 +73,14 @@ class AccessDeniedError(ServerError):
         self.endpoint = endpoint
 
 
+class NoPasswordError(AccessDeniedError, ConfigurationError):
+    """The password is no longer where it is to come from; the server was not asked."""
+
+    def __init__(self, endpoint: str, cause: object) -> None:
+        NexusRedisError.__init__(self, f"Redis at {endpoint} was not asked. {cause}")
+        self.endpoint = endpoint
+
+
 class RefusedError(ServerError):
     """The server does not carry out a command as it is: no memory is left, or no disk to save to.
 

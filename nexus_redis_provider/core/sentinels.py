@@ -87,8 +87,9 @@ class Primary(_Watched):
         """
         doubts: dict[Node, Any] = {}
         for node in self._nodes:
+            options = self._options(node)
             try:
-                with redis.Redis(**self._options(node)) as sentinel:
+                with redis.Redis(**options) as sentinel:
                     address = self._found(node, sentinel.sentinel_masters(), doubts)
                     if address:
                         return self._choice(sentinel) or (address[0], address[1])
@@ -115,8 +116,9 @@ class AsyncPrimary(_Watched):
         """As `Primary.address`."""
         doubts: dict[Node, Any] = {}
         for node in self._nodes:
+            options = self._options(node)
             try:
-                async with redis.asyncio.Redis(**self._options(node)) as sentinel:
+                async with redis.asyncio.Redis(**options) as sentinel:
                     address = self._found(node, await sentinel.sentinel_masters(), doubts)
                     if address:
                         return await self._choice(sentinel) or (address[0], address[1])

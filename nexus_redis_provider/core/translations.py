@@ -9,8 +9,10 @@ from typing import Any
 from redis import exceptions
 
 from nexus_redis_provider.core.addresses import DEFAULT_PORT, host_and_port
+from nexus_redis_provider.core.credentials import SecretError
 from nexus_redis_provider.core.errors import (
     AccessDeniedError,
+    NoPasswordError,
     PoolExhaustedError,
     RefusedError,
     ServerError,
@@ -48,6 +50,7 @@ def translated_errors(client: Any) -> Iterator[None]:
     Raises:
         UnreachableError: no connection, or no answer in time.
         AccessDeniedError: bad credentials, or the ACL forbids the command or key.
+        NoPasswordError: the password is no longer where it is to come from.
         RefusedError: the server refused the command, for want of memory for example.
     """
     try:
@@ -94,7 +97,8 @@ def translated(where: str, error: BaseException) -> ServerError | exceptions.Wat
     if isinstance(error, exceptions.MaxConnectionsError):
         return PoolExhaustedError(where, error)
     if isinstance(error, _DENIED) or str(error).startswith(_DENIED_WITHIN):
-        return AccessDeniedError(where, error)
+        kind = NoPasswordError if isinstance(error, SecretError) else AccessDeniedError
+        return kind(where, error)
     if isinstance(error, _UNREACHABLE) or is_split(error) or _is_down(error):
         return _unreachable(where, error)
     return RefusedError(where, str(error))
