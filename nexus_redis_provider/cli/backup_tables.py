@@ -65,7 +65,8 @@ def restored_view(done: Restoration) -> Iterator[RenderableType]:
     word = "yes" if done.appendonly else "no"
     yield (
         f"{printable(str(done.directory))} holds the {done.keys:,} keys of backup "
-        f"{done.manifest.name}."
+        f"{done.manifest.name}, of which {done.expires:,} expire: those whose time is over by then "
+        "are gone when the server starts."
     )
     if done.set_aside:
         yield f"What was there is in {printable(str(done.set_aside))}."

@@ -155,6 +155,7 @@ def restore_one(server: Source, args: Namespace) -> Answer:
         "directory": str(done.directory),
         "appendonly": done.appendonly,
         "keys": done.keys,
+        "expires": done.expires,
         "set_aside": str(done.set_aside) if done.set_aside else None,
     }
     return Answer(document, view)

@@ -18,6 +18,7 @@ from nexus_redis_provider.core.backups import restoring
 from nexus_redis_provider.core.backups.creating import Plan, create_backup
 from nexus_redis_provider.core.backups.folders import Backup
 from nexus_redis_provider.core.backups.manifests import Kind
+from nexus_redis_provider.core.backups.rehearsing import Comparison, rehearse
 from nexus_redis_provider.core.backups.restoring import restore
 from nexus_redis_provider.core.errors import (
     BackupError,
@@ -27,7 +28,7 @@ from nexus_redis_provider.core.errors import (
 )
 from nexus_redis_provider.embedded import EmbeddedServer
 from tests.conftest import WaitUntil
-from tests.core.backup_servers import AT_ONCE, contents, fill, started
+from tests.core.backup_servers import AT_ONCE, contents, expire_field, fill, started
 from tests.guarded import own_server
 
 
@@ -121,7 +122,34 @@ def test_what_has_expired_since_is_gone(binary: Path, tmp_path: Path) -> None:
                 appendonly=appendonly,
                 server_binary=own._binary,
             )
-            assert done.keys == 1
+            # In the files they are still, so that they can be counted.
+            assert (done.keys, done.expires) == (2, 1)
+            word = "yes" if appendonly else "no"
+            with started(done.directory, "--appendonly", word, binary=own._binary) as server:
+                assert [key for _, key in contents(server.endpoint)] == [b"stays"]
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_hashes_all_of_whose_fields_have_expired_since(binary: Path, root: Path, kind) -> None:
+    """No key of theirs has a TTL, and there is none when the server starts."""
+    own = own_server("--appendonly", "yes", *AT_ONCE, binary=binary)
+    with own, own.endpoint.client() as client:
+        client.set("stays", 1)
+        expire_field(client, "goes", "field", ttl_ms=1500)
+        at = client.hpexpiretime("goes", "field")[0]
+        plan = Plan(kind=kind, data_dir=own.directory, server_binary=own._binary)
+        backup = create_backup(client, root, plan)
+        while time.time() * 1000 <= at:
+            time.sleep(0.05)
+        compare = Comparison(source=own.endpoint)
+        assert rehearse(backup, compare=compare, server_binary=own._binary).different == 0
+        for appendonly in (True, False):
+            data = root / f"data-{appendonly}"
+            done = restore(backup, data, appendonly=appendonly, server_binary=own._binary)
+            assert (done.keys, done.expires) == (2, 0)
+            word = "yes" if appendonly else "no"
+            with started(data, "--appendonly", word, binary=own._binary) as server:
+                assert [key for _, key in contents(server.endpoint)] == [b"stays"]
 
 
 def test_a_directory_that_is_not_empty(made: Made, backup: Backup, data: Path) -> None:
@@ -232,10 +260,11 @@ def test_new_files_are_tried_before_they_are_put_in_place(
 
     def lose(client: Any, *args: Any) -> None:
         real(client, *args)
+        client.replicaof("NO", "ONE")
         client.flushall()
 
     monkeypatch.setattr(restoring, "await_state", lose)
-    with pytest.raises(RehearsalError, match="0 keys came back from the new files, 207 went there"):
+    with pytest.raises(RehearsalError, match="0 keys came back of 207 in the new files"):
         restore(made.backups[Kind.RDB], occupied, replace=True, server_binary=made.binary)
     assert state_of(occupied) == before
 

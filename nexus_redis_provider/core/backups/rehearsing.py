@@ -22,6 +22,7 @@ from nexus_redis_provider.core.backups.scratch import (
     lay_out,
     loaded,
     reading,
+    refuse_losses,
     total,
 )
 from nexus_redis_provider.core.durations import Duration, to_ms
@@ -31,8 +32,6 @@ from nexus_redis_provider.core.keyspace.walks import scan
 from nexus_redis_provider.core.monitoring.infos import Database
 from nexus_redis_provider.core.slots import Slots
 
-# A replica of nobody drops no key that has expired meanwhile, so all that is in the file counts.
-_KEEPING = ("--replicaof", "127.0.0.1 1")
 _BATCH = 100
 _NOTHING = Database(keys=0, expires=0)
 
@@ -184,7 +183,6 @@ def _rehearsed(
             manifest.name,
             folder,
             *reading(manifest.kind, manifest.names),
-            *_KEEPING,
             binary=server_binary,
             timeout=timeout,
         ) as (server, client):
@@ -202,9 +200,7 @@ def _rehearsed(
 
 
 def _refuse_losses(manifest: Manifest, expected: int | None, found: dict[int, Database]) -> None:
-    came = total(found).keys
-    if expected is not None and came != expected:
-        raise RehearsalError(manifest.name, f"{came:,} keys came back of {expected:,} in the file")
+    refuse_losses(manifest.name, total(found).keys, expected, "the file")
     if manifest.is_still:
         for number in sorted({*manifest.databases, *found}):
             had, has = (one.get(number, _NOTHING) for one in (manifest.databases, found))

@@ -31,6 +31,7 @@ from nexus_redis_provider.core.backups.scratch import (
     lay_out,
     loaded,
     reading,
+    refuse_losses,
     total,
 )
 from nexus_redis_provider.core.backups.shares import nodes_file
@@ -40,7 +41,6 @@ from nexus_redis_provider.core.endpoint import Endpoint, translated_errors
 from nexus_redis_provider.core.errors import (
     BackupError,
     ConfigurationError,
-    RehearsalError,
     ServerError,
     UnreachableError,
 )
@@ -60,7 +60,8 @@ class Restoration:
         manifest: of the backup.
         directory: where the server is to be started.
         appendonly: whether it is to be started with `appendonly yes`, or no.
-        keys: that it will have; those that had expired are gone.
+        keys: that are in its files; those whose time is over by then are gone when it starts.
+        expires: how many of them have such a time.
         set_aside: folder of what was there before, or None.
     """
 
@@ -68,6 +69,7 @@ class Restoration:
     directory: Path
     appendonly: bool
     keys: int
+    expires: int
     set_aside: Path | None
 
 
@@ -104,7 +106,7 @@ def restore(
         ConfigurationError: a server runs in the directory, or there is something in it; or the
             backup is of a whole Cluster.
         CorruptBackupError: a file of the backup is not what it was.
-        RehearsalError: the data did not come back.
+        RehearsalError: not all of the data came back.
         BackupError: there is no room, for example.
 
     Cost: memory for all of the data, and room for it twice in the directory.
@@ -132,7 +134,7 @@ def restore(
             lay_out(backup, staging)
             seconds = to_ms(timeout, "timeout") / 1000
             kind = Kind.AOF if wanted else Kind.RDB
-            keys = _Preparation(manifest, staging, server_binary, seconds).prepare(kind)
+            found = _Preparation(manifest, staging, server_binary, seconds).prepare(kind)
             names = manifest.names
             made = [staging / (names.appenddirname if wanted else names.dbfilename)]
             if manifest.slots:
@@ -150,7 +152,8 @@ def restore(
         manifest=manifest,
         directory=directory,
         appendonly=wanted,
-        keys=keys,
+        keys=found.keys,
+        expires=found.expires,
         set_aside=set_aside,
     )
 
@@ -203,24 +206,19 @@ class _Preparation:
         self._binary = binary
         self._timeout = timeout
 
-    def prepare(self, kind: Kind) -> int:
-        """Have files of the wanted kind in the folder; returns how many keys they hold."""
-        name = self._manifest.name
+    def prepare(self, kind: Kind) -> Database:
+        """Have files of the wanted kind in the folder; returns what they hold."""
+        name, made = self._manifest.name, self._manifest.kind
         try:
-            found = self._load(self._manifest.kind, convert_to=kind)
-            if kind is self._manifest.kind:
-                return found.keys
-            # What the server is to start with is tried once.
-            again = self._load(kind)
+            found = self._load(made, self._manifest.keys, "the file", convert_to=kind)
+            if kind is not made:
+                # What the server is to start with is tried once.
+                self._load(kind, found.keys, "the new files", convert_to=kind)
         except ServerError as error:
             raise BackupError(f"The server that was to load backup {name!r}: {error}") from error
-        if not found.keys - found.expires <= again.keys <= found.keys:
-            raise RehearsalError(
-                name, f"{again.keys:,} keys came back from the new files, {found.keys:,} went there"
-            )
-        return again.keys
+        return found
 
-    def _load(self, kind: Kind, convert_to: Kind | None = None) -> Database:
+    def _load(self, kind: Kind, keys: int | None, where: str, *, convert_to: Kind) -> Database:
         with loaded(
             self._manifest.name,
             self._folder,
@@ -229,18 +227,9 @@ class _Preparation:
             timeout=self._timeout,
         ) as (_, client):
             found = total(databases_in(client))
-            if convert_to is not None:
-                self._refuse_losses(found)
-                self._convert(client, kind, convert_to)
+            refuse_losses(self._manifest.name, found.keys, keys, where)
+            self._convert(client, kind, convert_to)
         return found
-
-    def _refuse_losses(self, found: Database) -> None:
-        # What has expired since is not loaded.
-        keys, expires = self._manifest.keys, self._manifest.expires
-        if keys is not None and not keys - (expires or 0) <= found.keys <= keys:
-            raise RehearsalError(
-                self._manifest.name, f"{found.keys:,} keys came back of {keys:,} in the file"
-            )
 
     def _convert(self, client: redis.Redis, kind: Kind, to: Kind) -> None:
         if kind is to:

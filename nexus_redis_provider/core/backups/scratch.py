@@ -19,6 +19,10 @@ from nexus_redis_provider.core.errors import RehearsalError, ServerError
 from nexus_redis_provider.core.monitoring.infos import Database, databases_of
 from nexus_redis_provider.core.processes import ServerProcess
 
+# A replica of nobody drops nothing that has expired meanwhile, be it a key or all fields of a hash,
+# so all that is in the file counts.
+_KEEPING = ("--replicaof", "127.0.0.1 1")
+
 
 def lay_out(backup: Backup, folder: Path) -> None:
     """Copy a backup's files to where a server looks for them in its data directory."""
@@ -43,13 +47,14 @@ def loaded(
 ) -> Iterator[tuple[ServerProcess, redis.Redis]]:
     """A server that has loaded what is in a folder, and a client of it; it ends with the block.
 
-    It listens on the loopback alone, and asks for a password that nobody else knows.
+    It listens on the loopback alone, asks for a password that nobody else knows, and keeps what
+    has expired.
 
     Raises:
         RehearsalError: it cannot load it; with the end of its log.
     """
     password = Secret(SecretSource.LITERAL, secrets.token_hex(32))
-    server = ServerProcess(folder, *arguments, binary=binary, password=password)
+    server = ServerProcess(folder, *_KEEPING, *arguments, binary=binary, password=password)
     try:
         server.start(timeout)
     except ServerError as error:
@@ -59,6 +64,16 @@ def loaded(
             yield server, client
     finally:
         server.stop()
+
+
+def refuse_losses(backup: str, came: int, expected: int | None, where: str) -> None:
+    """Refuse another number of keys than went into files; None where that is not known.
+
+    Raises:
+        RehearsalError: names both numbers.
+    """
+    if expected is not None and came != expected:
+        raise RehearsalError(backup, f"{came:,} keys came back of {expected:,} in {where}")
 
 
 def databases_in(client: redis.Redis) -> dict[int, Database]:
