@@ -10,8 +10,13 @@ from airflow.sdk import BaseOperator
 from nexus_redis_provider.core.backups.creating import HOUR, Plan, create_backup
 from nexus_redis_provider.core.backups.folders import folder_named
 from nexus_redis_provider.core.backups.manifests import Kind
-from nexus_redis_provider.core.backups.rehearsing import Comparison, rehearse
+from nexus_redis_provider.core.backups.rehearsing import (
+    Comparison,
+    check_sampling,
+    rehearse,
+)
 from nexus_redis_provider.core.backups.retention import Retention, prune
+from nexus_redis_provider.core.durations import to_ms
 from nexus_redis_provider.core.errors import ConfigurationError
 from nexus_redis_provider.hooks.redis import NexusRedisHook
 
@@ -83,7 +88,8 @@ class RedisBackupOperator(BaseOperator):
             kwargs: of every operator.
 
         Raises:
-            ConfigurationError: options contradict each other.
+            ConfigurationError: options make no sense, or contradict each other. Of those that are
+                templates, `execute` tells, before a backup is made.
         """
         super().__init__(**kwargs)
         self.folder = folder
@@ -101,6 +107,8 @@ class RedisBackupOperator(BaseOperator):
         self.timeout = timeout
         if compare and not rehearse:
             raise ConfigurationError("compare is a part of the rehearsal: give rehearse=True.")
+        check_sampling(sample, tolerance)
+        to_ms(timeout, "timeout")
         self._retention()
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -111,6 +119,11 @@ class RedisBackupOperator(BaseOperator):
             server_binary=_path(self.server_binary),
         )
         root = folder_named(self.folder)
+        scratch = _path(self.scratch)
+        if scratch is not None and not scratch.is_dir():
+            raise ConfigurationError(
+                f"scratch must be a folder that is there, not {self.scratch!r}."
+            )
         with NexusRedisHook(self.redis_conn_id) as hook:
             backup = create_backup(hook.get_conn(), root, plan)
             self.log.info("Backup %s: %d bytes.", backup.folder, backup.manifest.bytes)

@@ -237,7 +237,9 @@ def test_what_stays(dated: Dated, tmp_path: Path, options: Any, count: int) -> N
     assert left(tmp_path) == sorted(names[:count])
 
 
-@pytest.mark.parametrize("options", [{}, {"keep": 0}, {"keep_for": 0}])
+@pytest.mark.parametrize(
+    "options", [{}, {"keep": 0}, {"keep": True}, {"keep": 1.5}, {"keep": "7"}, {"keep_for": 0}]
+)
 def test_retention_that_makes_no_sense(options: Any) -> None:
     with pytest.raises(ConfigurationError):
         Retention(**options)

@@ -125,14 +125,42 @@ def test_no_server(backup: Any, tmp_path: Path) -> None:
     ("options", "said"),
     [
         ({"compare": True}, "give rehearse=True"),
-        ({"folder": ""}, "must have a name"),
-        ({"keep": 0}, "keep must be at least 1"),
+        ({"keep": 0}, "keep must be a whole number of at least 1, not 0"),
+        ({"keep": True}, "keep must be a whole number of at least 1, not True"),
+        ({"keep": 1.5}, "keep must be a whole number of at least 1, not 1.5"),
+        ({"keep": "7"}, "keep must be a whole number of at least 1, not '7'"),
         ({"keep_for": -1}, "keep_for must be a positive number"),
-        ({"kind": "x"}, "kind must be one of rdb, aof, not 'x'"),
-        ({"kind": "aof"}, "say where that is"),
-        ({"rehearse": True, "compare": True, "sample": 0}, "sample must be at least 1"),
+        ({"timeout": 0}, "timeout must be a positive number"),
+        ({"sample": 0}, "sample must be a whole number of at least 1, not 0"),
+        ({"sample": "5"}, "sample must be a whole number of at least 1, not '5'"),
+        ({"tolerance": 2}, "tolerance must be a number from 0 to 1, not 2"),
+        ({"tolerance": "0.1"}, "tolerance must be a number from 0 to 1, not '0.1'"),
+        ({"tolerance": float("nan")}, "tolerance must be a number from 0 to 1, not nan"),
     ],
 )
-def test_options_that_make_no_sense(backup: Any, options: Any, said: str) -> None:
+def test_an_operator_that_is_not_built(options: Any, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        RedisBackupOperator(task_id="backup", folder="/backups", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"folder": ""}, "must have a name, not ''"),
+        ({"folder": None}, "must have a name, not None"),
+        ({"kind": "x"}, "kind must be one of rdb, aof, not 'x'"),
+        ({"kind": "aof"}, "say where that is"),
+        (
+            {"rehearse": True, "scratch": "/nowhere"},
+            "scratch must be a folder that is there, not '/nowhere'",
+        ),
+    ],
+)
+def test_templates_that_make_no_sense(
+    backup: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: Any, said: str
+) -> None:
+    """Are known when they are filled in, and no backup is made with them."""
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigurationError, match=said):
         backup(**options)
+    assert list(tmp_path.iterdir()) == []

@@ -24,15 +24,15 @@ from nexus_redis_provider.core.errors import (
 INCOMPLETE = ".incomplete-"
 
 
-def folder_named(name: str) -> Path:
+def folder_named(name: str | Path) -> Path:
     """The folder by that name.
 
     Raises:
-        ConfigurationError: it is empty, as of a variable that is not set, and would be whichever
-            folder the process happens to be in.
+        ConfigurationError: it is none, or empty, as of a variable that is not set, and would be
+            whichever folder the process happens to be in.
     """
-    if not name.strip():
-        raise ConfigurationError("A folder must have a name; this one's is empty.")
+    if not isinstance(name, str | Path) or not str(name).strip():
+        raise ConfigurationError(f"A folder must have a name, not {name!r}.")
     return Path(name)
 
 

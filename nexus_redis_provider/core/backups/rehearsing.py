@@ -25,6 +25,7 @@ from nexus_redis_provider.core.backups.scratch import (
     refuse_losses,
     total,
 )
+from nexus_redis_provider.core.bounds import is_whole
 from nexus_redis_provider.core.durations import Duration, to_ms
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import ConfigurationError, RehearsalError
@@ -75,10 +76,7 @@ class Comparison:
     tolerance: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.sample < 1:
-            raise ConfigurationError(f"sample must be at least 1, not {self.sample}.")
-        if not 0 <= self.tolerance <= 1:
-            raise ConfigurationError(f"tolerance must be 0 to 1, not {self.tolerance}.")
+        check_sampling(self.sample, self.tolerance)
 
     def refuse_another(self, manifest: Manifest) -> None:
         """Refuse a source that the backup cannot be of.
@@ -101,6 +99,19 @@ class Comparison:
             return self.source
         first, _ = manifest.slots[0]
         return self.source.at(Slots.of(self.source).owner_of(first))
+
+
+def check_sampling(sample: int, tolerance: float) -> None:
+    """Refuse what no `Comparison` takes, also where its source is not known yet.
+
+    Raises:
+        ConfigurationError: names the option and its value.
+    """
+    if not is_whole(sample, 1):
+        raise ConfigurationError(f"sample must be a whole number of at least 1, not {sample!r}.")
+    is_number = isinstance(tolerance, int | float) and not isinstance(tolerance, bool)
+    if not is_number or not 0 <= tolerance <= 1:
+        raise ConfigurationError(f"tolerance must be a number from 0 to 1, not {tolerance!r}.")
 
 
 def rehearse(

@@ -12,6 +12,7 @@ from pathlib import Path
 from nexus_redis_provider.core.backups.files import named_failures
 from nexus_redis_provider.core.backups.folders import INCOMPLETE, Backup, backups
 from nexus_redis_provider.core.backups.manifests import Manifest
+from nexus_redis_provider.core.bounds import is_whole
 from nexus_redis_provider.core.durations import Duration, to_ms
 from nexus_redis_provider.core.errors import ConfigurationError
 
@@ -31,7 +32,7 @@ class Retention:
         keep_for: seconds or a timedelta, or None.
 
     Raises:
-        ConfigurationError: neither was given, or one is not positive.
+        ConfigurationError: neither was given, or one is no positive number.
     """
 
     keep: int | None = None
@@ -40,9 +41,10 @@ class Retention:
     def __post_init__(self) -> None:
         if self.keep is None and self.keep_for is None:
             raise ConfigurationError("Say which backups stay: so many, those so young, or both.")
-        if self.keep is not None and self.keep < 1:
+        if self.keep is not None and not is_whole(self.keep, 1):
             raise ConfigurationError(
-                f"keep must be at least 1, not {self.keep}: one backup always stays."
+                f"keep must be a whole number of at least 1, not {self.keep!r}: one backup always "
+                "stays."
             )
         if self.keep_for is not None:
             to_ms(self.keep_for, "keep_for")
