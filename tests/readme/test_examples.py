@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pyarrow as pa
@@ -37,6 +38,14 @@ def run(code: str, folder: Path, *arguments: str, **environment: str) -> str:
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
     return ran.stdout
+
+
+def test_what_is_installed_is_there():
+    lines = re.findall(r"^pip install -c (\S+) '?\.(?:\[(\w+)\])?", PAGES[0], re.MULTILINE)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert {extra for _, extra in lines} == {"", "airflow", "spark", "cli"}
+    assert {extra for _, extra in lines} <= {"", *project["optional-dependencies"]}
+    assert all((ROOT / constraints).is_file() for constraints, _ in lines)
 
 
 @pytest.mark.airflow
