@@ -255,7 +255,7 @@ def test_no_secret_stands_in_the_repository(secrets: Path) -> None:
 def settings() -> dict[str, list[str]]:
     """What docs/deploy.md has written into `.env`, each after what it is by default."""
     environment = SERVICES["airflow-scheduler"]["environment"]
-    lines = [line for value in environment.values() for line in re.findall(r"\$\{(.*)\}", value)]
+    lines = [line for v in environment.values() for line in re.findall(r"\$\{(\w+:-.*)\}", v)]
     found = {name: [default] for name, default in (line.split(":-", 1) for line in lines)}
     page = (ROOT / "docs/deploy.md").read_text("utf-8")
     for name, value in re.findall(r"^(\w+)=(\S+://\S+)$", page, re.MULTILINE):
@@ -265,7 +265,7 @@ def settings() -> dict[str, list[str]]:
 
 def test_urls_name_a_user_and_where_the_password_is() -> None:
     urls = settings()["NEXUS_SPARK_URL"]
-    assert len(urls) == 3
+    assert len(urls) == 4
     users = (DEPLOY / "redis/users.acl").read_text("utf-8")
     for url in urls:
         endpoint = Endpoint.from_url(url)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from nexus_redis_provider.core.errors import EvictionError
+from nexus_redis_provider.core.errors import EvictionError, StaleFenceError
+from nexus_redis_provider.core.gold.tables import publish_table
 from nexus_redis_provider.core.locks import Lock
+from tests.deploy.jobs import CHANGED
 from tests.deploy.services import Service
 
 STATE = {"maxmemory-policy": "noeviction", "appendonly": "yes", "appendfsync": "everysec"}
@@ -35,6 +37,19 @@ def test_a_cache_takes_no_locks(secrets: Path, binaries: None, tmp_path: Path) -
         pytest.raises(EvictionError, match="allkeys-lfu"),
     ):
         Lock(service.endpoint("airflow"), "a").__enter__()
+
+
+def test_a_cache_has_datasets_whose_lock_is_elsewhere(
+    single: Service, secrets: Path, binaries: None, tmp_path: Path
+) -> None:
+    with (
+        Service(("cache",), secrets, tmp_path / "data", tls="yes") as cache,
+        Lock(single.endpoint("airflow"), "a") as lock,
+    ):
+        endpoint = cache.endpoint("spark")
+        publish_table(CHANGED, "sales", key="id", endpoint=endpoint, fence=lock.token)
+        with pytest.raises(StaleFenceError):
+            publish_table(CHANGED, "sales", key="id", endpoint=endpoint, fence=lock.token - 1)
 
 
 def test_state_outlives_a_restart(secrets: Path, binaries: None, tmp_path: Path) -> None:

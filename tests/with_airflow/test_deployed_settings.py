@@ -9,13 +9,31 @@ from pathlib import Path
 import pytest
 import yaml
 from airflow.configuration import conf, run_command
+from airflow.sdk import BaseHook, Connection
 from sqlalchemy.engine import make_url
 
-COMPOSE = yaml.safe_load((Path(__file__).parents[2] / "docker-compose.yml").read_text("utf-8"))
+from nexus_redis_provider.core.endpoint import Topology
+from nexus_redis_provider.hooks.redis import NexusRedisHook, endpoint_of
+from nexus_redis_provider.hooks.roles import state_conn_id
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
 ENVIRONMENT = COMPOSE["services"]["airflow-scheduler"]["environment"]
 COMMANDS = {
     name.removesuffix("_CMD"): text for name, text in ENVIRONMENT.items() if name.endswith("_CMD")
 }
+
+
+def interpolated(text: str, **given: str) -> str:
+    """As Compose does it with these variables in `.env`."""
+
+    def value(match: re.Match[str]) -> str:
+        name, sign, other = match.groups()
+        if sign == "+":
+            return other if given.get(name) else ""
+        return given.get(name) or other
+
+    return re.sub(r"\$\{(\w+):([-+])([^}]*)\}", value, text)
 
 
 def names(variable: str) -> tuple[str, str]:
@@ -53,3 +71,27 @@ def test_the_database_is_the_one_of_postgres(printed: dict[str, str]) -> None:
     server = COMPOSE["services"]["postgres"]["environment"]
     assert (url.host, url.password) == ("postgres", "postgres")
     assert (url.username, url.database) == (server["POSTGRES_USER"], server["POSTGRES_DB"])
+
+
+def test_connections_of_the_page_are_understood() -> None:
+    page = (ROOT / "docs/deploy.md").read_text("utf-8")
+    uris = re.findall(r"^NEXUS_\w+_CONN=(\S+)$", page, re.MULTILINE)
+    uris += [interpolated(text) for text in ENVIRONMENT.values() if "nexus-redis://" in text]
+    endpoints = [endpoint_of(Connection.from_uri(uri, "a")) for uri in uris]
+    assert {endpoint.topology for endpoint in endpoints} == set(Topology)
+    assert {str(node.host) for one in endpoints for node in one.nodes} <= set(COMPOSE["services"])
+
+
+@pytest.mark.parametrize("uri", ["", "nexus-redis://airflow@sentinel-1/0"])
+def test_locks_are_elsewhere_only_where_that_is_said(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"NEXUS_STATE_CONN": uri} if uri else {}
+    variables = ("AIRFLOW_CONN_NEXUS_REDIS_STATE", "AIRFLOW__NEXUS_REDIS__STATE_CONN_ID")
+    for variable in variables:
+        monkeypatch.setenv(variable, interpolated(ENVIRONMENT[variable], **given))
+    if uri:
+        (node,) = endpoint_of(BaseHook.get_connection(state_conn_id())).nodes
+        assert node.host == "sentinel-1"
+    else:
+        assert state_conn_id() == NexusRedisHook.default_conn_name
