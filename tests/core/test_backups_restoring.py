@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from nexus_redis_provider.core.backups import restoring
+from nexus_redis_provider.core.backups.checks import Tools
 from nexus_redis_provider.core.backups.creating import Plan, create_backup
-from nexus_redis_provider.core.backups.folders import Backup
+from nexus_redis_provider.core.backups.folders import Backup, verify
 from nexus_redis_provider.core.backups.manifests import Kind
 from nexus_redis_provider.core.backups.rehearsing import Comparison, rehearse
 from nexus_redis_provider.core.backups.restoring import restore
@@ -28,7 +29,7 @@ from nexus_redis_provider.core.errors import (
 )
 from nexus_redis_provider.embedded import EmbeddedServer
 from tests.conftest import WaitUntil
-from tests.core.backup_servers import AT_ONCE, contents, expire_field, fill, started
+from tests.core.backup_servers import AT_ONCE, contents, expire_field, fill, left, started
 from tests.guarded import own_server
 
 
@@ -159,6 +160,30 @@ def test_a_directory_that_is_not_empty(made: Made, backup: Backup, data: Path) -
     with pytest.raises(ConfigurationError, match=r"not empty: redis\.conf\. Say that"):
         restore(backup, data, server_binary=made.binary)
     assert sorted(one.name for one in data.iterdir()) == ["lost+found", "redis.conf"]
+
+
+@pytest.mark.parametrize("place", [".", "new", "..", "../another", "../../link"])
+def test_a_directory_among_backups(made: Made, backup: Backup, tmp_path: Path, place: str) -> None:
+    """Its files would be set aside, or those of a server be taken for a backup's."""
+    root = tmp_path / "backups"
+    for name in (backup.folder.name, "another"):
+        shutil.copytree(backup.folder, root / name)
+    (tmp_path / "link").symlink_to(root / backup.folder.name)
+    before = sorted(tmp_path.rglob("*"))
+    one = Backup.open(root / backup.folder.name)
+    with pytest.raises(ConfigurationError, match="Name another directory"):
+        restore(one, one.folder / place, replace=True, server_binary=made.binary)
+    assert sorted(tmp_path.rglob("*")) == before
+    verify(one, Tools.find(made.binary))
+
+
+def test_a_directory_that_has_the_folder_of_all_backups(made: Made, tmp_path: Path) -> None:
+    backup = made.backups[Kind.RDB]
+    folder = shutil.copytree(backup.folder, tmp_path / "backups" / backup.folder.name)
+    done = restore(
+        Backup.open(folder), tmp_path, replace=True, appendonly=False, server_binary=made.binary
+    )
+    assert (done.set_aside, left(tmp_path)) == (None, ["backups", "dump.rdb"])
 
 
 @pytest.mark.parametrize("appendonly", [True, False])

@@ -144,6 +144,24 @@ def find_backup(root: Path, name: str | None = None) -> Backup:
     raise BackupError(f"There is no backup in {root}.")
 
 
+def refuse_among_backups(directory: Path) -> None:
+    """Refuse a place for other files that is a backup, within one, or a folder of backups.
+
+    Raises:
+        ConfigurationError: names the backup.
+    """
+    directory = directory.resolve()
+    near = [_opened(folder) for folder in (directory, *directory.parents)]
+    if directory.is_dir():
+        near += backups(directory)
+    for found in near:
+        if isinstance(found, Backup):
+            raise ConfigurationError(
+                f"{directory} is no place for a server's data: backup {found.folder} is there. "
+                "Name another directory."
+            )
+
+
 @contextmanager
 def new_folder(root: Path, kind: Kind, created_at: datetime) -> Iterator[Path]:
     """A folder that becomes a backup when the block ends, and is gone when that fails.

@@ -24,7 +24,7 @@ import redis
 
 from nexus_redis_provider.core.backups.checks import Tools
 from nexus_redis_provider.core.backups.files import named_failures, sync
-from nexus_redis_provider.core.backups.folders import Backup, verify
+from nexus_redis_provider.core.backups.folders import Backup, refuse_among_backups, verify
 from nexus_redis_provider.core.backups.manifests import Kind, Manifest
 from nexus_redis_provider.core.backups.scratch import (
     databases_in,
@@ -103,8 +103,8 @@ def restore(
         timeout: seconds that each step may take.
 
     Raises:
-        ConfigurationError: a server runs in the directory, or there is something in it; or the
-            backup is of a whole Cluster.
+        ConfigurationError: a server runs in the directory, or there is something in it, or it is
+            among backups; or the backup is of a whole Cluster.
         CorruptBackupError: a file of the backup is not what it was.
         RehearsalError: not all of the data came back.
         BackupError: there is no room, for example.
@@ -120,6 +120,7 @@ def restore(
             f"Backup {manifest.name!r} is of a Cluster: restore the part of each node to a "
             f"directory of its own: {parts}."
         )
+    refuse_among_backups(directory)
     if server is not None:
         _refuse_answering(server)
     verify(backup, Tools.find(server_binary))
