@@ -43,7 +43,8 @@ users() {
 }
 
 # A server writes to its file whom it follows, when the Sentinels tell it to. That alone is kept over
-# a restart: an old primary must not come back as one, and a new one must not follow the old.
+# a restart: a new primary must not follow the old one. An old one that was not told comes back as a
+# primary, and takes no writes, for want of replicas, until the Sentinels tell it.
 follows() {
     if [ -f "$data/redis.conf" ]; then
         grep '^replicaof ' "$data/redis.conf" || true
