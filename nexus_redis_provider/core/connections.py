@@ -2,15 +2,19 @@
 
 redis-py's own do so, too, when they shake hands over TLS, and when they try by a PING a connection
 that they have just made. A silent server would cost the product of both.
+
+One that was idle is tried before a command is sent, and made anew if it died: that needs no retry.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import redis
 import redis.asyncio
+from redis import exceptions
 
 from nexus_redis_provider.core.addresses import Node
 
@@ -71,6 +75,32 @@ class AsyncOnceSocket(_AsyncOnce, redis.asyncio.UnixDomainSocketConnection):
         # attempt to connect begins with further ones.
         async with asyncio.timeout(self.socket_connect_timeout):
             self._reader, self._writer = await asyncio.open_unix_connection(self.path)
+
+
+_DEAD = (exceptions.ConnectionError, exceptions.TimeoutError)
+
+
+def revive(connection: Any) -> None:
+    """Connect anew where a PING finds a connection dead after it was idle; not while it watches."""
+    if connection.health_check_interval and time.monotonic() > connection.next_health_check:
+        try:
+            connection.send_command("PING", check_health=False)
+            connection.read_response()
+        except _DEAD:
+            connection.disconnect()
+            connection.connect()
+
+
+async def arevive(connection: Any) -> None:
+    """The asyncio twin of `revive`."""
+    now = asyncio.get_running_loop().time()
+    if connection.health_check_interval and now > connection.next_health_check:
+        try:
+            await connection.send_command("PING", check_health=False)
+            await connection.read_response()
+        except _DEAD:
+            await connection.disconnect()
+            await connection.connect()
 
 
 def kind_of(node: Node, options: dict[str, Any]) -> type[Any]:

@@ -51,9 +51,10 @@ class Endpoint:
     """One Redis deployment. Immutable, picklable, and its repr shows no password.
 
     Defaults are chosen so that a silent server costs at most
-    `(retries + 1) * (connect_timeout + read_timeout)` = 24 s and a refused port well under one
-    second, where redis-py's own ten retries take up to 55 s. Commands are retried because every
-    script of this package is idempotent for its owner; others that are not should pass `retries=0`.
+    `(retries + 1) * (connect_timeout + read_timeout)` = 24 s, where a connection was idle one
+    `read_timeout` more, and a refused port well under one second, where redis-py's own ten retries
+    take up to 55 s. Commands are retried because every script of this package is idempotent for its
+    owner; others that are not should pass `retries=0`.
     Sentinels are asked once each, with the same timeouts, whenever a connection is made.
 
     Args:

@@ -1,4 +1,7 @@
-"""redis-py's clients, each with a pool of its own that says how it is full, or waits."""
+"""redis-py's clients, each with a pool of its own that says how it is full, or waits.
+
+What it lends is alive: see `connections`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from typing import Any
 import redis
 import redis.asyncio
 from redis import exceptions
+
+from nexus_redis_provider.core.connections import arevive, revive
 
 
 def client_of(
@@ -56,7 +61,18 @@ def async_client_of(
     return client
 
 
-class _Pool(redis.ConnectionPool):
+class _LendsAlive(redis.ConnectionPool):
+    def get_connection(self, *args: Any, **options: Any) -> Any:
+        connection = super().get_connection(*args, **options)
+        try:
+            revive(connection)
+        except BaseException:
+            self.release(connection)
+            raise
+        return connection
+
+
+class _Pool(_LendsAlive):
     def make_connection(self) -> Any:
         try:
             return super().make_connection()
@@ -73,7 +89,13 @@ async def close_at_once(connections: Iterable[Any]) -> None:
         await connection.disconnect(nowait=True)
 
 
-class _ClosesAnyway(redis.asyncio.ConnectionPool):
+class _AsyncLendsAlive(redis.asyncio.ConnectionPool):
+    async def ensure_connection(self, connection: Any) -> None:
+        await super().ensure_connection(connection)
+        await arevive(connection)
+
+
+class _ClosesAnyway(_AsyncLendsAlive):
     async def aclose(self) -> None:
         try:
             await super().aclose()
@@ -89,10 +111,10 @@ class _AsyncPool(_ClosesAnyway):
             raise _full(self.max_connections) from error
 
 
-class _WaitingPool(redis.BlockingConnectionPool):
+class _WaitingPool(_LendsAlive, redis.BlockingConnectionPool):
     def get_connection(self, *args: Any, **options: Any) -> Any:
         try:
-            return super().get_connection(*args, **options)  # type: ignore[no-untyped-call]
+            return super().get_connection(*args, **options)
         except exceptions.ConnectionError as error:
             if isinstance(error.__context__, queue.Empty):
                 raise _full(self.max_connections, self.timeout) from error

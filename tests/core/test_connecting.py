@@ -275,6 +275,37 @@ def test_an_idle_connection_is_tried(
         assert count() == before + pings
 
 
+@pytest.mark.parametrize("pool_timeout", [0, 30])
+async def test_an_idle_connection_that_died_is_made_anew_before_it_is_used(
+    pool_timeout: float, kind: str, proxy: FaultyProxy
+) -> None:
+    """Without a retry of the command, since nothing of it was sent yet."""
+    endpoint = replace(
+        proxy.endpoint,
+        retries=0,
+        max_connections=1,
+        pool_timeout=pool_timeout,
+        health_check_interval=0.01,
+    )
+    with endpoint.client() as client:
+        async with endpoint.async_client() as async_client:
+
+            async def ask_when_idle() -> Any:
+                await asyncio.sleep(0.02)
+                return client.get("a") if kind == "sync" else await async_client.get("a")
+
+            assert await ask_when_idle() is None
+            proxy.cut_after(0)
+            assert await ask_when_idle() is None
+            assert (proxy.cuts, proxy.connections) == (1, 2)
+            proxy.cut_after(0)
+            proxy.cut_after(0)
+            with pytest.raises(redis.ConnectionError):
+                await ask_when_idle()
+            assert proxy.cuts == 3
+            assert await ask_when_idle() is None  # It came back to the pool.
+
+
 # Silence.
 
 
