@@ -18,12 +18,12 @@ from nexus_redis_provider.core.errors import ConfigurationError
 Wrong = Callable[[str], ConfigurationError]
 
 
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
+
+
 def flag(value: Any) -> bool:
-    """True or false, or as a text."""
-    text = str(value).lower()
-    if text not in ("true", "false"):
-        raise ValueError(text)
-    return text == "true"
+    """True or false, or 1 or 0; or as a text."""
+    return _FLAGS[str(value).lower()]
 
 
 def whole(value: Any) -> int:
@@ -120,7 +120,7 @@ def read_option(name: str, value: Any, reader: Reader, wrong: Wrong) -> Any:
     read, must = reader
     try:
         return read(value)
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, LookupError, OverflowError):
         raise wrong(f"has {name}={value!r}, which {must}") from None
 
 

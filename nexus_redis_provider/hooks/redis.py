@@ -81,8 +81,8 @@ def _described_by(connection: Connection, given: Mapping[str, Any]) -> Endpoint:
         raise wrong(f"has {', '.join(files)}, but no TLS; say ssl=true, or leave them empty")
     db = _database_of(connection.schema, extras.pop("db", None), wrong)
     literals = {
-        "password": _password(connection.password),
-        "sentinel_password": _password(extras.pop("sentinel_password", None)),
+        "password": _password(connection),
+        "sentinel_password": str(extras.pop("sentinel_password", "")),
     }
     return Endpoint(
         nodes=nodes,
@@ -222,8 +222,8 @@ def _nodes_of(
     connection: Connection, extras: dict[str, Any], topology: Topology, wrong: Wrong
 ) -> tuple[Node, ...]:
     host = _host_in(str(connection.host))
-    port = topology.default_port if host.startswith("/") else connection.port
-    nodes = [Node(host, port or topology.default_port)]
+    port = None if host.startswith("/") else connection.port
+    nodes = [Node(host, topology.default_port if port is None else port)]
     for extra in ("nodes", "startup_nodes"):
         if further := extras.pop(extra, None):
             if topology is Topology.STANDALONE:
@@ -257,6 +257,8 @@ def _database_of(schema: Any, db: Any, wrong: Wrong) -> int:
     return found.pop() if found else 0
 
 
-def _password(given: Any) -> str | None:
-    # As the official hook: the texts "None" and "False" are what some deployments store for none.
-    return None if str(given).lower() in ("none", "false", "") else str(given)
+def _password(connection: Connection) -> str:
+    text = str(connection.password or "")
+    # The official hook takes these for none, which is what some deployments store for that.
+    is_none = connection.conn_type != CONNECTION_TYPE and text.lower() in ("none", "false")
+    return "" if is_none else text

@@ -110,6 +110,24 @@ def test_what_a_form_leaves_empty_does_not_count() -> None:
     assert endpoint_of(connection(official, conn_type="redis")) == plain
 
 
+@pytest.mark.parametrize("conn_type", ["nexus_redis", "redis"])
+def test_numbers_of_json_may_stand_for_true_and_false(conn_type: str) -> None:
+    on, off = ({"ssl": n, "cluster": n, "ssl_check_hostname": n} for n in (1, 0))
+    assert endpoint_of(connection(on, conn_type=conn_type)) == Endpoint(
+        nodes=(Node("h"),), topology=Topology.CLUSTER, tls=Tls()
+    )
+    assert endpoint_of(connection(off, conn_type=conn_type)) == Endpoint(nodes=(Node("h"),))
+
+
+@pytest.mark.parametrize("text", ["None", "none", "False"])
+def test_a_password_that_looks_like_none(text: str) -> None:
+    """It is what it is, as in a URL; but the official hook takes it for none."""
+    sentinels = {"topology": "sentinel", "master": "m", "sentinel_password": text}
+    ours = endpoint_of(connection(sentinels, password=text))
+    assert ours.password == ours.sentinel_password == Secret(SecretSource.LITERAL, text)
+    assert endpoint_of(connection(password=text, conn_type="redis")).password is None
+
+
 @pytest.mark.parametrize("typed", ["::1", "[::1]", " ::1 ", "[::1] "])
 def test_a_host_as_it_is_typed_or_pasted(typed: str) -> None:
     assert endpoint_of(connection(host=typed, port=7)).nodes == (Node("::1", 7),)
@@ -123,6 +141,7 @@ def test_a_host_as_it_is_typed_or_pasted(typed: str) -> None:
         ("redis://h/4?db=4", Endpoint(nodes=(Node("h"),), db=4)),
         ("rediss://h", Endpoint(nodes=(Node("h"),), tls=Tls())),
         ("redis://h/?ssl=true", Endpoint(nodes=(Node("h"),), tls=Tls())),
+        ("redis://h/?ssl=1", Endpoint(nodes=(Node("h"),), tls=Tls())),
     ],
 )
 def test_uris(uri: str, expected: Endpoint) -> None:
@@ -155,6 +174,8 @@ def test_uris(uri: str, expected: Endpoint) -> None:
         ({"extra": {"retries": -1}}, "retries"),
         ({"extra": {"read_timeout": 0}}, "read_timeout"),
         ({"extra": {"ssl": "maybe"}}, "ssl='maybe'"),
+        ({"extra": {"ssl": 2}}, "ssl=2, which must be true or false"),
+        ({"port": 0}, "port is 1 to 65535, not 0"),
         ({"extra": {"ssl": True, "ssl_cert_reqs": "require"}}, "ssl_cert_reqs"),
         ({"extra": {"ssl": True, "ssl_check_hostname": 7}}, "ssl_check_hostname=7"),
         ({"extra": {"retries": float("inf")}}, "retries=inf"),
