@@ -17,6 +17,10 @@ _TIMEOUT = option(
 )
 _KEEP = option("--keep", metavar="N", type=int, help="the newest N stay")
 _KEEP_DAYS = option("--keep-days", metavar="DAYS", type=float, help="younger ones stay")
+_NAMING = tuple(
+    option(f"--{setting}", metavar="NAME", help="as in the server's configuration, likewise")
+    for setting in ("dbfilename", "appenddirname", "appendfilename", "cluster-config-file")
+)
 
 BACKUP = Group(
     "backup",
@@ -111,6 +115,7 @@ BACKUP = Group(
                     choices=("yes", "no"),
                     help="as in the server's configuration (default: as it was)",
                 ),
+                *_NAMING,
                 option(
                     "--replace",
                     action="store_true",

@@ -56,13 +56,18 @@ def created_view(
     yield fact_grid(facts)
     if manifest.kind is Kind.RDB and manifest.keys is None:
         yield "No tool is here that can read it (see --server-binary): rehearse it."
+    if manifest.names.assumed:
+        yield (
+            f"The server did not tell {', '.join(manifest.names.assumed)} (CONFIG GET): where its "
+            "files are not called as usual, say so when you restore."
+        )
     for one in removed:
         yield f"Removed: {one.name}"
 
 
 def restored_view(done: Restoration) -> Iterator[RenderableType]:
     """A directory that was prepared, and what is to be done next."""
-    word = "yes" if done.appendonly else "no"
+    settings = ", ".join(f"`{name} {printable(value)}`" for name, value in done.settings.items())
     yield (
         f"{printable(str(done.directory))} holds the {done.keys:,} keys of backup "
         f"{done.manifest.name}, of which {done.expires:,} expire: those whose time is over by then "
@@ -72,14 +77,20 @@ def restored_view(done: Restoration) -> Iterator[RenderableType]:
         yield f"What was there is in {printable(str(done.set_aside))}."
     if slots := done.manifest.slots:
         yield (
-            f"Start the server with `cluster-enabled yes` and `appendonly {word}`: it serves slots "
+            f"Start the server with `cluster-enabled yes`, {settings}: it serves slots "
             f"{slots_in_words(slots)}. When all nodes have loaded, have them meet (CLUSTER MEET), "
             "and add replicas."
         )
     else:
         yield (
-            f"Start the server with `appendonly {word}`; of several, the primary alone, and "
+            f"Start the server with {settings}; of several, the primary alone, and "
             "replicas and Sentinels when it has loaded."
+        )
+    if done.assumed:
+        yield (
+            f"Nobody told {', '.join(done.assumed)}, so these are the usual ones: a server whose "
+            "configuration says otherwise STARTS EMPTY. Look there, and restore with the options "
+            "of the same names if need be."
         )
 
 

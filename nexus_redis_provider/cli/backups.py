@@ -21,7 +21,7 @@ from nexus_redis_provider.core.backups.folders import (
     folder_named,
     verify,
 )
-from nexus_redis_provider.core.backups.manifests import Kind, Manifest
+from nexus_redis_provider.core.backups.manifests import NAMING, Kind, Manifest
 from nexus_redis_provider.core.backups.rehearsing import Comparison, rehearse
 from nexus_redis_provider.core.backups.restoring import restore
 from nexus_redis_provider.core.backups.retention import Retention, prune
@@ -135,10 +135,14 @@ def restore_one(server: Source, args: Namespace) -> Answer:
     """Prepare the data directory of a stopped server."""
     is_named = args.url is not None or getattr(args, "conn_id", None) is not None
     directory = folder_named(args.to)
+    backup = find_backup(folder_named(args.folder), args.name)
+    given = {setting: getattr(args, setting.replace("-", "_")) for setting in NAMING}
+    told = {setting: name for setting, name in given.items() if name is not None}
     done = restore(
-        find_backup(folder_named(args.folder), args.name),
+        backup,
         directory,
         appendonly=None if args.appendonly is None else args.appendonly == "yes",
+        names=backup.manifest.names.told(told),
         replace=args.replace,
         server=server() if is_named else None,
         server_binary=_path(args.server_binary),
@@ -154,6 +158,8 @@ def restore_one(server: Source, args: Namespace) -> Answer:
         "name": done.manifest.name,
         "directory": str(done.directory),
         "appendonly": done.appendonly,
+        "settings": done.settings,
+        "assumed": done.assumed,
         "keys": done.keys,
         "expires": done.expires,
         "set_aside": str(done.set_aside) if done.set_aside else None,

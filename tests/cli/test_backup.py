@@ -21,6 +21,7 @@ from tests.cli.conftest import Ran
 from tests.core.backup_servers import AT_ONCE, contents, fill, left, started
 from tests.guarded import own_server
 from tests.topologies import ClusterDeployment, until
+from tests.urls import url_of
 
 SCRIPT = Path(sys.executable).with_name("nexus-redis")
 
@@ -112,6 +113,35 @@ def test_a_cluster(deployment: ClusterDeployment, backup: Any, root: str, tmp_pa
     first, last = made["parts"][0]["slots"][0]
     assert f"it serves slots {first}-{last}. When all nodes have loaded" in ran.out
     assert backup("prune", root, "--keep", "1", "--json").json["removed"] == []
+
+
+def test_a_server_whose_names_nobody_may_ask_for(backup: Any, root: str, tmp_path: Path) -> None:
+    """With the rights that a backup needs, and no more."""
+    named = ("--dbfilename", "mine.rdb", "--appenddirname", "log", "--appendfilename", "my.aof")
+    options = ("--appendonly", "yes", *named)
+    data = tmp_path / "data"
+    data.mkdir()
+    own = own_server(*options, *AT_ONCE, "--dir", str(data))
+    with own, own.endpoint.client() as client:
+        client.set("a", 1)
+        rights = ["-@all", "+info", "+psync", "+replconf", "+client"]
+        client.execute_command("ACL", "SETUSER", "clerk", "on", "nopass", *rights)
+        (password := tmp_path / "password").write_text("x")
+        url = url_of(own.endpoint, "clerk", password_file=str(password))
+        made = backup("create", root, url=url)
+    assert "The server did not tell dbfilename, appenddirname, appendfilename," in made.out
+    (name,) = [one["name"] for one in backup("list", root, "--json").json]
+    ran = backup("restore", root, name, "--to", str(tmp_path / "new"))
+    assert "`appendonly yes`, `appenddirname appendonlydir`, `appendfilename appen" in ran.out
+    assert "Nobody told appenddirname, appendfilename, so these are the usual ones" in ran.out
+    ran = backup("restore", root, name, "--to", str(data), "--replace")
+    assert (ran.code, ran.out) == (2, "")
+    assert f"{data} has log/my.aof.manifest, and no appendonlydir/appendonly.aof.manif" in ran.err
+    ran = backup("restore", root, name, "--to", str(data), "--replace", *named, "--json")
+    settings = {"appendonly": "yes", "appenddirname": "log", "appendfilename": "my.aof"}
+    assert (ran.json["settings"], ran.json["assumed"]) == (settings, [])
+    with started(data, *options, binary=own._binary) as server, server.endpoint.client() as client:
+        assert client.get("a") == b"1"
 
 
 def test_where_a_server_still_answers(own, backup: Any, root: str, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from nexus_redis_provider.core.backups.checks import Tools
 from nexus_redis_provider.core.backups.creating import create_backup
 from nexus_redis_provider.core.backups.folders import Backup, backups, verify
-from nexus_redis_provider.core.backups.manifests import MANIFEST, Names
+from nexus_redis_provider.core.backups.manifests import MANIFEST, NAMING, Names
 from nexus_redis_provider.core.backups.rehearsing import Comparison, rehearse
 from nexus_redis_provider.core.monitoring.infos import Database
 from nexus_redis_provider.core.replication import await_replicas
@@ -127,7 +127,8 @@ def test_who_may_not_see_the_names(own, asked, root) -> None:
     asked.acl_setuser("clerk", enabled=True, nopass=True, keys=["*"], commands=commands)
     with as_user(own.endpoint, "clerk", "x").client() as clerk:
         manifest = create_backup(clerk, root, plan(own, "sent")).manifest
-    assert manifest.names == Names(appendonly=True)
+    assert manifest.names == Names(appendonly=True, assumed=NAMING)
+    assert Backup.open(root / manifest.name).manifest == manifest
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from nexus_redis_provider.core.backups import restoring
 from nexus_redis_provider.core.backups.checks import Tools
 from nexus_redis_provider.core.backups.creating import Plan, create_backup
 from nexus_redis_provider.core.backups.folders import Backup, verify
-from nexus_redis_provider.core.backups.manifests import Kind
+from nexus_redis_provider.core.backups.manifests import NAMING, Kind, Names
 from nexus_redis_provider.core.backups.rehearsing import Comparison, rehearse
 from nexus_redis_provider.core.backups.restoring import restore
 from nexus_redis_provider.core.errors import (
@@ -97,6 +97,94 @@ def test_a_directory_beside_us(
     done = restore(backup, Path(data.name), server_binary=made.binary)
     assert done.directory == data
     assert done.keys == len(made.contents)
+
+
+NAMED = Names(
+    dbfilename="mine.rdb", appenddirname="mydir", appendfilename="my.aof", clusterconfigfile="my"
+)
+CONFIGURED = tuple(
+    word
+    for setting in ("dbfilename", "appenddirname", "appendfilename")
+    for word in (f"--{setting}", NAMED.of(setting))
+)
+
+
+@pytest.mark.parametrize("appendonly", [True, False])
+def test_names_that_another_server_has(made: Made, backup: Backup, data: Path, appendonly) -> None:
+    done = restore(backup, data, appendonly=appendonly, names=NAMED, server_binary=made.binary)
+    word = "yes" if appendonly else "no"
+    names = (
+        {"appenddirname": "mydir", "appendfilename": "my.aof"}
+        if appendonly
+        else {"dbfilename": "mine.rdb"}
+    )
+    assert done.settings == {"appendonly": word, **names}
+    with started(data, "--appendonly", word, *CONFIGURED, binary=made.binary) as server:
+        assert contents(server.endpoint) == made.contents
+
+
+@pytest.mark.parametrize("appendonly", [True, False])
+def test_a_server_that_has_other_names(made: Made, backup: Backup, data: Path, appendonly) -> None:
+    """It would start with what it has, as if nothing had been restored."""
+    data.mkdir()
+    word = "yes" if appendonly else "no"
+    options = ("--appendonly", word, *CONFIGURED)
+    with started(data, *options, binary=made.binary) as old, old.endpoint.client() as client:
+        client.set("old", 1)
+        client.save()
+    before = state_of(data)
+    has = r"mydir/my\.aof\.manifest" if appendonly else r"mine\.rdb"
+    with pytest.raises(ConfigurationError, match=rf"{data} has {has}, and no "):
+        restore(backup, data, appendonly=appendonly, replace=True, server_binary=made.binary)
+    assert state_of(data) == before
+    restore(
+        *(backup, data),
+        appendonly=appendonly,
+        names=NAMED,
+        replace=True,
+        server_binary=made.binary,
+    )
+    with started(data, *options, binary=made.binary) as server:
+        assert contents(server.endpoint) == made.contents
+
+
+def test_what_a_killed_save_has_left_is_no_other_name(made: Made, data: Path) -> None:
+    data.mkdir()
+    (data / "temp-12.rdb").write_bytes(b"REDIS0010")
+    backup = made.backups[Kind.RDB]
+    restore(backup, data, appendonly=False, replace=True, server_binary=made.binary)
+
+
+def test_names_that_nobody_told(made: Made, tmp_path: Path) -> None:
+    backup = made.backups[Kind.RDB]
+    unknown = Names(appendonly=True, assumed=NAMING)
+    untold = Backup(backup.folder, replace(backup.manifest, names=unknown))
+    usual = {"appenddirname": "appendonlydir", "appendfilename": "appendonly.aof"}
+    done = restore(untold, tmp_path / "a", server_binary=made.binary)
+    assert done.settings == {"appendonly": "yes", **usual}
+    assert done.assumed == list(usual)
+    names = unknown.told({"appenddirname": "appendonlydir"})
+    done = restore(untold, tmp_path / "b", names=names, server_binary=made.binary)
+    assert done.assumed == ["appendfilename"]
+    done = restore(backup, tmp_path / "c", server_binary=made.binary)
+    assert done.assumed == []
+
+
+def test_an_older_manifest_does_not_say_which_names_were_told() -> None:
+    usual = {"dbfilename": "dump.rdb", "appendonly": True, "appendfilename": "appendonly.aof"}
+    facts = usual | {"appenddirname": "log", "clusterconfigfile": "/etc/redis/nodes-1.conf"}
+    assert Names.from_dict(facts) == Names(
+        appendonly=True,
+        appenddirname="log",
+        clusterconfigfile="nodes-1.conf",
+        assumed=("dbfilename", "appendfilename"),
+    )
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b"])
+def test_a_name_that_is_none(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="appenddirname must be the name of a file"):
+        Names().told({"appenddirname": name})
 
 
 def test_the_mistake_that_this_is_about(made: Made, data: Path) -> None:

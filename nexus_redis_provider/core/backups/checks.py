@@ -65,7 +65,7 @@ class Tools:
         """
         for tool in self.rdb:
             code, text = _run(tool, file)
-            if _magic(file) in _RDB_MAGIC and any(sign in text for sign in _UNKNOWN):
+            if is_rdb(file) and any(sign in text for sign in _UNKNOWN):
                 # The next one may be newer: Debian's is older than the wheel's.
                 continue
             if code:
@@ -88,15 +88,20 @@ class Tools:
         Raises:
             CorruptBackupError: it is not sound.
         """
-        magic = _magic(file)
-        if magic in _RDB_MAGIC:
+        if is_rdb(file):
             self.check_rdb(file, backup)
         # The tool calls an empty file damaged, as the first increment is.
-        elif magic and self.aof:
+        elif file.stat().st_size and self.aof:
             code, text = _run(self.aof[0], file)
             if code:
                 said = f"{self.aof[0][0]} says of {file.name}: {_end(text)}"
                 raise CorruptBackupError(backup, said)
+
+
+def is_rdb(file: Path) -> bool:
+    """Whether it is an RDB file, of whichever server."""
+    with file.open("rb") as opened:
+        return opened.read(5) in _RDB_MAGIC
 
 
 def _tools(name: str, binary: Path | None) -> tuple[_Tool, ...]:
@@ -130,11 +135,6 @@ def _run(tool: _Tool, file: Path) -> tuple[int, str]:
         check=False,
     )
     return ran.returncode, ran.stdout
-
-
-def _magic(file: Path) -> bytes:
-    with file.open("rb") as opened:
-        return opened.read(5)
 
 
 def _end(text: str) -> str:

@@ -17,6 +17,7 @@ from nexus_redis_provider.core.backups.folders import Backup, name_of, new_folde
 from nexus_redis_provider.core.backups.logs import copy_log
 from nexus_redis_provider.core.backups.manifests import (
     MANIFEST,
+    NAMING,
     BackupFile,
     Kind,
     Manifest,
@@ -40,7 +41,6 @@ from nexus_redis_provider.core.monitoring.infos import (
 )
 
 HOUR = 3600.0
-_NAMES = ("dbfilename", "appenddirname", "appendfilename", "cluster-config-file")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,14 +208,15 @@ class _Maker:
 def _names(client: redis.Redis, info: ServerInfo) -> Names:
     try:
         with translated_errors(client):
-            found: Any = client.config_get(*_NAMES)
+            found: Any = client.config_get(*NAMING)
     except UnreachableError:
         raise
     except ServerError:
-        # Who may not ask, as on managed servers, gets the usual names.
+        # Whoever may not ask, as on managed servers.
         found = {}
-    named = {name.replace("-", ""): value for name, value in found.items()}
-    return Names(appendonly=info.persistence.has_aof, **named)
+    # A node's file may be elsewhere; a restore puts it into the directory.
+    found = {setting: Path(name).name for setting, name in found.items()}
+    return Names(appendonly=info.persistence.has_aof, assumed=NAMING).told(found)
 
 
 def _is_still(before: ServerInfo, after: ServerInfo, plan: Plan) -> bool:

@@ -85,14 +85,14 @@ def copy_log(
         CorruptBackupError: they are not sound.
     """
     source = data_dir / names.appenddirname
-    path = f"{names.appendfilename}.manifest"
+    path = names.log.name
     with ExitStack() as stack:
         opened = _opened(client, source, path, stack, timeout)
         copied = [
             _copied(original, file, f"{names.appenddirname}/{file.name}", folder, tools)
             for file, original in opened
         ]
-    with Recorder(folder, f"{names.appenddirname}/{path}") as record:
+    with Recorder(folder, str(names.log)) as record:
         record.write("".join(f"{file.line}\n" for file, _ in opened).encode())
     return [*copied, record.written]
 

@@ -8,14 +8,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Self
 
 from nexus_redis_provider.core.backups.shares import SlotRange
-from nexus_redis_provider.core.errors import CorruptBackupError
+from nexus_redis_provider.core.errors import ConfigurationError, CorruptBackupError
 from nexus_redis_provider.core.monitoring.infos import Database
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
+# The settings of a server that say what its files are called.
+NAMING = ("dbfilename", "appenddirname", "appendfilename", "cluster-config-file")
 
 
 class Kind(StrEnum):
@@ -50,7 +53,13 @@ class Names:
     """What the server calls its files, and whether it reads the append-only ones when it starts.
 
     A server that has `appendonly yes` ignores an RDB file: it starts empty where its append-only
-    files are missing.
+    files are missing, or have other names than it looks for.
+
+    Attributes:
+        assumed: those of `NAMING` that nobody told, and that have the usual values here.
+
+    Raises:
+        ConfigurationError: a name is a path, or none.
     """
 
     dbfilename: str = "dump.rdb"
@@ -58,6 +67,44 @@ class Names:
     appenddirname: str = "appendonlydir"
     appendfilename: str = "appendonly.aof"
     clusterconfigfile: str = "nodes.conf"
+    assumed: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        # As the server itself; and nobody shall have us write elsewhere.
+        for setting in NAMING:
+            name = self.of(setting)
+            if name in ("", ".", "..") or "/" in name:
+                raise ConfigurationError(
+                    f"{setting} must be the name of a file, without a path, not {name!r}."
+                )
+
+    def of(self, setting: str) -> str:
+        """What one of `NAMING` is."""
+        name: str = getattr(self, _field(setting))
+        return name
+
+    @property
+    def log(self) -> Path:
+        """The manifest of its append-only files, within its data directory."""
+        return Path(self.appenddirname, f"{self.appendfilename}.manifest")
+
+    def told(self, known: Mapping[str, str]) -> Self:
+        """With those of `NAMING` that somebody knows."""
+        assumed = tuple(setting for setting in self.assumed if setting not in known)
+        values: dict[str, Any] = {_field(setting): name for setting, name in known.items()}
+        return replace(self, assumed=assumed, **values)
+
+    @classmethod
+    def from_dict(cls, facts: dict[str, Any]) -> Self:
+        """As a manifest has them; an older one does not say whether the usual ones were told."""
+        usual = asdict(cls())
+        names = usual | facts
+        # It may have stood elsewhere.
+        names["clusterconfigfile"] = Path(names["clusterconfigfile"]).name
+        if "assumed" not in facts:
+            fields = {setting: _field(setting) for setting in NAMING}
+            names["assumed"] = [one for one, name in fields.items() if names[name] == usual[name]]
+        return cls(**names | {"assumed": tuple(names["assumed"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +216,7 @@ class Manifest:
                 "databases": {
                     int(number): Database(**one) for number, one in facts["databases"].items()
                 },
-                "names": Names(**facts["names"]),
+                "names": Names.from_dict(facts["names"]),
                 "files": tuple(BackupFile(**file) for file in facts["files"]),
                 "slots": tuple((int(first), int(last)) for first, last in facts.get("slots", ())),
                 "parts": tuple(
@@ -183,6 +230,10 @@ class Manifest:
 def part_name(whole: str, number: int) -> str:
     """Of the part of a backup that one node of a Cluster has, from 1."""
     return f"{whole}/node-{number}"
+
+
+def _field(setting: str) -> str:
+    return setting.replace("-", "")
 
 
 def added(counts: Iterable[Mapping[int, Database]]) -> dict[int, Database]:

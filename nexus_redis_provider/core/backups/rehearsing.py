@@ -188,7 +188,7 @@ def _rehearsed(
         tempfile.TemporaryDirectory(prefix="nexus-redis-rehearsal-", dir=scratch) as name,
     ):
         folder = Path(name)
-        lay_out(backup, folder)
+        lay_out(backup, folder, manifest.names)
         began_at = time.monotonic()
         with loaded(
             manifest.name,

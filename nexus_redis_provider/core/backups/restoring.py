@@ -22,10 +22,10 @@ from typing import Any
 
 import redis
 
-from nexus_redis_provider.core.backups.checks import Tools
+from nexus_redis_provider.core.backups.checks import Tools, is_rdb
 from nexus_redis_provider.core.backups.files import named_failures, sync
 from nexus_redis_provider.core.backups.folders import Backup, refuse_among_backups, verify
-from nexus_redis_provider.core.backups.manifests import Kind, Manifest
+from nexus_redis_provider.core.backups.manifests import Kind, Manifest, Names
 from nexus_redis_provider.core.backups.scratch import (
     databases_in,
     lay_out,
@@ -60,6 +60,7 @@ class Restoration:
         manifest: of the backup.
         directory: where the server is to be started.
         appendonly: whether it is to be started with `appendonly yes`, or no.
+        names: by which the files are there.
         keys: that are in its files; those whose time is over by then are gone when it starts.
         expires: how many of them have such a time.
         set_aside: folder of what was there before, or None.
@@ -68,9 +69,24 @@ class Restoration:
     manifest: Manifest
     directory: Path
     appendonly: bool
+    names: Names
     keys: int
     expires: int
     set_aside: Path | None
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Of a configuration with which a server finds what is there; with others, it may not."""
+        naming = ["appenddirname", "appendfilename"] if self.appendonly else ["dbfilename"]
+        if self.manifest.slots:
+            naming.append("cluster-config-file")
+        word = "yes" if self.appendonly else "no"
+        return {"appendonly": word, **{setting: self.names.of(setting) for setting in naming}}
+
+    @property
+    def assumed(self) -> list[str]:
+        """Those of the settings that nobody told, and that have the usual values."""
+        return [setting for setting in self.settings if setting in self.names.assumed]
 
 
 def restore(
@@ -78,6 +94,7 @@ def restore(
     directory: Path,
     *,
     appendonly: bool | None = None,
+    names: Names | None = None,
     replace: bool = False,
     server: Endpoint | None = None,
     server_binary: Path | None = None,
@@ -85,7 +102,7 @@ def restore(
 ) -> Restoration:
     """Prepare the data directory of a stopped server; nothing of it is changed until all is ready.
 
-    Then start the server with `appendonly` as the result says; of a deployment with replicas, start
+    Then start the server with settings as the result has them; of a deployment with replicas, start
     the primary alone, and replicas and Sentinels when it has loaded.
 
     Of a Cluster, each node's part goes to a directory of its own, with a file of nodes by which the
@@ -96,6 +113,8 @@ def restore(
         backup: whose data it shall have; of a Cluster, the part of one node.
         directory: `dir` of its configuration.
         appendonly: as in its configuration; by default as the server had it that was backed up.
+        names: as in its configuration; by default those of the server that was backed up, of which
+            some may be assumed.
         replace: set aside what is there, in a folder beside it.
         server: that is to be started there: must not answer now, wherever it would run.
         server_binary: prepares the files; no newer than the server that is to read them, and by
@@ -103,8 +122,9 @@ def restore(
         timeout: seconds that each step may take.
 
     Raises:
-        ConfigurationError: a server runs in the directory, or there is something in it, or it is
-            among backups; or the backup is of a whole Cluster.
+        ConfigurationError: a server runs in the directory, or there is something in it, such as a
+            server's files by other names, or it is among backups; or the backup is of a whole
+            Cluster.
         CorruptBackupError: a file of the backup is not what it was.
         RehearsalError: not all of the data came back.
         BackupError: there is no room, for example.
@@ -124,26 +144,29 @@ def restore(
     if server is not None:
         _refuse_answering(server)
     verify(backup, Tools.find(server_binary))
-    wanted = manifest.names.appendonly if appendonly is None else appendonly
+    names = names or manifest.names
+    wanted = names.appendonly if appendonly is None else appendonly
     with named_failures(f"Backup {manifest.name!r} was not restored to {directory}"):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         refuse_running(directory)
         _clear_remains(directory)
         _refuse_full(directory, replace=replace)
+        _refuse_other_names(directory, names, appendonly=wanted)
         staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=directory))
         try:
-            lay_out(backup, staging)
+            lay_out(backup, staging, names)
             seconds = to_ms(timeout, "timeout") / 1000
             kind = Kind.AOF if wanted else Kind.RDB
-            found = _Preparation(manifest, staging, server_binary, seconds).prepare(kind)
-            names = manifest.names
+            found = _Preparation(manifest, names, staging, server_binary, seconds).prepare(kind)
             made = [staging / (names.appenddirname if wanted else names.dbfilename)]
             if manifest.slots:
-                made.append(staging / Path(names.clusterconfigfile).name)
+                made.append(staging / names.clusterconfigfile)
                 made[-1].write_text(nodes_file(manifest.slots), "utf-8")
             _settle(made, directory)
             refuse_running(directory)
-            set_aside = _set_aside(directory, manifest) if replace else None
+            set_aside = (
+                _set_aside(directory, names, is_node=bool(manifest.slots)) if replace else None
+            )
             for one in made:
                 one.rename(directory / one.name)
             sync(directory)
@@ -153,6 +176,7 @@ def restore(
         manifest=manifest,
         directory=directory,
         appendonly=wanted,
+        names=names,
         keys=found.keys,
         expires=found.expires,
         set_aside=set_aside,
@@ -200,9 +224,10 @@ class _Preparation:
     """The steps from a backup's files to those that a server starts with."""
 
     def __init__(
-        self, manifest: Manifest, folder: Path, binary: Path | None, timeout: float
+        self, manifest: Manifest, names: Names, folder: Path, binary: Path | None, timeout: float
     ) -> None:
         self._manifest = manifest
+        self._names = names
         self._folder = folder
         self._binary = binary
         self._timeout = timeout
@@ -223,7 +248,7 @@ class _Preparation:
         with loaded(
             self._manifest.name,
             self._folder,
-            *reading(kind, self._manifest.names),
+            *reading(kind, self._names),
             binary=self._binary,
             timeout=self._timeout,
         ) as (_, client):
@@ -269,11 +294,29 @@ def _refuse_full(directory: Path, *, replace: bool) -> None:
         )
 
 
-def _set_aside(directory: Path, manifest: Manifest) -> Path | None:
+def _refuse_other_names(directory: Path, names: Names, *, appendonly: bool) -> None:
+    """Refuse the files of a server that calls them otherwise: it would go on with those."""
+    if appendonly:
+        wanted, there = names.log, directory.glob("*/*.manifest")
+    else:
+        # Beside them, what a save has left that was killed.
+        files = (one for one in directory.iterdir() if not one.name.startswith("temp-"))
+        wanted = Path(names.dbfilename)
+        there = (one for one in files if one.is_file() and is_rdb(one))
+    found = sorted(str(one.relative_to(directory)) for one in there)
+    if found and str(wanted) not in found:
+        raise ConfigurationError(
+            f"{directory} has {', '.join(found)}, and no {wanted}: its server calls its files "
+            "otherwise, and would go on with those. Say how (dbfilename, appenddirname, "
+            "appendfilename of its configuration); or move what it does not read to another place."
+        )
+
+
+def _set_aside(directory: Path, names: Names, *, is_node: bool) -> Path | None:
     """Move a server's data, of either kind, to a folder beside it; None where there is none."""
-    files = [manifest.names.dbfilename, manifest.names.appenddirname]
-    if manifest.slots:
-        files.append(Path(manifest.names.clusterconfigfile).name)
+    files = [names.dbfilename, names.appenddirname]
+    if is_node:
+        files.append(names.clusterconfigfile)
     there = [path for name in files if (path := directory / name).exists()]
     if not there:
         return None

@@ -24,10 +24,17 @@ from nexus_redis_provider.core.processes import ServerProcess
 _KEEPING = ("--replicaof", "127.0.0.1 1")
 
 
-def lay_out(backup: Backup, folder: Path) -> None:
-    """Copy a backup's files to where a server looks for them in its data directory."""
+def lay_out(backup: Backup, folder: Path, names: Names) -> None:
+    """Copy a backup's files to where a server with such names looks in its data directory."""
     for file in backup.manifest.files:
-        target = folder / file.path
+        path = Path(file.path)
+        if backup.manifest.kind is Kind.RDB:
+            target = folder / names.dbfilename
+        elif path.suffix == names.log.suffix:
+            target = folder / names.log
+        else:
+            # By the name that stands in there.
+            target = folder / names.appenddirname / path.name
         target.parent.mkdir(mode=0o700, exist_ok=True)
         shutil.copyfile(backup.path(file), target)
 
