@@ -61,6 +61,10 @@ def test_a_primary_dies_and_comes_back_as_a_replica(ha: HighAvailability) -> Non
     with Lock(ha.endpoint("airflow"), "a", wait=20) as lock:
         assert lock.token > first
     old.start()
+    # Until it is told, it is a primary without replicas, and then a replica: neither takes writes.
+    refused = (redis.ResponseError, redis.exceptions.ConnectionError)
+    with old.client() as client, pytest.raises(refused):
+        client.set("a", 1)
     until(lambda: role_of(old) == "slave", "a replica", 40)
     assert [role_of(server) for server in ha.servers].count("master") == 1
     # What Sentinels and replicas are refused, they fail to do in silence.

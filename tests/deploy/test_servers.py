@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+import redis
 
 from nexus_redis_provider.core.errors import EvictionError, StaleFenceError
 from nexus_redis_provider.core.gold.tables import publish_table
 from nexus_redis_provider.core.locks import Lock
 from tests.deploy.jobs import CHANGED
+from tests.deploy.programs import DEPLOY
 from tests.deploy.services import Service
 
 STATE = {"maxmemory-policy": "noeviction", "appendonly": "yes", "appendfsync": "everysec"}
@@ -64,6 +68,28 @@ def test_state_outlives_a_restart(secrets: Path, binaries: None, tmp_path: Path)
             lock.ensure_held()
         with service.client() as client:
             assert client.mget("a", "b") == ["1", "3"]
+
+
+def test_another_password_counts_from_the_next_start(
+    secrets: Path, binaries: None, tmp_path: Path
+) -> None:
+    own = Path(shutil.copytree(secrets, tmp_path / "secrets"))
+    old = (own / "spark").read_text("utf-8").strip()
+    with Service(("state",), own, tmp_path / "data") as service:
+        (own / "spark").unlink()
+        subprocess.run([DEPLOY / "secrets.sh", own], check=True, capture_output=True)
+        with service.client("spark") as client, pytest.raises(redis.AuthenticationError):
+            client.ping()
+        service.stop()
+        service.start()
+        for user in ("spark", "admin"):
+            with service.client(user) as client:
+                assert client.ping()
+        with (
+            redis.Redis(port=service.port, retry=None, username="spark", password=old) as client,
+            pytest.raises(redis.AuthenticationError),
+        ):
+            client.ping()
 
 
 def test_what_a_server_writes_is_for_its_user_alone(single: Service) -> None:
