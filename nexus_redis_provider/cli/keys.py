@@ -90,4 +90,9 @@ def weigh_keys(client: redis.Redis, args: Namespace) -> Answer:
 
 
 def _none(client: redis.Redis, args: Namespace) -> Callable[[], Parts]:
-    return lambda: [f"No keys like {args.pattern} at {address_of(client)}."]
+    def view() -> Parts:
+        from nexus_redis_provider.cli.rendering import printable
+
+        yield f"No keys like {printable(text_of(args.pattern))} at {address_of(client)}."
+
+    return view

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 from nexus_redis_provider.cli.declaring import JSON, Command, Group, Subject, option
 
 _KEYS = "nexus_redis_provider.cli.keys"
+# Keys may have any bytes.
+_GLOB = {"metavar": "PATTERN", "type": os.fsencode}
 _PATTERN = option(
-    "pattern", metavar="PATTERN", help="a glob, such as 'session:*'; \\ before a sign that is none"
+    "pattern", **_GLOB, help="a glob, such as 'session:*'; \\ before a sign that is none"
 )
-_ANY_PATTERN = option(
-    "pattern", metavar="PATTERN", nargs="?", default="*", help="a glob (default: all keys)"
-)
+_ANY_PATTERN = option("pattern", **_GLOB, nargs="?", default="*", help="a glob (default: all keys)")
 _TYPE = option("--type", metavar="TYPE", help="only keys of this type, such as hash")
 _SAMPLES = option(
     "--samples",

@@ -29,9 +29,9 @@ def key_document(key: bytes) -> dict[str, Any]:
     return {"key": text, **exact}
 
 
-def deletion_document(pattern: str, deletion: Deletion, *, is_dry: bool) -> dict[str, Any]:
+def deletion_document(pattern: bytes, deletion: Deletion, *, is_dry: bool) -> dict[str, Any]:
     """What a deletion came to."""
-    return {"pattern": pattern, "dry_run": is_dry, **asdict(deletion)}
+    return {"pattern": text_of(pattern), "dry_run": is_dry, **asdict(deletion)}
 
 
 def big_key_document(one: BigKey) -> dict[str, Any]:
@@ -39,9 +39,9 @@ def big_key_document(one: BigKey) -> dict[str, Any]:
     return key_document(one.key) | {"bytes": one.bytes, "type": one.type, "length": one.length}
 
 
-def weight_document(pattern: str, weight: Weight) -> dict[str, Any]:
+def weight_document(pattern: bytes, weight: Weight) -> dict[str, Any]:
     """What some keys take together."""
-    return {"pattern": pattern, **asdict(weight), "mean": weight.mean}
+    return {"pattern": text_of(pattern), **asdict(weight), "mean": weight.mean}
 
 
 def server_document(info: ServerInfo) -> dict[str, Any]:

@@ -46,6 +46,25 @@ def test_scan(call: Call, namespace: str, keys: list[bytes]) -> None:
     assert call("keys", "scan", f"{namespace}:none").out.startswith("No keys like ")
 
 
+def test_a_pattern_may_have_any_bytes(
+    call: Call, client: redis.Redis, namespace: str, keys: list[bytes]
+) -> None:
+    """As Python gives those of a command line that are no UTF-8."""
+    pattern = f"{namespace}:*\udcff"
+    assert [one["key"] for one in call("keys", "scan", pattern, "--json").json] == [
+        f"{namespace}:\\xff"
+    ]
+    assert call("keys", "scan", f"{pattern}a").out.startswith(
+        f"No keys like {namespace}:*\\xffa at "
+    )
+    assert call("keys", "memory", pattern, "--json").json["keys"] == 1
+    assert call("keys", "big", pattern, "--json").json[0]["key"] == f"{namespace}:\\xff"
+    document = call("keys", "delete", pattern, "--force", "--json").json
+    assert document["pattern"] == f"{namespace}:*\\xff"
+    assert document["deleted"] == 1
+    assert client.exists(*keys) == len(keys) - 1
+
+
 def test_delete(call: Call, client: redis.Redis, namespace: str, keys: list[bytes]) -> None:
     pattern = f"{namespace}:*"
     for words in ((), ("--dry-run", "--force")):
