@@ -28,9 +28,9 @@ def flag(value: Any) -> bool:
 
 def whole(value: Any) -> int:
     """A whole number, or as a text."""
-    if isinstance(value, bool) or (number := int(value)) != float(value):
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
         raise ValueError(value)
-    return number
+    return int(value)
 
 
 def number(value: Any) -> float:

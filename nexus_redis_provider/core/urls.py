@@ -59,8 +59,10 @@ def settings_of(url: str) -> dict[str, Any]:
             )
             path = first.path.strip("/")
         databases = {int(text) for text in (path, options.pop("db", "")) if text}
-    except ValueError:
+    except ValueError as error:
         # What stands in a wrong place may be a part of the password.
+        if isinstance(error, ConfigurationError) and "@" not in rest:
+            raise
         raise _misplaced() from None
     if len(databases) > 1:
         raise _wrong("names two databases, one after the host and one as db")

@@ -69,7 +69,7 @@ def test_no_host_is_this_machine() -> None:
         ("redis+sentinel://a,?master=m", "host"),
         ("redis+sentinel://:1,b:2?master=m", "host"),
         ("redis+sentinel://a:1;b:2?master=m", "bad host, port"),
-        ("redis+cluster://a:1,b:0", "bad host, port"),
+        ("redis+cluster://a:1,b:0", "port is 1 to 65535, not 0"),
         ("redis+cluster://a:1,b:70000", "bad host, port"),
         ("redis+cluster://a:1,[::1:2", "bad host, port"),
         ("redis+cluster://h/1", "only database 0, not 1"),
