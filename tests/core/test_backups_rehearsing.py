@@ -73,6 +73,12 @@ def test_everything_comes_back(own, asked, tmp_path: Path, kind: Kind, protocol:
     assert running_servers(scratch) == []
 
 
+def test_a_scratch_folder_beside_us(own, backup: Backup, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert rehearse(backup, scratch=Path("scratch"), server_binary=own._binary).keys == 207
+
+
 def test_keys_that_have_expired_since_count(binary: Path, tmp_path: Path) -> None:
     with own_server(*AT_ONCE, binary=binary) as own, own.endpoint.client() as client:
         at = int(time.time() * 1000) + 1500

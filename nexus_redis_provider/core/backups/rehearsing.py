@@ -187,7 +187,8 @@ def _rehearsed(
         named_failures(f"Backup {manifest.name!r} cannot be rehearsed"),
         tempfile.TemporaryDirectory(prefix="nexus-redis-rehearsal-", dir=scratch) as name,
     ):
-        folder = Path(name)
+        # The server runs in it; before Python 3.12 the name is relative where `scratch` is.
+        folder = Path(name).absolute()
         lay_out(backup, folder, manifest.names)
         began_at = time.monotonic()
         with loaded(
