@@ -25,6 +25,8 @@ _Read = tuple[Callable[[bytes], _Command], Callable[[Any], Iterable[Any]]]
 def digests(client: redis.Redis, keys: Sequence[bytes]) -> list[Digest]:
     """Of type, value and expiry of each key, in the order of the keys; None where there is none.
 
+    A replica keeps hashes all of whose fields have expired; here there is none.
+
     Of a collection with more than ten thousand elements, their number stands for its value.
 
     Args:
@@ -39,7 +41,7 @@ def digests(client: redis.Redis, keys: Sequence[bytes]) -> list[Digest]:
     asked = [read(key) for key, (read, _) in zip(keys, reads, strict=True)]
     values = execute_all(client, asked)
     return [
-        None if kind == "none" else _digest(kind, expiry, parts_of(value))
+        None if kind == "none" or value == {} else _digest(kind, expiry, parts_of(value))
         for kind, expiry, value, (_, parts_of) in zip(types, expiries, values, reads, strict=True)
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -45,8 +45,8 @@ class Rehearsal:
         manifest: of the backup.
         took: seconds to load it, as a restore would at least.
         databases: that came back, keys by number.
-        compared: keys that were sampled from the source.
-        different: those of them that the source has otherwise, by now, or the backup not at all.
+        compared: keys that were sampled, from the source and from what came back.
+        different: those of them that one of both has otherwise than the other, or not at all.
     """
 
     manifest: Manifest
@@ -67,8 +67,9 @@ class Comparison:
 
     Attributes:
         source: that server.
-        sample: keys of each database of each server, at most; the first ones by their hash.
-        tolerance: share of them that may differ, 0 to 1, for what was written since.
+        sample: keys of each database of each server, at most, and as many of what came back; the
+            first ones by their hash. What has expired by then is not among them.
+        tolerance: share of them that may differ, 0 to 1, for what was written, or deleted, since.
     """
 
     source: Endpoint
@@ -202,7 +203,7 @@ def _rehearsed(
             found = databases_in(client)
             _refuse_losses(manifest, counts.keys if counts else manifest.keys, found)
             compared, different = (
-                _compared(server.endpoint, compare.source_of(manifest), compare.sample)
+                _compared(server.endpoint, found, compare.source_of(manifest), compare.sample)
                 if compare
                 else (0, 0)
             )
@@ -224,17 +225,20 @@ def _refuse_losses(manifest: Manifest, expected: int | None, found: dict[int, Da
                 )
 
 
-def _compared(copy: Endpoint, source: Endpoint, sample: int) -> tuple[int, int]:
+def _compared(
+    copy: Endpoint, brought: Iterable[int], source: Endpoint, sample: int
+) -> tuple[int, int]:
     compared = different = 0
     with source.client() as client:
-        numbers = sorted(databases_in(client))
-    for number in numbers:
+        numbers = {*brought, *databases_in(client)}
+    for number in sorted(numbers):
         # Replies of both in the same form.
         with (
             replace(source, db=number).client(protocol=3) as original,
             replace(copy, db=number).client(protocol=3) as other,
         ):
-            keys = list(islice(scan(original), sample))
+            # A source that lacks what the backup has is another one, or has lost it.
+            keys = list({key for one in (original, other) for key in islice(scan(one), sample)})
             compared += len(keys)
             different += _different(original, other, keys)
     return compared, different
