@@ -191,4 +191,6 @@ def _retention(args: Namespace) -> Retention:
 
 
 def _path(given: str | None) -> Path | None:
+    if given is not None and not given.strip():
+        raise ConfigurationError("A path must not be empty: leave its option out, or say where.")
     return None if given is None else Path(given)

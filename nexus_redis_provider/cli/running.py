@@ -8,7 +8,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -88,15 +88,15 @@ def perform(command: Command, args: Namespace, endpoint: Callable[[], Endpoint])
         with ended_properly(), _subject(command, endpoint) as subject:
             answer: Answer | Feed = command.load()(subject, args)
             if isinstance(answer, Feed):
-                _print_feed(answer, as_json=args.json)
+                with _written():
+                    _print_feed(answer, as_json=args.json)
                 return 0
-        _print(answer, as_json=args.json)
+        with _written():
+            _print(answer, as_json=args.json)
     except NexusRedisError as error:
         _complain(str(error))
         return next((code for kind, code in _CODES if isinstance(error, kind)), FAILED)
-    except BrokenPipeError:
-        # Whoever read has seen enough. Python would complain again when it closes the stream.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # Whoever read has seen enough.
         return FAILED
     except KeyboardInterrupt:
         return _INTERRUPTED
@@ -131,6 +131,19 @@ def _need_rich() -> None:
         raise ConfigurationError(
             "Tables need rich: pip install 'nexus_redis_provider[cli]', or pass --json."
         ) from None
+
+
+@contextmanager
+def _written() -> Iterator[None]:
+    """Within it, a stream that takes no more is an error that says so."""
+    try:
+        yield
+    except OSError as error:
+        # Python would complain again when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise NexusRedisError(f"The answer cannot be written: {error.strerror}.") from error
 
 
 def _print(answer: Answer, *, as_json: bool) -> None:

@@ -192,6 +192,15 @@ def test_bad_retention_makes_no_backup(own, backup: Any, root: str) -> None:
         assert not Path(root).exists()
 
 
+@pytest.mark.parametrize("option", ["--data-dir", "--server-binary"])
+def test_an_empty_path_is_not_the_current_folder(option: str, own, backup: Any, root: str) -> None:
+    """As of a variable that is not set."""
+    ran = backup("create", root, option, "", url=own.url)
+    assert (ran.code, ran.out) == (2, "")
+    assert "A path must not be empty: leave its option out, or say where." in ran.err
+    assert not Path(root).exists()
+
+
 def test_a_binary_of_something_else(own, backup: Any, root: str) -> None:
     backup("create", root, url=own.url)
     for word in ("verify", "rehearse"):

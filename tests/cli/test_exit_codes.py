@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -101,10 +102,12 @@ def test_without_rich(call: Call, take: Take, monkeypatch: pytest.MonkeyPatch) -
     assert call("locks", "list", "--json").json[0]["holders"], "and nothing was done"
 
 
-def script(server: EmbeddedServer, *words: str, **environment: str) -> subprocess.Popen[str]:
+def script(
+    server: EmbeddedServer, *words: str, stdout: Any = subprocess.PIPE, **environment: str
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [SCRIPT, *words],
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {URL_VARIABLE: server.url} | environment,
@@ -131,6 +134,16 @@ def test_a_reader_that_has_seen_enough(server, namespace, take, options) -> None
         ran.stdout.close()
         assert ran.stderr.read() == ""
     assert ran.returncode == 1
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_full_disk(server, namespace, take, options) -> None:
+    take("a")
+    words = ("--namespace", namespace, "locks", "list", *options)
+    with Path("/dev/full").open("w") as full, script(server, *words, stdout=full) as ran:
+        said = ran.stderr.read()
+    assert ran.returncode == 1
+    assert said == "nexus-redis: The answer cannot be written: No space left on device.\n"
 
 
 def test_its_version_and_help(capsys) -> None:
