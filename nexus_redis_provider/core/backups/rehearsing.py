@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -18,10 +18,9 @@ from nexus_redis_provider.core.backups.files import named_failures
 from nexus_redis_provider.core.backups.folders import Backup, verify_each
 from nexus_redis_provider.core.backups.manifests import Manifest, added
 from nexus_redis_provider.core.backups.scratch import (
+    Loader,
     databases_in,
     lay_out,
-    loaded,
-    reading,
     refuse_losses,
     total,
 )
@@ -121,6 +120,7 @@ def rehearse(
     compare: Comparison | None = None,
     scratch: Path | None = None,
     server_binary: Path | None = None,
+    modules: Sequence[Path] = (),
     timeout: Duration = 3600.0,
 ) -> Rehearsal:
     """Load a backup into a server of its own, and look whether all of it came back.
@@ -133,25 +133,24 @@ def rehearse(
         compare: with the source, whose keys are read.
         scratch: where the temporary folder is made; it needs room for the files, of a log twice.
         server_binary: to load it, by default what `find_server` finds; no older than the source.
+        modules: files of those whose types are in the backup.
         timeout: seconds that loading may take.
 
     Raises:
         CorruptBackupError: a file is not what it was.
         RehearsalError: it cannot be loaded, keys are missing, or too many differ.
         BackupError: there is no room for it, for example.
-        ConfigurationError: there is no server to load it with; or only one of the backup and what
-            it is compared with is a Cluster.
+        ConfigurationError: there is no server, or no module, to load it with; or only one of the
+            backup and what it is compared with is a Cluster.
 
     Cost: memory for all of the data, of the largest node of a Cluster, on this machine.
     """
     manifest = backup.manifest
     if compare:
         compare.refuse_another(manifest)
-    seconds = to_ms(timeout, "timeout") / 1000
+    loader = Loader(binary=server_binary, modules=modules, timeout=to_ms(timeout, "timeout") / 1000)
     done = [
-        _rehearsed(
-            one, counts, compare, scratch=scratch, server_binary=server_binary, timeout=seconds
-        )
+        _rehearsed(one, counts, compare, scratch, loader)
         for one, counts in zip(
             backup.by_server, verify_each(backup, Tools.find(server_binary)), strict=True
         )
@@ -178,10 +177,8 @@ def _rehearsed(
     backup: Backup,
     counts: Counts | None,
     compare: Comparison | None,
-    *,
     scratch: Path | None,
-    server_binary: Path | None,
-    timeout: float,
+    loader: Loader,
 ) -> Rehearsal:
     manifest = backup.manifest
     with (
@@ -192,13 +189,7 @@ def _rehearsed(
         folder = Path(name).absolute()
         lay_out(backup, folder, manifest.names)
         began_at = time.monotonic()
-        with loaded(
-            manifest.name,
-            folder,
-            *reading(manifest.kind, manifest.names),
-            binary=server_binary,
-            timeout=timeout,
-        ) as (server, client):
+        with loader.loaded(manifest, folder, manifest.kind, manifest.names) as (server, client):
             took = time.monotonic() - began_at
             found = databases_in(client)
             _refuse_losses(manifest, counts.keys if counts else manifest.keys, found)

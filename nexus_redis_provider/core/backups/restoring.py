@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,10 +27,9 @@ from nexus_redis_provider.core.backups.files import named_failures, sync
 from nexus_redis_provider.core.backups.folders import Backup, refuse_among_backups, verify
 from nexus_redis_provider.core.backups.manifests import Kind, Manifest, Names
 from nexus_redis_provider.core.backups.scratch import (
+    Loader,
     databases_in,
     lay_out,
-    loaded,
-    reading,
     refuse_losses,
     total,
 )
@@ -98,6 +97,7 @@ def restore(
     replace: bool = False,
     server: Endpoint | None = None,
     server_binary: Path | None = None,
+    modules: Sequence[Path] = (),
     timeout: Duration = 3600.0,
 ) -> Restoration:
     """Prepare the data directory of a stopped server; nothing of it is changed until all is ready.
@@ -119,6 +119,7 @@ def restore(
         server: that is to be started there: must not answer now, wherever it would run.
         server_binary: prepares the files; no newer than the server that is to read them, and by
             default what `find_server` finds.
+        modules: files of those whose types are in the backup.
         timeout: seconds that each step may take.
 
     Raises:
@@ -141,6 +142,7 @@ def restore(
             f"directory of its own: {parts}."
         )
     refuse_among_backups(directory)
+    loader = Loader(binary=server_binary, modules=modules, timeout=to_ms(timeout, "timeout") / 1000)
     if server is not None:
         _refuse_answering(server)
     verify(backup, Tools.find(server_binary))
@@ -155,9 +157,8 @@ def restore(
         staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=directory))
         try:
             lay_out(backup, staging, names)
-            seconds = to_ms(timeout, "timeout") / 1000
             kind = Kind.AOF if wanted else Kind.RDB
-            found = _Preparation(manifest, names, staging, server_binary, seconds).prepare(kind)
+            found = _Preparation(manifest, names, staging, loader).prepare(kind)
             made = [staging / (names.appenddirname if wanted else names.dbfilename)]
             if manifest.slots:
                 made.append(staging / names.clusterconfigfile)
@@ -223,14 +224,11 @@ def _refuse_answering(server: Endpoint) -> None:
 class _Preparation:
     """The steps from a backup's files to those that a server starts with."""
 
-    def __init__(
-        self, manifest: Manifest, names: Names, folder: Path, binary: Path | None, timeout: float
-    ) -> None:
+    def __init__(self, manifest: Manifest, names: Names, folder: Path, loader: Loader) -> None:
         self._manifest = manifest
         self._names = names
         self._folder = folder
-        self._binary = binary
-        self._timeout = timeout
+        self._loader = loader
 
     def prepare(self, kind: Kind) -> Database:
         """Have files of the wanted kind in the folder; returns what they hold."""
@@ -245,13 +243,8 @@ class _Preparation:
         return found
 
     def _load(self, kind: Kind, keys: int | None, where: str, *, convert_to: Kind) -> Database:
-        with loaded(
-            self._manifest.name,
-            self._folder,
-            *reading(kind, self._names),
-            binary=self._binary,
-            timeout=self._timeout,
-        ) as (_, client):
+        loaded = self._loader.loaded(self._manifest, self._folder, kind, self._names)
+        with loaded as (_, client):
             found = total(databases_in(client))
             refuse_losses(self._manifest.name, found.keys, keys, where)
             self._convert(client, kind, convert_to)
@@ -265,8 +258,8 @@ class _Preparation:
                 client.save()
                 return
             client.config_set("appendonly", "yes")
-        too_late = BackupError(f"Its log was not written within {in_words(self._timeout)}.")
-        await_state(client, _has_log, too_late, self._timeout)
+        too_late = BackupError(f"Its log was not written within {in_words(self._loader.timeout)}.")
+        await_state(client, _has_log, too_late, self._loader.timeout)
 
 
 def _has_log(info: Any) -> bool:

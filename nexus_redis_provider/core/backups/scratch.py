@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import redis
 
+from nexus_redis_provider.core.backups.checks import NEWER
 from nexus_redis_provider.core.backups.folders import Backup
-from nexus_redis_provider.core.backups.manifests import Kind, Names
+from nexus_redis_provider.core.backups.manifests import Kind, Manifest, Names
 from nexus_redis_provider.core.credentials import Secret, SecretSource
 from nexus_redis_provider.core.endpoint import translated_errors
-from nexus_redis_provider.core.errors import RehearsalError, ServerError
+from nexus_redis_provider.core.errors import ConfigurationError, RehearsalError, ServerError
 from nexus_redis_provider.core.monitoring.infos import Database, databases_of
-from nexus_redis_provider.core.processes import ServerProcess
+from nexus_redis_provider.core.processes import ServerProcess, find_server
 
 # A replica of nobody drops nothing that has expired meanwhile, be it a key or all fields of a hash,
 # so all that is in the file counts.
 _KEEPING = ("--replicaof", "127.0.0.1 1")
+# In the log of a server that does not know a type, or a command in append-only files.
+_MODULE = re.compile(r"(?:no matching |Unknown )((?:module(?: type)?|command) '[^']*')")
 
 
 def lay_out(backup: Backup, folder: Path, names: Names) -> None:
@@ -39,38 +44,78 @@ def lay_out(backup: Backup, folder: Path, names: Names) -> None:
         shutil.copyfile(backup.path(file), target)
 
 
-def reading(kind: Kind, names: Names) -> tuple[str, ...]:
-    """Arguments of a server that loads this kind of files when it starts, and nothing else."""
-    return (
-        *("--appendonly", "yes" if kind is Kind.AOF else "no"),
-        *("--dbfilename", names.dbfilename),
-        *("--appenddirname", names.appenddirname, "--appendfilename", names.appendfilename),
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loader:
+    """A server that loads what is in a folder, as one that starts there would.
 
-
-@contextmanager
-def loaded(
-    backup: str, folder: Path, *arguments: str, binary: Path | None, timeout: float
-) -> Iterator[tuple[ServerProcess, redis.Redis]]:
-    """A server that has loaded what is in a folder, and a client of it; it ends with the block.
-
-    It listens on the loopback alone, asks for a password that nobody else knows, and keeps what
-    has expired.
+    Attributes:
+        binary: of the server, by default what `find_server` finds.
+        modules: files of the modules whose types are in the data.
+        timeout: seconds that loading may take.
 
     Raises:
-        RehearsalError: it cannot load it; with the end of its log.
+        ConfigurationError: there is no such module.
     """
-    password = Secret(SecretSource.LITERAL, secrets.token_hex(32))
-    server = ServerProcess(folder, *_KEEPING, *arguments, binary=binary, password=password)
-    try:
-        server.start(timeout)
-    except ServerError as error:
-        raise RehearsalError(backup, str(error)) from error
-    try:
-        with server.endpoint.client() as client:
-            yield server, client
-    finally:
-        server.stop()
+
+    binary: Path | None
+    modules: Sequence[Path]
+    timeout: float
+
+    def __post_init__(self) -> None:
+        for module in self.modules:
+            if not module.is_file():
+                raise ConfigurationError(f"There is no module {module} to load.")
+
+    @contextmanager
+    def loaded(
+        self, manifest: Manifest, folder: Path, kind: Kind, names: Names
+    ) -> Iterator[tuple[ServerProcess, redis.Redis]]:
+        """It, with what is in the folder, and a client of it; it ends with the block.
+
+        It listens on the loopback alone, asks for a password that nobody else knows, and keeps what
+        has expired.
+
+        Args:
+            manifest: of the backup whose data it is.
+            folder: of files, and of its own.
+            kind: of the files; others are not read.
+            names: of the files.
+
+        Raises:
+            RehearsalError: it cannot load it; with the reason, or the end of its log.
+        """
+        binary = self.binary or find_server()
+        arguments = (
+            *("--appendonly", "yes" if kind is Kind.AOF else "no"),
+            *("--dbfilename", names.dbfilename),
+            *("--appenddirname", names.appenddirname, "--appendfilename", names.appendfilename),
+            *(word for one in self.modules for word in ("--loadmodule", str(one.absolute()))),
+        )
+        password = Secret(SecretSource.LITERAL, secrets.token_hex(32))
+        server = ServerProcess(folder, *_KEEPING, *arguments, binary=binary, password=password)
+        try:
+            server.start(self.timeout)
+        except ServerError as error:
+            raise RehearsalError(manifest.name, _reason(str(error), binary, manifest)) from error
+        try:
+            with server.endpoint.client() as client:
+                yield server, client
+        finally:
+            server.stop()
+
+
+def _reason(said: str, binary: Path, manifest: Manifest) -> str:
+    if any(sign in said for sign in NEWER):
+        return (
+            f"{binary} cannot read what {manifest.server} {manifest.version} wrote. Load it with a "
+            "server that is as new as that (--server-binary)"
+        )
+    if missing := _MODULE.search(said):
+        return (
+            f"{binary} knows no {missing[1]}, which is of a module of the server. Have that module "
+            "loaded, too (--loadmodule)"
+        )
+    return said
 
 
 def refuse_losses(backup: str, came: int, expected: int | None, where: str) -> None:
