@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.deploy.programs import DEPLOY, need
-from tests.deploy.test_compose import SERVICES, of_profile
+from tests.deploy.test_compose import SERVERS, SERVICES, of_profile
 
 FOLDER = DEPLOY / "prometheus"
 RULES = yaml.safe_load((FOLDER / "alerts.yml").read_text("utf-8"))["groups"][0]["rules"]
@@ -209,8 +209,7 @@ def test_what_is_watched_is_what_a_profile_starts(targets: str, profile: str | N
         for target in group["targets"]:
             scheme, _, address = target.partition("://")
             watched[address.split(":")[0]] = (scheme, group["labels"]["tier"])
-    servers = {n for n in of_profile(profile) if SERVICES[n]["restart"] != "no"}
-    assert set(watched) == servers
+    assert set(watched) == of_profile(profile) & SERVERS
     for name, (scheme, tier) in watched.items():
         assert tier in SERVICES[name]["command"]
         encrypted = SERVICES[name].get("environment", {}).get("TLS") == "yes"

@@ -20,6 +20,8 @@ COMPOSE = yaml.safe_load(FILE.read_text("utf-8"))
 SERVICES = COMPOSE["services"]
 PROFILES = {"ha", "cluster", "platform", "monitoring"}
 JOBS = {name for name, service in SERVICES.items() if service["restart"] == "no"}
+# Of Redis, Sentinels included.
+SERVERS = {n for n, s in SERVICES.items() if "/etc/redis/start.sh" in s.get("command", ())}
 
 
 def of_profile(profile: str | None) -> set[str]:
@@ -73,8 +75,7 @@ def test_images_have_an_exact_tag(name: str) -> None:
 
 
 def test_redis_is_what_the_platform_runs() -> None:
-    servers = {n for n, s in SERVICES.items() if "/etc/redis/start.sh" in s.get("command", ())}
-    assert {SERVICES[name]["image"].rsplit(".", 1)[0] for name in servers} == {"redis:7.2"}
+    assert {SERVICES[name]["image"].rsplit(".", 1)[0] for name in SERVERS} == {"redis:7.2"}
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -132,6 +133,12 @@ def test_who_waits_for_it_waits_for_the_right_thing(name: str) -> None:
     for other, how in SERVICES[name].get("depends_on", {}).items():
         ended, healthy = "service_completed_successfully", "service_healthy"
         assert how == {"condition": ended if other in JOBS else healthy}
+
+
+def test_a_service_that_ends_has_another_that_waits_for_its_end() -> None:
+    """`up --wait` would end with an error (docker/compose#10596)."""
+    assert {n for s in SERVICES.values() for n in s.get("depends_on", ())} >= JOBS
+    assert JOBS
 
 
 def test_what_an_image_is_built_from_is_let_in() -> None:
@@ -211,7 +218,7 @@ def test_volumes_are_named_and_used_by_one_service_each() -> None:
 
 def test_servers_have_a_volume() -> None:
     kept = {"/data", "/var/lib/postgresql/data", "/var/lib/clickhouse", "/prometheus"}
-    for name in of_profile(None) | of_profile("ha") | of_profile("cluster") - JOBS:
+    for name in SERVERS:
         assert "/data" in {target for _, target, *_ in mounts(name)}
     assert kept <= {target for name in SERVICES for _, target, *_ in mounts(name)}
 
