@@ -115,14 +115,33 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def join(self) -> str:
-        """Run the script; returns what it says."""
+    def join(self) -> list[str]:
+        """Run the script until it has nothing more to do; returns what it said each time."""
+        said = []
+
+        def complete() -> bool:
+            ran = self.step()
+            said.append(ran.stdout + ran.stderr)
+            return ran.returncode == 0
+
+        try:
+            until(complete, "a complete Cluster", 300)
+        except TimeoutError as error:
+            error.add_note("\n".join(said))
+            raise
+        return said
+
+    def step(self) -> subprocess.CompletedProcess[str]:
+        """Run the script once."""
         command = [DEPLOY / "redis/join.sh", *(f"127.0.0.1:{node.port}" for node in self.nodes)]
-        ran = subprocess.run(
+        return subprocess.run(
             command, env=self.nodes[0].environment, capture_output=True, text=True, check=False
         )
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-        return ran.stdout
+
+    def shards(self) -> list[int]:
+        """How many nodes each has."""
+        with self.nodes[0].client() as client:
+            return [len(shard["nodes"]) for shard in client.execute_command("CLUSTER SHARDS")]
 
     def is_up(self) -> bool:
         """Whether each node says so."""
