@@ -223,3 +223,24 @@ def _checked(found: Any) -> Any:
     if not texts or len(found) not in (1, 2):
         raise TypeError("it tells neither (password,) nor (user, password)")
     return found
+
+
+def credentials_of(
+    username: str | None, password: Secret | None, provider: str | None
+) -> dict[str, Any]:
+    """What redis-py's clients are given, as options, to say who they are.
+
+    Args:
+        username, password: one or both may be None.
+        provider: in place of those; see `provider_of`.
+
+    Raises:
+        ConfigurationError: there is no such class.
+        SecretError: the reference leads to no password, so nobody has to connect to find out.
+    """
+    if provider:
+        return {"credential_provider": provider_of(provider)}
+    found = password.reveal() if password else None
+    if password and password.is_reference:
+        return {"credential_provider": LookedUp(username, password)}
+    return {"username": username, "password": found}

@@ -15,7 +15,7 @@ from redis.driver_info import DriverInfo
 from nexus_redis_provider.core import connections, following, pools, sentinels
 from nexus_redis_provider.core.addresses import DEFAULT_PORT, Node, Tls, Topology, check_once
 from nexus_redis_provider.core.bounds import ReadFrom, check_values
-from nexus_redis_provider.core.credentials import LookedUp, Secret, SecretSource, provider_of
+from nexus_redis_provider.core.credentials import Secret, SecretSource, credentials_of
 from nexus_redis_provider.core.errors import ConfigurationError
 from nexus_redis_provider.core.translations import (
     FAILURES,
@@ -313,7 +313,7 @@ class Endpoint:
     def _options(self) -> dict[str, Any]:
         options: dict[str, Any] = {
             "db": self.db,
-            **self._credentials(),
+            **credentials_of(self.username, self.password, self.credential_provider),
             "socket_connect_timeout": self.connect_timeout,
             "socket_timeout": self.read_timeout,
             "max_connections": self.max_connections,
@@ -334,14 +334,6 @@ class Endpoint:
                 "ssl_check_hostname": self.tls.check_hostname and self.tls.cert_reqs != "none",
             }
         return options
-
-    def _credentials(self) -> dict[str, Any]:
-        if self.credential_provider:
-            return {"credential_provider": provider_of(self.credential_provider)}
-        password = self.password.reveal() if self.password else None  # Also to say at once: none.
-        if self.password and self.password.is_reference:
-            return {"credential_provider": LookedUp(self.username, self.password)}
-        return {"username": self.username, "password": password}
 
     def __str__(self) -> str:
         nodes = ",".join(map(str, self.nodes))
