@@ -70,9 +70,10 @@ def restored_view(done: Restoration) -> Iterator[RenderableType]:
     settings = ", ".join(f"`{name} {printable(value)}`" for name, value in done.settings.items())
     yield (
         f"{printable(str(done.directory))} holds the {done.keys:,} keys of backup "
-        f"{done.manifest.name}, of which {done.expires:,} expire: those whose time is over by then "
-        "are gone when the server starts."
+        f"{done.manifest.name}."
     )
+    if done.expires:
+        yield f"{done.expires:,} of them expire; those whose time is over are gone when it starts."
     if done.set_aside:
         yield f"What was there is in {printable(str(done.set_aside))}."
     if slots := done.manifest.slots:

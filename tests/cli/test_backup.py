@@ -77,7 +77,7 @@ def test_the_way_of_a_backup(own: EmbeddedServer, backup: Any, root: str, tmp_pa
     assert f"207 keys compared with 127.0.0.1:{own.port}/0: 0 differ." in ran.out
     data = tmp_path / "data"
     ran = backup("restore", root, made["name"], "--to", str(data))
-    assert f"{data} holds the 207 keys of backup {made['name']}, of which 101 expire" in ran.out
+    assert f"{data} holds the 207 keys of backup {made['name']}.\n101 of them expire;" in ran.out
     assert "Start the server with `appendonly yes`" in ran.out
     with started(data, "--appendonly", "yes", binary=own._binary) as server:
         assert contents(server.endpoint) == before

@@ -147,6 +147,19 @@ def test_names_of_ones_own(root, binary, way, paths) -> None:
     assert {file.path for file in manifest.files} == paths
 
 
+NAMES = ("my aof é.aof", "a\"b'c.aof", "tab\tbell\a.aof")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_that_the_server_quotes(root, binary, name) -> None:
+    own = own_server("--appendonly", "yes", "--appendfilename", name, binary=binary)
+    with own, own.endpoint.client() as client:
+        client.set("a", 1)
+        backup = create_backup(client, root, plan(own, "log"))
+        assert backup.manifest.names.appendfilename == name
+    assert rehearse(backup, server_binary=own._binary).keys == 1
+
+
 def test_the_primary_that_sentinels_watch(root) -> None:
     need_server(find_server)
     with SentinelDeployment(replicas=1) as deployment, deployment.endpoint.client() as client:

@@ -8,7 +8,7 @@ no names any more. The last one only grows; its copy ends after a whole command.
 from __future__ import annotations
 
 import os
-import shlex
+import re
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -33,6 +33,10 @@ from nexus_redis_provider.core.errors import (
     SaveTooLateError,
 )
 
+# As the server writes words of its manifest: in quotes where they have blanks, for example.
+_WORD = re.compile(r'"(?:[^"\\]|\\.)*"|\S+')
+_ESCAPE = re.compile(rb"\\(x[0-9a-f]{2}|.)")
+_CONTROLS = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b"}
 _PAUSE_S = 0.05
 # A command whose bytes are being written just now is whole a moment later, and files are opened in
 # less time than passes between two rewrites.
@@ -52,12 +56,26 @@ def log_files(manifest: str) -> list[LogFile]:
     """The files that a server replays, in their order, as its manifest says."""
     found = []
     for line in manifest.splitlines():
-        words = shlex.split(line)
+        words = [_unquoted(one) for one in _WORD.findall(line)]
         facts = dict(zip(words[::2], words[1::2], strict=False))
         # History is what an earlier rewrite has replaced.
         if facts.get("type") in ("b", "i"):
             found.append(LogFile(facts["file"], facts["type"], line))
     return found
+
+
+def _unquoted(word: str) -> str:
+    if not word.startswith('"'):
+        return word
+    # Bytes, of which those beyond ASCII are escaped one by one.
+    return os.fsdecode(_ESCAPE.sub(_unescaped, os.fsencode(word[1:-1])))
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    code = found[1]
+    if code.startswith(b"x"):
+        return bytes.fromhex(code[1:].decode())
+    return _CONTROLS.get(code, code)
 
 
 def copy_log(
