@@ -397,6 +397,20 @@ def test_the_log_cannot_be_written(made: Made, data: Path, monkeypatch) -> None:
     assert list(data.iterdir()) == []
 
 
+def test_no_reply_is_due_when_a_snapshot_is_written(made: Made, data: Path, monkeypatch) -> None:
+    """It takes longer than any reply may, where there is much: so not by SAVE."""
+    real = restoring.databases_in
+
+    def forbid(client: Any) -> Any:
+        client.execute_command("ACL", "SETUSER", "default", "-save")
+        return real(client)
+
+    monkeypatch.setattr(restoring, "databases_in", forbid)
+    backup = made.backups[Kind.AOF]
+    done = restore(backup, data, appendonly=False, server_binary=made.binary)
+    assert done.keys == len(made.contents)
+
+
 def test_a_damaged_backup(made: Made, backup: Backup, occupied: Path, tmp_path: Path) -> None:
     copy = Backup.open(Path(shutil.copytree(backup.folder, tmp_path / backup.folder.name)))
     path = copy.path(copy.manifest.files[0])

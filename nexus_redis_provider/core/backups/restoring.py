@@ -26,6 +26,7 @@ from nexus_redis_provider.core.backups.checks import Tools, is_rdb
 from nexus_redis_provider.core.backups.files import named_failures, sync
 from nexus_redis_provider.core.backups.folders import Backup, refuse_among_backups, verify
 from nexus_redis_provider.core.backups.manifests import Kind, Manifest, Names
+from nexus_redis_provider.core.backups.saves import save
 from nexus_redis_provider.core.backups.scratch import (
     Loader,
     databases_in,
@@ -253,10 +254,10 @@ class _Preparation:
     def _convert(self, client: redis.Redis, kind: Kind, to: Kind) -> None:
         if kind is to:
             return
+        if to is Kind.RDB:
+            save(client, timeout=self._loader.timeout)
+            return
         with translated_errors(client):
-            if to is Kind.RDB:
-                client.save()
-                return
             client.config_set("appendonly", "yes")
         too_late = BackupError(f"Its log was not written within {in_words(self._loader.timeout)}.")
         await_state(client, _has_log, too_late, self._loader.timeout)
