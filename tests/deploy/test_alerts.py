@@ -30,10 +30,10 @@ def primaries(*roles: str) -> Series:
     } | {'redis_up{replicated="yes"}': "1x60"}
 
 
-def replicas(count: int) -> Series:
+def replicas(count: int, kind: str, role: str = "master") -> Series:
     return {
-        'redis_connected_slaves{replicated="yes",instance="i"}': f"{count}x60",
-        'redis_instance_info{instance="i",role="master"}': "1x60",
+        f'redis_connected_slaves{{{kind}="yes",instance="{role}"}}': f"{count}x60",
+        f'redis_instance_info{{instance="{role}",role="{role}"}}': "1x60",
     }
 
 
@@ -116,7 +116,7 @@ CASES: dict[str, tuple[Series, Series]] = {
         {f"redis_aof_enabled{STATE}": "0x60"},
         {f"redis_aof_enabled{CACHE}": "0x60"},
     ),
-    "RedisReplicasMissing": (replicas(1), replicas(2)),
+    "RedisReplicasMissing": (replicas(1, "replicated"), replicas(2, "replicated")),
     "RedisReplicaLinkDown": (
         {f"redis_master_link_up{STATE}": "0x60"},
         {f"redis_master_link_up{STATE}": "1x60"},
@@ -141,6 +141,10 @@ CASES: dict[str, tuple[Series, Series]] = {
     "RedisClusterSlotsFailing": (
         {'redis_cluster_slots_fail{cluster="yes"}': "5461x60"},
         {'redis_cluster_slots_fail{cluster="yes"}': "0x60"},
+    ),
+    "RedisClusterReplicaMissing": (
+        replicas(0, "cluster"),
+        replicas(1, "cluster") | replicas(0, "cluster", "slave"),
     ),
 }
 
