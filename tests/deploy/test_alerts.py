@@ -22,6 +22,9 @@ STATE, CACHE, SENTINEL = (
     f'{{tier="{tier}",instance="i"}}' for tier in ("state", "cache", "sentinel")
 )
 
+# Another server that is well; without one, there is an alert.
+WATCHED = 'up{job="redis",instance="other"}'
+
 
 def primaries(*roles: str) -> Series:
     return {
@@ -57,6 +60,10 @@ def of_primaries(first: str, second: str) -> Series:
 CASES: dict[str, tuple[Series, Series]] = {
     "RedisDown": ({f"redis_up{STATE}": "1x35 0x25"}, {f"redis_up{STATE}": "1x35 0 1x24"}),
     "RedisExporterDown": ({'up{job="redis"}': "0x60"}, {'up{job="other"}': "0x60"}),
+    "RedisUnwatched": (
+        {WATCHED: "1x30 _x30", 'up{job="exporter"}': "1x60"},
+        {WATCHED: "0 _x30 1x30", 'up{job="exporter"}': "1x60"},
+    ),
     "RedisRestarted": (
         {f"redis_uptime_in_seconds{STATE}": "0+60x35 0+60x25"},
         {f"redis_uptime_in_seconds{STATE}": "0+60x60"},
@@ -179,7 +186,7 @@ def test_each_alert_has_a_case_and_says_what_to_know() -> None:
 def test_each_alert(fires: bool, tmp_path: Path) -> None:
     tests = []
     for alert, (firing, quiet) in CASES.items():
-        series = firing if fires else quiet
+        series = {WATCHED: "1x60"} | (firing if fires else quiet)
         name = f'{{alertname="{alert}"}}'
         tests.append(
             {

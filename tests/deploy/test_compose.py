@@ -209,6 +209,15 @@ def test_mounted_files_exist(name: str) -> None:
     assert all(options == ["ro"] for source, _, *options in mounts(name) if source in local)
 
 
+def test_a_file_that_a_variable_names_is_not_mounted_as_a_volume() -> None:
+    """Where it is missing, a folder would be made in its place, and Prometheus watch nothing."""
+    assert not any("$" in str(service.get("volumes")) for service in SERVICES.values())
+    for name, config in COMPOSE["configs"].items():
+        assert (ROOT / by_default(config["file"])).is_file()
+        (target,) = [c["target"] for c in SERVICES["prometheus"]["configs"] if c["source"] == name]
+        assert Path(target).name == name
+
+
 def test_volumes_are_named_and_used_by_one_service_each() -> None:
     used = [s for name in SERVICES for s, *_ in mounts(name) if not s.startswith((".", "/"))]
     assert set(used) == set(COMPOSE["volumes"])
