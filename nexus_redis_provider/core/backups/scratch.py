@@ -44,6 +44,17 @@ def lay_out(backup: Backup, folder: Path, names: Names) -> None:
         shutil.copyfile(backup.path(file), target)
 
 
+def refuse_missing(modules: Sequence[Path]) -> None:
+    """Refuse modules that are not there.
+
+    Raises:
+        ConfigurationError: names the first one.
+    """
+    for module in modules:
+        if not module.is_file():
+            raise ConfigurationError(f"There is no module {module} to load.")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loader:
     """A server that loads what is in a folder, as one that starts there would.
@@ -62,9 +73,7 @@ class Loader:
     timeout: float
 
     def __post_init__(self) -> None:
-        for module in self.modules:
-            if not module.is_file():
-                raise ConfigurationError(f"There is no module {module} to load.")
+        refuse_missing(self.modules)
 
     @contextmanager
     def loaded(
