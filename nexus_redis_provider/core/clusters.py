@@ -102,14 +102,51 @@ class Primary:
 
 
 def primaries_of(client: Any) -> list[Primary]:
-    """All servers that have keys, as the client knows; of a single server, that one."""
+    """All servers that have keys, as it is now; of a single server, that one.
+
+    Raises: as `slots_by_node`, for a Cluster. Cost: as that, and nothing else.
+    """
     if not is_spread(client):
         return [Primary(address_of(client), client, 1.0)]
-    slots = Counter(owners[0] for owners in client.nodes_manager.slots_cache.values())
     return [
         Primary(node.name, client.get_redis_connection(node), count / REDIS_CLUSTER_HASH_SLOTS)
-        for node, count in slots.items()
+        for node, count in slots_by_node(client).items()
     ]
+
+
+def slots_by_node(client: Any) -> Counter[Any]:
+    """How many slots each node of a `RedisCluster` has that has some, asked anew.
+
+    What has a key is followed to where that is by now. No node says so to what is about all keys,
+    or about itself: after slots have moved, or a replica has taken over, the client would go on to
+    trust what it knows.
+
+    Raises:
+        UnreachableError: no node answers.
+        AccessDeniedError: bad credentials, or the ACL forbids CLUSTER SLOTS.
+
+    Cost: one CLUSTER SLOTS, and a millisecond of redis-py's; so once for each walk, not more often.
+    """
+    with translated_errors(client):
+        # Its connections are as good as before.
+        client.nodes_manager.initialize(disconnect_startup_nodes_pools=False)
+    return _known_slots(client)
+
+
+async def aslots_by_node(client: Any) -> Counter[Any]:
+    """The asyncio twin of `slots_by_node`."""
+    with translated_errors(client):
+        await client.initialize()
+        told = await client.cluster_slots()
+        owners = {client.get_node(*one["primary"]) for one in told.values()}
+        if owners != _known_slots(client).keys():
+            # All connections of all who share the client are made anew by that.
+            await client.nodes_manager.initialize()
+    return _known_slots(client)
+
+
+def _known_slots(client: Any) -> Counter[Any]:
+    return Counter(owners[0] for owners in client.nodes_manager.slots_cache.values())
 
 
 def groups_of(client: Any, keys: Iterable[str | bytes]) -> dict[Any, list[int]]:

@@ -366,7 +366,8 @@ class ReplicationLostError(ReplicationError):
     def __init__(self, endpoint: str, offset: int) -> None:
         super().__init__(
             f"What Redis at {endpoint} had written up to offset {offset:,} is on no primary any "
-            "more: it restarted, or a replica took over that had not received it. Write it again."
+            "more: it restarted, a replica took over that had not received it, or all its slots "
+            "went to other nodes. Write it again."
         )
         self.endpoint = endpoint
         self.offset = offset

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Self
 import redis
 
 from nexus_redis_provider.core.bounds import is_whole
-from nexus_redis_provider.core.clusters import is_spread, primaries_of
+from nexus_redis_provider.core.clusters import aslots_by_node, is_spread, primaries_of
 from nexus_redis_provider.core.durations import Duration, to_ms
 from nexus_redis_provider.core.endpoint import address_of, translated_errors
 from nexus_redis_provider.core.errors import (
     ConfigurationError,
     ReplicationLagError,
     ReplicationLostError,
+    UnreachableError,
 )
 from nexus_redis_provider.core.monitoring.infos import ReplicationInfo
 
@@ -125,13 +126,13 @@ async def aprogress(client: redis.asyncio.Redis, marks: Iterable[Mark], replicas
     with translated_errors(client):
         if is_spread(client):
             cluster: Any = client
-            found: Any = await cluster.info(*_SECTIONS, target_nodes="primaries")
-            if "run_id" in found:  # redis-py's reply where there is one primary.
-                found = {cluster.get_primaries()[0].name: found}
+            nodes = list(await aslots_by_node(cluster))
+            found = await cluster.info(*_SECTIONS, target_nodes=nodes)
+            if len(nodes) == 1:  # Then redis-py does not say whose it is.
+                found = {nodes[0].name: found}
         else:
             found = {address_of(client): await client.info(*_SECTIONS)}
-    primaries = {address: _Primary.of(info) for address, info in found.items()}
-    return _judged(marks, primaries, replicas)
+    return _judged(marks, _told(client, found), replicas)
 
 
 def await_replicas(
@@ -143,6 +144,8 @@ def await_replicas(
 ) -> Progress:
     """Returns when so many replicas have confirmed all that was written before the call.
 
+    It follows a failover: while a primary is away, it goes on looking.
+
     Args:
         client: of one primary, or of a whole Cluster: then of each primary's replicas.
         replicas: how many, at least 1.
@@ -153,19 +156,27 @@ def await_replicas(
         ReplicationLagError: they have not in time; says who is behind.
         ReplicationLostError: a primary has lost it meanwhile.
         ConfigurationError: the server is a replica itself, or a number is not positive.
-        UnreachableError, AccessDeniedError: as always.
+        UnreachableError: a primary cannot be asked, in the beginning or at the end.
+        AccessDeniedError: as always.
     """
     refuse_none(replicas)
     pause = to_ms(poll_interval, "poll_interval") / 1000
     seconds = to_ms(timeout, "timeout") / 1000
     deadline = time.monotonic() + seconds
     marks = mark(client)
-    while not (found := progress(client, marks, replicas)).is_done:
+    while True:
         left = deadline - time.monotonic()
-        if left <= 0:
-            raise ReplicationLagError(replicas, "; ".join(found.lags), seconds)
+        try:
+            found = progress(client, marks, replicas)
+        except UnreachableError:
+            if left <= 0:
+                raise
+        else:
+            if found.is_done:
+                return found
+            if left <= 0:
+                raise ReplicationLagError(replicas, "; ".join(found.lags), seconds)
         time.sleep(min(pause, left))
-    return found
 
 
 def refuse_none(replicas: int) -> None:
@@ -181,10 +192,20 @@ def refuse_none(replicas: int) -> None:
 
 
 def _primaries(client: redis.Redis) -> dict[str, _Primary]:
-    found = {}
+    infos = {}
     for primary in primaries_of(client):
         with translated_errors(primary.client):
-            found[primary.address] = _Primary.of(primary.client.info(*_SECTIONS))
+            infos[primary.address] = primary.client.info(*_SECTIONS)
+    return _told(client, infos)
+
+
+def _told(client: Any, infos: Mapping[str, Any]) -> dict[str, _Primary]:
+    found = {address: _Primary.of(info) for address, info in infos.items()}
+    for address, one in found.items():
+        # Of who has taken over, the node that was asked has not heard yet.
+        if is_spread(client) and not one.info.is_primary:
+            what = f"it has just become a replica of {one.info.primary}"
+            raise UnreachableError(address, what, "Try again.")
     return found
 
 

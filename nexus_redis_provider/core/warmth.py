@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from nexus_redis_provider.core.clusters import is_spread
+from nexus_redis_provider.core.clusters import aslots_by_node, is_spread, slots_by_node
 from nexus_redis_provider.core.durations import Duration, in_words, to_ms
 from nexus_redis_provider.core.endpoint import translated_errors
 from nexus_redis_provider.core.gold.readers import live_manifest
@@ -81,7 +81,8 @@ def probe(client: redis.Redis, requirement: Requirement) -> Warmth:
     if requirement.dataset is not None:
         manifest = run(client, live_manifest(requirement.dataset, namespace=requirement.namespace))
         return _judge_dataset(requirement, manifest, _send(client, [("TIME",)])[0])
-    looking = _look_at_keys(requirement, _primaries_of(client))
+    goes_to_all = requirement.keys is None and is_spread(client)
+    looking = _look_at_keys(requirement, list(slots_by_node(client)) if goes_to_all else [None])
     question = next(looking)
     while True:
         try:
@@ -96,10 +97,9 @@ async def aprobe(client: redis.asyncio.Redis, requirement: Requirement) -> Warmt
         call = live_manifest(requirement.dataset, namespace=requirement.namespace)
         manifest = await arun(client, call)
         return _judge_dataset(requirement, manifest, (await _asend(client, [("TIME",)]))[0])
-    if is_spread(client):
-        with translated_errors(client):
-            await client.initialize()
-    looking = _look_at_keys(requirement, _primaries_of(client))
+    goes_to_all = requirement.keys is None and is_spread(client)
+    nodes = list(await aslots_by_node(client)) if goes_to_all else [None]
+    looking = _look_at_keys(requirement, nodes)
     question = next(looking)
     while True:
         try:
@@ -112,11 +112,6 @@ _Commands = list[tuple[str | bytes | int, ...]]
 # Commands, and the node of a Cluster that is to answer, or None: it follows from their keys.
 _Question = tuple[_Commands, Any]
 _Looking = Generator[_Question, list[Any], Warmth]
-
-
-def _primaries_of(client: Any) -> list[Any]:
-    """All that have keys; of a single server, that one is None."""
-    return client.get_primaries() if is_spread(client) else [None]
 
 
 def _result(done: StopIteration) -> Warmth:

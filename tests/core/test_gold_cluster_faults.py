@@ -15,6 +15,7 @@ from redis.crc import key_slot
 
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import PublishError, UnreachableError
+from nexus_redis_provider.core.gold import pacing
 from nexus_redis_provider.core.gold.bucket_writers import BucketWriter
 from nexus_redis_provider.core.gold.history import history
 from nexus_redis_provider.core.gold.manifests import Layout
@@ -97,8 +98,14 @@ def test_slots_move_while_versions_are_published_and_read(
 
 @pytest.mark.parametrize("shape", [JSON, PACKED], ids=str)
 def test_rows_follow_a_slot_to_where_it_is(
-    deployment: ClusterDeployment, keys: GoldKeys, shape: Shape, returned: Counter[str]
+    deployment: ClusterDeployment,
+    keys: GoldKeys,
+    shape: Shape,
+    returned: Counter[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Once it has begun, nothing but what nodes return tells it where slots are.
+    monkeypatch.setattr(pacing, "_LOOK_SECONDS", 600)
     endpoint, packed = deployment.endpoint, shape is PACKED
     plan = spec(keys.namespace, layout=shape.layout, ttl=600)
     publication = Publication.begin(endpoint, plan)
@@ -112,8 +119,9 @@ def test_rows_follow_a_slot_to_where_it_is(
         assert returned.keys() == {"-ASK"}
     if not packed:
         with PartitionWriter(publication, 1, "a") as other:
+            other.write(*batch(numbers(300, 50, 1)))
             deployment.move_slot(key_of("k400", publication))
-            other.write(*batch(numbers(300, 300, 1)))
+            other.write(*batch(numbers(350, 250, 1)))
             reports = [report, other.finish()]
         assert returned.keys() == {"-ASK", "-MOVED"}
     publication.commit([report] if packed else reports)

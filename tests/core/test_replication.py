@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import redis
 
+from nexus_redis_provider.core import replication
 from nexus_redis_provider.core.errors import (
     ConfigurationError,
     ReplicationLagError,
@@ -209,6 +210,34 @@ async def test_a_cluster_of_one_primary() -> None:
             marks = mark(client)
         async with cluster.endpoint.async_client() as other:
             assert (await aprogress(other, marks, 1)).is_done
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_a_primary_that_is_away(
+    primary: EmbeddedServer,
+    client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    comes_back: bool,
+) -> None:
+    """It is waited for, and asked what it has when it is there."""
+
+    def mark_before_it_dies(client: redis.Redis) -> Any:
+        marks = mark(client)
+        crash(primary)
+        return marks
+
+    def look(*arguments: Any) -> Any:
+        try:
+            return progress(*arguments)
+        except UnreachableError:
+            if comes_back:
+                primary.start()
+            raise
+
+    monkeypatch.setattr(replication, "mark", mark_before_it_dies)
+    monkeypatch.setattr(replication, "progress", look)
+    with pytest.raises(ReplicationLostError if comes_back else UnreachableError):
+        await_replicas(client, timeout=60 if comes_back else 0.1, **FAST)
 
 
 def test_nobody_answers(primary: EmbeddedServer, client: redis.Redis) -> None:

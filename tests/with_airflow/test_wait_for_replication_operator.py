@@ -14,6 +14,7 @@ import pytest
 import redis
 from airflow.sdk.exceptions import TaskDeferred
 
+from nexus_redis_provider.core import replication
 from nexus_redis_provider.core.errors import (
     ConfigurationError,
     ReplicationLagError,
@@ -21,11 +22,12 @@ from nexus_redis_provider.core.errors import (
 )
 from nexus_redis_provider.core.replication import await_replicas
 from nexus_redis_provider.embedded import EmbeddedServer
+from nexus_redis_provider.hooks.redis import NexusRedisHook
 from nexus_redis_provider.operators.replication import WaitForReplicationOperator
 from nexus_redis_provider.triggers.replication import ReplicationTrigger
 from tests.core.backup_servers import AT_ONCE, replica_of
 from tests.guarded import own_server
-from tests.topologies import stopped
+from tests.topologies import ClusterDeployment, crash, stopped
 from tests.urls import connection_uri
 
 
@@ -100,6 +102,48 @@ def test_in_the_worker(written, asleep) -> None:
 def test_too_late_in_the_worker(written, asleep) -> None:
     with pytest.raises(ReplicationLagError, match=rf"127\.0\.0\.1:{asleep.port} \(online\)"):
         operator(wait_timeout=0.2).execute({})
+
+
+def test_a_failover_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker waits on; so do the hooks that share its pool go on, whenever they came."""
+    marked, is_marked = replication.mark, threading.Event()
+
+    def mark(client: redis.Redis) -> Any:
+        marks = marked(client)
+        is_marked.set()
+        return marks
+
+    with ClusterDeployment(with_replicas=True) as cluster:
+        monkeypatch.setenv("AIRFLOW_CONN_OWN", connection_uri("nexus-redis", cluster.endpoint))
+        dead, slow = cluster.servers[0], cluster.servers[4]
+
+        def fail_over() -> None:
+            is_marked.wait()
+            crash(dead)
+            wake(slow)
+            cluster.fail_over(dead)
+            dead.start()  # It follows the new primary.
+
+        with NexusRedisHook("own") as hook:
+            client = hook.get_conn()
+            keys = {f"key:{number}" for number in range(100)}
+            for key in keys:
+                client.set(key, 1)
+            await_replicas(client, timeout=60, poll_interval=0.05)
+            with stopped(slow):
+                for key in keys:
+                    client.set(key, "x" * 100)
+                with dead.endpoint.client() as node:
+                    await_replicas(node, timeout=60, poll_interval=0.05)
+                monkeypatch.setattr(replication, "mark", mark)
+                failing = threading.Thread(target=fail_over, daemon=True)
+                failing.start()
+                assert operator(wait_timeout=300).execute({}) == 1
+                failing.join()
+            with NexusRedisHook("own") as other:
+                for one in (hook, other):
+                    assert {key.decode() for key in one.scan("key:*")} == keys
+                    assert len(one.server_infos()) == 3
 
 
 async def test_in_the_triggerer(written, asleep) -> None:

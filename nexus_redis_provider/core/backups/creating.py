@@ -101,10 +101,6 @@ def create_backup(client: redis.Redis, root: Path, plan: Plan | None = None) -> 
             "own: give none, or back up one node by its own address, as a plain redis:// URL."
         )
     maker = _Maker(plan, Tools.find(plan.server_binary))
-    if is_spread(client):
-        with translated_errors(client):
-            # It may have been made long ago.
-            client.nodes_manager.initialize()  # type: ignore[attr-defined]
     primaries = primaries_of(client)
     shares = shares_of(primaries) if is_spread(client) else []
     infos = [server_info(one.client, one.address) for one in primaries]

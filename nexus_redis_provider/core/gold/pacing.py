@@ -125,7 +125,8 @@ class Pace:
             NoRoomError: it would not fit into the server's memory.
             PublishError: a replica does not catch up, or the staging area is gone.
 
-        Cost: nothing most of the time; a round trip twice a second, and one for each limit.
+        Cost: nothing most of the time; a round trip twice a second, of a Cluster one to each
+            primary and one more, and one for each limit.
         """
         rate, writers = self._limits.max_rows_per_second, self._limits.max_writers
         if rate is not None:

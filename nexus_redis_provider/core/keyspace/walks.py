@@ -37,7 +37,7 @@ def scan(
     and of a primary that fails over, or a slot that moves, meanwhile, some keys may be skipped.
 
     Args:
-        client: of one server, or of a whole Cluster: then of all its primaries.
+        client: of one server, or of a whole Cluster: then of all that are its primaries by now.
         pattern: a glob; `patterns.literal` is for text that is meant as it stands.
         kind: only keys of this type, such as `hash`, or `ReJSON-RL` of a module.
 
