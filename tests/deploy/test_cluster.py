@@ -12,7 +12,7 @@ from nexus_redis_provider.core.gold.readers import GoldDataset
 from nexus_redis_provider.core.gold.tables import publish_table
 from nexus_redis_provider.core.tags import stamp
 from tests.core.test_lock_rights import use_everything
-from tests.deploy.deployments import Cluster, low_port
+from tests.deploy.deployments import SLOW, Cluster, low_port
 from tests.deploy.jobs import CHANGED, ROWS, back_up, read_from_replicas
 from tests.deploy.programs import DEPLOY
 from tests.deploy.services import Service
@@ -107,12 +107,12 @@ def test_the_service_is_healthy_while_the_cluster_is_complete(
         stderr=subprocess.DEVNULL,
     ) as process:
         try:
-            until(healthy, "a Cluster that is complete")
+            until(healthy, "a Cluster that is complete", SLOW)
             node = with_role(cluster, "slave")
             node.stop()
-            until(lambda: not healthy(), "a node that is missed")
+            until(lambda: not healthy(), "a node that is missed", SLOW)
             node.start()
-            until(healthy, "a Cluster that is complete again")
+            until(healthy, "a Cluster that is complete again", SLOW)
         finally:
             process.terminate()
 
@@ -142,7 +142,7 @@ def fill(cluster: Cluster) -> None:
                 total += client.dbsize() if role_of(node) == role else 0
         return total
 
-    until(lambda: keys("slave") == keys("master"), "replicas that have all")
+    until(lambda: keys("slave") == keys("master"), "replicas that have all", SLOW)
 
 
 def assert_is_whole(cluster: Cluster) -> None:
@@ -167,7 +167,7 @@ def test_a_primary_that_comes_back_empty_becomes_a_replica(
         def roles() -> list[str]:
             return [role_of(node) for node in others]
 
-        until(lambda: roles().count("master") == 3, "a replica that has taken over")
+        until(lambda: roles().count("master") == 3, "a replica that has taken over", SLOW)
         lost.port = low_port()
     lost.start()
     cluster.join()
@@ -199,6 +199,7 @@ def test_slots_of_a_shard_that_lost_all_are_named(cluster: Cluster) -> None:
     until(
         lambda: f"No node serves slots: {'-'.join(slots)}. " in cluster.step().stderr,
         "slots that are named",
+        SLOW,
     )
     ran = cluster.step()
     assert ran.returncode == 1
