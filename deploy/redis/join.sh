@@ -126,10 +126,12 @@ if [ -n "$empty" ]; then
     later "$empty becomes a replica."
 fi
 
-ghosts=$(look 'failed() && NF == 9 && nobodys($2) { print $1 "=" $2 }')
-for pair in $ghosts; do ask "${pair%=*}" cluster forget "${pair#*=}" >/dev/null; done
+for pair in $(look 'failed() && NF == 9 && nobodys($2) { print $1 "=" $2 }'); do
+    ask "${pair%=*}" cluster forget "${pair#*=}" >/dev/null
+done
+ghosts=$(look 'nobodys($2) { print $2 }' | sort -u)
 # shellcheck disable=SC2086
-[ -z "$ghosts" ] || later "Forgotten:" $ghosts
+[ -z "$ghosts" ] || later "Ids of none of the nodes, forgotten once they count as failed:" $ghosts
 
 # Who hears of its primary's other address from a third node goes on asking at the old one.
 follow() {

@@ -175,6 +175,21 @@ def test_a_primary_that_comes_back_empty_becomes_a_replica(
     assert_is_whole(cluster)
 
 
+def test_a_primary_that_comes_back_empty_while_all_have_other_addresses(cluster: Cluster) -> None:
+    """Its replica has the data, but not from this start: it would not stand for election."""
+    fill(cluster)
+    lost = with_role(cluster, "master")
+    lose(lost)
+    for node in cluster.nodes[1:]:
+        node.stop()
+    for node in cluster.nodes:
+        node.port = low_port()
+        node.start()
+    cluster.join()
+    assert role_of(lost) == "slave"
+    assert_is_whole(cluster)
+
+
 def test_a_replica_that_comes_back_empty_becomes_one_again(cluster: Cluster) -> None:
     fill(cluster)
     lost = with_role(cluster, "slave")
