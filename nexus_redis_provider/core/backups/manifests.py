@@ -174,6 +174,11 @@ class Manifest:
         return self.parts or (self,)
 
     @property
+    def counted(self) -> Mapping[int, Database] | None:
+        """Keys that must come back of each database; None where others wrote meanwhile."""
+        return self.databases if self.is_still else None
+
+    @property
     def bytes(self) -> int:
         """Of all files."""
         return sum(file.size for one in self.by_server for file in one.files)

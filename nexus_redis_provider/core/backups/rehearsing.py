@@ -33,7 +33,6 @@ from nexus_redis_provider.core.monitoring.infos import Database
 from nexus_redis_provider.core.slots import Slots
 
 _BATCH = 100
-_NOTHING = Database(keys=0, expires=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +137,9 @@ def rehearse(
 
     Raises:
         CorruptBackupError: a file is not what it was.
-        RehearsalError: it cannot be loaded, keys are missing, or too many differ.
+        RehearsalError: it cannot be loaded; there are not as many keys as are in the file, or as
+            each database had if nobody wrote while it was made, by which alone those of a log are
+            known; or too many differ.
         BackupError: there is no room for it, for example.
         ConfigurationError: there is no server, or no module, to load it with; or only one of the
             backup and what it is compared with is a Cluster.
@@ -192,7 +193,11 @@ def _rehearsed(
         with loader.loaded(manifest, folder, manifest.kind, manifest.names) as (server, client):
             took = time.monotonic() - began_at
             found = databases_in(client)
-            _refuse_losses(manifest, counts.keys if counts else manifest.keys, found)
+            refuse_losses(
+                *(manifest.name, found, "the file"),
+                keys=counts.keys if counts else manifest.keys,
+                databases=manifest.counted,
+            )
             compared, different = (
                 _compared(server.endpoint, found, compare.source_of(manifest), compare.sample)
                 if compare
@@ -201,19 +206,6 @@ def _rehearsed(
     return Rehearsal(
         manifest=manifest, took=took, databases=found, compared=compared, different=different
     )
-
-
-def _refuse_losses(manifest: Manifest, expected: int | None, found: dict[int, Database]) -> None:
-    refuse_losses(manifest.name, total(found).keys, expected, "the file")
-    if manifest.is_still:
-        for number in sorted({*manifest.databases, *found}):
-            had, has = (one.get(number, _NOTHING) for one in (manifest.databases, found))
-            if had != has:
-                raise RehearsalError(
-                    manifest.name,
-                    f"database {number} has {has.keys:,} keys, of which {has.expires:,} expire, "
-                    f"and had {had.keys:,} and {had.expires:,} when it was made",
-                )
 
 
 def _compared(

@@ -12,8 +12,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
@@ -128,7 +128,9 @@ def restore(
             server's files by other names, or it is among backups; or the backup is of a whole
             Cluster.
         CorruptBackupError: a file of the backup is not what it was.
-        RehearsalError: not all of the data came back.
+        RehearsalError: the backup cannot be loaded; or not as many keys came back as are in it, or
+            as each database had if nobody wrote while it was made, by which alone those of a log
+            are known.
         BackupError: there is no room, for example.
 
     Cost: memory for all of the data, and room for it twice in the directory.
@@ -235,21 +237,28 @@ class _Preparation:
         """Have files of the wanted kind in the folder; returns what they hold."""
         name, made = self._manifest.name, self._manifest.kind
         try:
-            found = self._load(made, self._manifest.keys, "the file", convert_to=kind)
+            with self._loaded(made) as client:
+                found = databases_in(client)
+                refuse_losses(
+                    *(name, found, "the file"),
+                    keys=self._manifest.keys,
+                    databases=self._manifest.counted,
+                )
+                self._convert(client, made, kind)
             if kind is not made:
                 # What the server is to start with is tried once.
-                self._load(kind, found.keys, "the new files", convert_to=kind)
+                with self._loaded(kind) as client:
+                    came, keys = databases_in(client), total(found).keys
+                    refuse_losses(name, came, "the new files", keys=keys, databases=found)
         except ServerError as error:
             raise BackupError(f"The server that was to load backup {name!r}: {error}") from error
-        return found
+        return total(found)
 
-    def _load(self, kind: Kind, keys: int | None, where: str, *, convert_to: Kind) -> Database:
+    @contextmanager
+    def _loaded(self, kind: Kind) -> Iterator[redis.Redis]:
         loaded = self._loader.loaded(self._manifest, self._folder, kind, self._names)
         with loaded as (_, client):
-            found = total(databases_in(client))
-            refuse_losses(self._manifest.name, found.keys, keys, where)
-            self._convert(client, kind, convert_to)
-        return found
+            yield client
 
     def _convert(self, client: redis.Redis, kind: Kind, to: Kind) -> None:
         if kind is to:

@@ -25,6 +25,10 @@ from nexus_redis_provider.core.processes import ServerProcess, find_server
 # A replica of nobody drops nothing that has expired meanwhile, be it a key or all fields of a hash,
 # so all that is in the file counts.
 _KEEPING = ("--replicaof", "127.0.0.1 1")
+# As many as anybody has: what is in one that it lacks is lost in silence when a log is replayed.
+# An empty one takes half a kilobyte at most.
+_DATABASES = ("--databases", "16384")
+_NOTHING = Database(keys=0, expires=0)
 # In the log of a server that does not know a type, or a command in append-only files.
 _MODULE = re.compile(r"(?:no matching |Unknown )((?:module(?: type)?|command) '[^']*')")
 
@@ -95,13 +99,15 @@ class Loader:
         """
         binary = self.binary or find_server()
         arguments = (
+            *_KEEPING,
+            *_DATABASES,
             *("--appendonly", "yes" if kind is Kind.AOF else "no"),
             *("--dbfilename", names.dbfilename),
             *("--appenddirname", names.appenddirname, "--appendfilename", names.appendfilename),
             *(word for one in self.modules for word in ("--loadmodule", str(one.absolute()))),
         )
         password = Secret(SecretSource.LITERAL, secrets.token_hex(32))
-        server = ServerProcess(folder, *_KEEPING, *arguments, binary=binary, password=password)
+        server = ServerProcess(folder, *arguments, binary=binary, password=password)
         try:
             server.start(self.timeout)
         except ServerError as error:
@@ -127,14 +133,39 @@ def _reason(said: str, binary: Path, manifest: Manifest) -> str:
     return said
 
 
-def refuse_losses(backup: str, came: int, expected: int | None, where: str) -> None:
-    """Refuse another number of keys than went into files; None where that is not known.
+def refuse_losses(
+    backup: str,
+    came: Mapping[int, Database],
+    where: str,
+    *,
+    keys: int | None,
+    databases: Mapping[int, Database] | None,
+) -> None:
+    """Refuse other numbers of keys than went into files.
+
+    Args:
+        backup: its name.
+        came: keys that came back, by number of the database.
+        where: they came from.
+        keys: that are in the files; None where nobody has counted them, as those of a log.
+        databases: that the keys were in when the files were made; None where that is not known.
 
     Raises:
         RehearsalError: names both numbers.
     """
-    if expected is not None and came != expected:
-        raise RehearsalError(backup, f"{came:,} keys came back of {expected:,} in {where}")
+    found = total(came).keys
+    if keys is not None and found != keys:
+        raise RehearsalError(backup, f"{found:,} keys came back of {keys:,} in {where}")
+    if databases is None:
+        return
+    for number in sorted({*databases, *came}):
+        had, has = (one.get(number, _NOTHING) for one in (databases, came))
+        if had != has:
+            raise RehearsalError(
+                backup,
+                f"database {number} has {has.keys:,} keys, of which {has.expires:,} expire, and "
+                f"had {had.keys:,} and {had.expires:,} before",
+            )
 
 
 def databases_in(client: redis.Redis) -> dict[int, Database]:
