@@ -3,7 +3,7 @@
 redis-py's own do so, too, when they shake hands over TLS, and when they try by a PING a connection
 that they have just made. A silent server would cost the product of both.
 
-One that was idle is tried before a command is sent, and made anew if it died: that needs no retry.
+One that was idle is tried before a pool lends it, and made anew if it died: that needs no retry.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def revive(connection: Any) -> None:
     if connection.health_check_interval and time.monotonic() > connection.next_health_check:
         try:
             connection.send_command("PING", check_health=False)
-            connection.read_response()
+            _refuse_others(connection.read_response())
         except _DEAD:
             connection.disconnect()
             connection.connect()
@@ -97,10 +97,15 @@ async def arevive(connection: Any) -> None:
     if connection.health_check_interval and now > connection.next_health_check:
         try:
             await connection.send_command("PING", check_health=False)
-            await connection.read_response()
+            _refuse_others(await connection.read_response())
         except _DEAD:
             await connection.disconnect()
             await connection.connect()
+
+
+def _refuse_others(reply: Any) -> None:
+    if reply not in (b"PONG", "PONG"):
+        raise exceptions.ConnectionError("another reply than that to a PING")
 
 
 def kind_of(node: Node, options: dict[str, Any]) -> type[Any]:

@@ -213,7 +213,7 @@ class Endpoint:
         Raises:
             UnreachableError, AccessDeniedError, ConfigurationError: of a Cluster, at once.
         """
-        options = self._options() | {"retry": self._retry()} | overrides
+        options = self._given(self._retry(), overrides)
         if self.topology is Topology.SENTINEL:
             return following.client_of(sentinels.Primary(self), options, self.pool_timeout)
         if self.is_cluster:
@@ -225,7 +225,7 @@ class Endpoint:
 
     def async_client(self, **overrides: Any) -> redis.asyncio.Redis:
         """The asyncio twin of `client`; close it with `await client.aclose()`."""
-        options = self._options() | {"retry": self._async_retry()} | overrides
+        options = self._given(self._async_retry(), overrides)
         if self.topology is Topology.SENTINEL:
             guide = sentinels.AsyncPrimary(self)
             return following.async_client_of(guide, options, self.pool_timeout)
@@ -246,7 +246,7 @@ class Endpoint:
             return self.client(**overrides)
         if self.is_cluster:
             return self.client(load_balancing_strategy=_REPLICAS, **overrides)
-        options = self._options() | {"retry": self._retry()} | overrides
+        options = self._given(self._retry(), overrides)
         return following.client_of(sentinels.Replica(self), options, self.pool_timeout)
 
     def async_read_client(self, **overrides: Any) -> redis.asyncio.Redis:
@@ -255,7 +255,7 @@ class Endpoint:
             return self.async_client(**overrides)
         if self.is_cluster:
             return self.async_client(load_balancing_strategy=_REPLICAS, **overrides)
-        options = self._options() | {"retry": self._async_retry()} | overrides
+        options = self._given(self._async_retry(), overrides)
         return following.async_client_of(sentinels.AsyncReplica(self), options, self.pool_timeout)
 
     def client_for(self, key: str, **overrides: Any) -> redis.Redis:
@@ -269,7 +269,7 @@ class Endpoint:
             return self.client(**overrides)
         from nexus_redis_provider.core.key_clients import key_client
 
-        options = self._options() | {"retry": self._retry()} | overrides
+        options = self._given(self._retry(), overrides)
         return key_client(self, key, options, overrides)
 
     def async_client_for(self, key: str, **overrides: Any) -> redis.asyncio.Redis:
@@ -278,7 +278,7 @@ class Endpoint:
             return self.async_client(**overrides)
         from nexus_redis_provider.core.key_clients import async_key_client
 
-        options = self._options() | {"retry": self._async_retry()} | overrides
+        options = self._given(self._async_retry(), overrides)
         return async_key_client(self, key, options, overrides)
 
     def at(self, node: Node) -> Endpoint:
@@ -309,6 +309,18 @@ class Endpoint:
 
     def _async_retry(self) -> redis.asyncio.retry.Retry:
         return redis.asyncio.retry.Retry(_backoff(), self.retries)
+
+    def _given(self, retry: Any, overrides: dict[str, Any]) -> dict[str, Any]:
+        """Options of a client, of which some are to be others."""
+        options = self._options() | {"retry": retry}
+        # redis-py takes a provider, or else a user and a password.
+        if "credential_provider" in overrides:
+            options |= {"username": None, "password": None}
+        elif overrides.keys() & {"username", "password"}:
+            password = self.password.reveal() if self.password else None
+            options |= {"username": self.username, "password": password}
+            options["credential_provider"] = None
+        return options | overrides
 
     def _options(self) -> dict[str, Any]:
         options: dict[str, Any] = {

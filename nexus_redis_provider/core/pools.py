@@ -1,6 +1,6 @@
 """redis-py's clients, each with a pool of its own that says how it is full, or waits.
 
-What it lends is alive: see `connections`.
+What was idle is tried before it is lent: see `connections`.
 """
 
 from __future__ import annotations

@@ -81,8 +81,8 @@ def _described_by(connection: Connection, given: Mapping[str, Any]) -> Endpoint:
         raise wrong(f"has {', '.join(files)}, but no TLS; say ssl=true, or leave them empty")
     db = _database_of(connection.schema, extras.pop("db", None), wrong)
     literals = {
-        "password": _password(connection),
-        "sentinel_password": str(extras.pop("sentinel_password", "")),
+        "password": _password(connection.password, connection),
+        "sentinel_password": _password(extras.pop("sentinel_password", None), connection),
     }
     return Endpoint(
         nodes=nodes,
@@ -257,8 +257,8 @@ def _database_of(schema: Any, db: Any, wrong: Wrong) -> int:
     return found.pop() if found else 0
 
 
-def _password(connection: Connection) -> str:
-    text = str(connection.password or "")
+def _password(given: Any, connection: Connection) -> str:
+    text = str(given or "")
     # The official hook takes these for none, which is what some deployments store for that.
     is_none = connection.conn_type != CONNECTION_TYPE and text.lower() in ("none", "false")
     return "" if is_none else text

@@ -159,6 +159,8 @@ class RedisBackupOperator(BaseOperator):
 
     @property
     def _modules(self) -> list[Path]:
+        if not isinstance(self.modules, list | tuple):
+            raise ConfigurationError(f"modules must be a list of files, not {self.modules!r}.")
         return [Path(one) for one in self.modules]
 
     def _kind(self) -> Kind:

@@ -19,6 +19,7 @@ import pytest
 import redis
 from redis.credentials import CredentialProvider
 
+from nexus_redis_provider.core.connections import arevive, revive
 from nexus_redis_provider.core.diagnosis import diagnose
 from nexus_redis_provider.core.endpoint import Endpoint, Node, Tls
 from nexus_redis_provider.core.errors import AccessDeniedError, ConfigurationError, UnreachableError
@@ -304,6 +305,30 @@ async def test_an_idle_connection_that_died_is_made_anew_before_it_is_used(
                 await ask_when_idle()
             assert proxy.cuts == 3
             assert await ask_when_idle() is None  # It came back to the pool.
+
+
+@single_server
+def test_a_late_reply_is_not_taken_for_that_to_a_ping(server: EmbeddedServer) -> None:
+    with server.endpoint.client() as client:
+        connection = client.connection_pool.get_connection()
+        connection.send_command("ECHO", "late")
+        connection.next_health_check = 0
+        revive(connection)
+        connection.send_command("ECHO", "due")
+        assert connection.read_response() == b"due"
+        client.connection_pool.release(connection)
+
+
+@single_server
+async def test_nor_is_it_by_asyncio(server: EmbeddedServer) -> None:
+    async with server.endpoint.async_client() as client:
+        connection = await client.connection_pool.get_connection()
+        await connection.send_command("ECHO", "late")
+        connection.next_health_check = 0
+        await arevive(connection)
+        await connection.send_command("ECHO", "due")
+        assert await connection.read_response() == b"due"
+        await client.connection_pool.release(connection)
 
 
 # Silence.

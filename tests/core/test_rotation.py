@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import redis
+from redis.credentials import UsernamePasswordCredentialProvider
 
 from nexus_redis_provider.core.credentials import Secret, SecretSource
 from nexus_redis_provider.core.diagnosis import diagnose
@@ -61,6 +62,27 @@ def allow(client: redis.Redis) -> Iterator[Put]:
 
 def as_rotated(endpoint: Endpoint, secret: Secret) -> Endpoint:
     return replace(endpoint, username="rotated", password=secret, retries=0)
+
+
+def test_a_client_of_another_user_or_password(
+    endpoint: Endpoint, place: tuple[Secret, Put], allow: Put
+) -> None:
+    secret, put = place
+    put("another")
+    allow("one")
+    rotated = as_rotated(endpoint, secret)
+    with rotated.client(password="one") as client:
+        assert client.ping()
+    put("one")
+    with replace(rotated, username="nobody").client(username="rotated") as client:
+        assert client.ping()
+    put("another")
+    provider = UsernamePasswordCredentialProvider("rotated", "one")
+    with rotated.client(credential_provider=provider) as client:
+        assert client.ping()
+    literal = replace(rotated, password=Secret(SecretSource.LITERAL, "another"))
+    with literal.client(credential_provider=provider) as client:
+        assert client.ping()
 
 
 @unspread

@@ -154,6 +154,7 @@ def test_an_operator_that_is_not_built(options: Any, said: str) -> None:
             {"rehearse": True, "scratch": "/nowhere"},
             "scratch must be a folder that is there, not '/nowhere'",
         ),
+        ({"rehearse": True, "modules": "/no.so"}, "modules must be a list of files, not '/no.so'"),
         ({"rehearse": True, "modules": ["/no.so"]}, "There is no module /no.so"),
     ],
 )

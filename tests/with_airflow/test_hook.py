@@ -125,7 +125,8 @@ def test_a_password_that_looks_like_none(text: str) -> None:
     sentinels = {"topology": "sentinel", "master": "m", "sentinel_password": text}
     ours = endpoint_of(connection(sentinels, password=text))
     assert ours.password == ours.sentinel_password == Secret(SecretSource.LITERAL, text)
-    assert endpoint_of(connection(password=text, conn_type="redis")).password is None
+    theirs = endpoint_of(connection(sentinels, password=text, conn_type="redis"))
+    assert theirs.password is theirs.sentinel_password is None
 
 
 @pytest.mark.parametrize("typed", ["::1", "[::1]", " ::1 ", "[::1] "])
