@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from nexus_redis_provider.core.endpoint import Endpoint, address_of, translated_
 from nexus_redis_provider.core.errors import ConfigurationError
 from nexus_redis_provider.core.pools import close_at_once
 from nexus_redis_provider.core.slots import Slots
+
+_ALL_SLOTS = range(REDIS_CLUSTER_HASH_SLOTS)
 
 
 def general_client(endpoint: Endpoint, options: dict[str, Any]) -> Any:
@@ -93,7 +95,7 @@ class Primary:
     Attributes:
         address: for messages.
         client: of it alone.
-        share: of all slots, 0 to 1.
+        share: of all slots, 0 to 1; it has as many of those that were asked for.
     """
 
     address: str
@@ -101,8 +103,8 @@ class Primary:
     share: float
 
 
-def primaries_of(client: Any) -> list[Primary]:
-    """All servers that have keys, as it is now; of a single server, that one.
+def primaries_of(client: Any, slots: Container[int] = _ALL_SLOTS) -> list[Primary]:
+    """All servers that have some of these slots, as it is now; of a single server, that one.
 
     Raises: as `slots_by_node`, for a Cluster. Cost: as that, and nothing else.
     """
@@ -110,12 +112,12 @@ def primaries_of(client: Any) -> list[Primary]:
         return [Primary(address_of(client), client, 1.0)]
     return [
         Primary(node.name, client.get_redis_connection(node), count / REDIS_CLUSTER_HASH_SLOTS)
-        for node, count in slots_by_node(client).items()
+        for node, count in slots_by_node(client, slots).items()
     ]
 
 
-def slots_by_node(client: Any) -> Counter[Any]:
-    """How many slots each node of a `RedisCluster` has that has some, asked anew.
+def slots_by_node(client: Any, slots: Container[int] = _ALL_SLOTS) -> Counter[Any]:
+    """How many of these slots each node of a `RedisCluster` has that has some, asked anew.
 
     What has a key is followed to where that is by now. No node says so to what is about all keys,
     or about itself: after slots have moved, or a replica has taken over, the client would go on to
@@ -130,7 +132,7 @@ def slots_by_node(client: Any) -> Counter[Any]:
     with translated_errors(client):
         # Its connections are as good as before.
         client.nodes_manager.initialize(disconnect_startup_nodes_pools=False)
-    return _known_slots(client)
+    return _known_slots(client, slots)
 
 
 async def aslots_by_node(client: Any) -> Counter[Any]:
@@ -145,8 +147,9 @@ async def aslots_by_node(client: Any) -> Counter[Any]:
     return _known_slots(client)
 
 
-def _known_slots(client: Any) -> Counter[Any]:
-    return Counter(owners[0] for owners in client.nodes_manager.slots_cache.values())
+def _known_slots(client: Any, slots: Container[int] = _ALL_SLOTS) -> Counter[Any]:
+    known = client.nodes_manager.slots_cache.items()
+    return Counter(owners[0] for slot, owners in known if slot in slots)
 
 
 def groups_of(client: Any, keys: Iterable[str | bytes]) -> dict[Any, list[int]]:

@@ -38,6 +38,7 @@ from tests.conftest import need_server
 from tests.core.backup_servers import AT_ONCE, HOUR_MS, started
 from tests.core.conftest import SERVERS
 from tests.guarded import own_server
+from tests.servers import as_user
 from tests.topologies import DOWN_AFTER_MS, ClusterDeployment, until
 
 KEYS = 303
@@ -182,6 +183,59 @@ def test_it_is_verified_and_rehearsed(filled: ClusterDeployment, client: Any, ro
             rehearse(backup, compare=compare)
     finally:
         client.delete("new")
+
+
+def test_it_is_compared_where_slots_are_by_now(
+    filled: ClusterDeployment, client: Any, root: Path
+) -> None:
+    """Not where they were when it was made, nor with what has come from other nodes since."""
+    backup = create_backup(client, root)
+    for key in ("list", "stream"):
+        filled.move_slot(key)
+    compare = Comparison(source=filled.endpoint)
+    done = rehearse(backup, compare=compare)
+    assert (done.keys, done.compared, done.different) == (KEYS, KEYS, 0)
+    for part in backup.by_server:
+        done = rehearse(part, compare=compare)
+        assert (done.keys, done.compared) == (part.manifest.keys, part.manifest.keys)
+    with filled.moving("list"):
+        assert rehearse(backup, compare=compare).different == 0
+    client.delete("list")
+    try:
+        with pytest.raises(RehearsalError, match=rf"1 of {KEYS} keys that were sampled"):
+            rehearse(backup, compare=compare)
+    finally:
+        client.rpush("list", *range(500))
+
+
+def test_digests_of_keys_that_move(filled: ClusterDeployment) -> None:
+    """What is asked for again comes in another form."""
+    names = [b"list", b"hash", b"stream", b"set", b"zset"]
+    with filled.endpoint.client(protocol=3) as client:
+        client.sadd("set", *range(100))
+        client.zadd("zset", {"a": 1.5, "b": float("inf")})
+        before = digests(client, names)
+        for name in names:
+            with filled.moving(name.decode()):
+                assert digests(client, names) == before
+            assert digests(client, names) == before
+        client.delete("set")
+        client.delete("zset")
+    assert None not in before
+
+
+def test_the_rights_that_a_comparison_needs(
+    filled: ClusterDeployment, client: Any, root: Path
+) -> None:
+    """As docs/backup.md has them."""
+    backup = create_backup(client, root)
+    rights = ["-@all", "+@read", "+info", "+asking", "+cluster|slots", "+command", "~*"]
+    for server in filled.servers:
+        with server.endpoint.client() as node:
+            node.execute_command("ACL", "SETUSER", "reader", "on", "nopass", *rights)
+    compare = Comparison(source=as_user(filled.endpoint, "reader", "x"))
+    with filled.moving("list"):
+        assert rehearse(backup, compare=compare).compared == KEYS
 
 
 def test_only_like_is_compared_with_like(

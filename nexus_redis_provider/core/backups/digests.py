@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import redis
@@ -30,7 +31,7 @@ def digests(client: redis.Redis, keys: Sequence[bytes]) -> list[Digest]:
     Of a collection with more than ten thousand elements, their number stands for its value.
 
     Args:
-        client: of one server, with `protocol=3`.
+        client: of one server, or of a whole Cluster, with `protocol=3`.
         keys: some, whose values are read at once.
 
     Raises: as `scripts.run`.
@@ -72,13 +73,21 @@ def _pairs(value: dict[bytes, bytes]) -> list[Any]:
     return sorted(value.items())
 
 
+def _entries(value: list[Any]) -> list[Any]:
+    # Of a key that is just moving, redis-py has made dictionaries of them.
+    return [
+        (entry, [*chain(*pairs.items())] if isinstance(pairs, dict) else pairs)
+        for entry, pairs in value
+    ]
+
+
 _READS: dict[str, _Read] = {
     "string": (lambda key: ("GET", key), lambda value: [value]),
     "list": (lambda key: ("LRANGE", key, 0, -1), list),
     "set": (lambda key: ("SMEMBERS", key), sorted),
     "zset": (lambda key: ("ZRANGE", key, 0, -1, "WITHSCORES"), list),
     "hash": (lambda key: ("HGETALL", key), _pairs),
-    "stream": (lambda key: ("XRANGE", key, "-", "+"), list),
+    "stream": (lambda key: ("XRANGE", key, "-", "+"), _entries),
 }
 # Of a module: without the version and the checksum at its end. Of a key that has gone, nothing.
 _OTHER: _Read = (

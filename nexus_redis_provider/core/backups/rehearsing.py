@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import redis
+from redis.crc import key_slot
 
 from nexus_redis_provider.core.backups.checks import Counts, Tools
 from nexus_redis_provider.core.backups.digests import digests
@@ -24,13 +25,14 @@ from nexus_redis_provider.core.backups.scratch import (
     refuse_losses,
     total,
 )
+from nexus_redis_provider.core.backups.shares import SlotRange
 from nexus_redis_provider.core.bounds import is_whole
+from nexus_redis_provider.core.clusters import primaries_of
 from nexus_redis_provider.core.durations import Duration, to_ms
 from nexus_redis_provider.core.endpoint import Endpoint
 from nexus_redis_provider.core.errors import ConfigurationError, RehearsalError
 from nexus_redis_provider.core.keyspace.walks import scan
 from nexus_redis_provider.core.monitoring.infos import Database
-from nexus_redis_provider.core.slots import Slots
 
 _BATCH = 100
 
@@ -91,13 +93,6 @@ class Comparison:
                 f"{self.source}: of a Cluster give its redis+cluster:// URL, of one server its own "
                 "address."
             )
-
-    def source_of(self, manifest: Manifest) -> Endpoint:
-        """The server that has what one server's part of a backup is of."""
-        if not self.source.is_cluster:
-            return self.source
-        first, _ = manifest.slots[0]
-        return self.source.at(Slots.of(self.source).owner_of(first))
 
 
 def check_sampling(sample: int, tolerance: float) -> None:
@@ -199,9 +194,7 @@ def _rehearsed(
                 databases=manifest.counted,
             )
             compared, different = (
-                _compared(server.endpoint, found, compare.source_of(manifest), compare.sample)
-                if compare
-                else (0, 0)
+                _compared(server.endpoint, found, compare, manifest.slots) if compare else (0, 0)
             )
     return Rehearsal(
         manifest=manifest, took=took, databases=found, compared=compared, different=different
@@ -209,22 +202,38 @@ def _rehearsed(
 
 
 def _compared(
-    copy: Endpoint, brought: Iterable[int], source: Endpoint, sample: int
+    copy: Endpoint, brought: Iterable[int], compare: Comparison, slots: Sequence[SlotRange]
 ) -> tuple[int, int]:
+    source = compare.source
     compared = different = 0
-    with source.client() as client:
-        numbers = {*brought, *databases_in(client)}
-    for number in sorted(numbers):
+    for number in sorted({*brought, *_databases(source)}):
         # Replies of both in the same form.
         with (
             replace(source, db=number).client(protocol=3) as original,
             replace(copy, db=number).client(protocol=3) as other,
         ):
             # A source that lacks what the backup has is another one, or has lost it.
-            keys = list({key for one in (original, other) for key in islice(scan(one), sample)})
+            found = (_in_slots(original, slots), scan(other))
+            keys = list({key for one in found for key in islice(one, compare.sample)})
             compared += len(keys)
             different += _different(original, other, keys)
     return compared, different
+
+
+def _databases(source: Endpoint) -> Iterable[int]:
+    if source.is_cluster:
+        return (0,)
+    with source.client() as client:
+        return databases_in(client)
+
+
+def _in_slots(source: redis.Redis, ranges: Sequence[SlotRange]) -> Iterator[bytes]:
+    """Keys that a node's part of a backup would have now, wherever they are; of a server, all."""
+    if not ranges:
+        return scan(source)
+    slots = {slot for first, last in ranges for slot in range(first, last + 1)}
+    keys = (key for primary in primaries_of(source, slots) for key in scan(primary.client))
+    return (key for key in keys if key_slot(key) in slots)
 
 
 def _different(source: redis.Redis, copy: redis.Redis, keys: list[bytes]) -> int:
