@@ -15,6 +15,7 @@ from nexus_redis_provider.core.backups.creating import create_backup
 from nexus_redis_provider.core.backups.folders import Backup, backups, verify
 from nexus_redis_provider.core.backups.manifests import MANIFEST, NAMING, Names
 from nexus_redis_provider.core.backups.rehearsing import Comparison, rehearse
+from nexus_redis_provider.core.backups.restoring import restore
 from nexus_redis_provider.core.monitoring.infos import Database
 from nexus_redis_provider.core.replication import await_replicas
 from nexus_redis_provider.embedded import find_server
@@ -129,6 +130,19 @@ def test_who_may_not_see_the_names(own, asked, root) -> None:
         manifest = create_backup(clerk, root, plan(own, "sent")).manifest
     assert manifest.names == Names(appendonly=True, assumed=NAMING)
     assert Backup.open(root / manifest.name).manifest == manifest
+
+
+def test_a_server_without_a_name_for_its_snapshots(root, binary) -> None:
+    """Which it may have that only keeps a log."""
+    own = own_server("--dbfilename", "", "--appendonly", "yes", binary=binary)
+    with own, own.endpoint.client() as client:
+        client.set("a", 1)
+        assert client.config_get("dbfilename") == {"dbfilename": ""}
+        backup = create_backup(client, root, plan(own, "log"))
+    assert backup.manifest.names == Names(appendonly=True, assumed=("dbfilename",))
+    assert Backup.open(backup.folder) == backup
+    done = restore(backup, root.parent / "data", server_binary=binary)
+    assert (done.keys, done.assumed) == (1, [])
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,16 @@ def test_an_older_manifest_does_not_say_which_names_were_told() -> None:
     )
 
 
+def test_an_older_manifest_of_a_server_without_a_name_for_its_snapshots() -> None:
+    facts = {"dbfilename": "", "appendonly": True, "appenddirname": "log", "appendfilename": "a"}
+    assert Names.from_dict(facts) == Names(
+        appendonly=True,
+        appenddirname="log",
+        appendfilename="a",
+        assumed=("dbfilename", "cluster-config-file"),
+    )
+
+
 @pytest.mark.parametrize("name", ["", "..", "a/b"])
 def test_a_name_that_is_none(name: str) -> None:
     with pytest.raises(ConfigurationError, match="appenddirname must be the name of a file"):

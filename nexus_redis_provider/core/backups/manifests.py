@@ -98,7 +98,8 @@ class Names:
     def from_dict(cls, facts: dict[str, Any]) -> Self:
         """As a manifest has them; an older one does not say whether the usual ones were told."""
         usual = asdict(cls())
-        names = usual | facts
+        # One that is empty tells nothing.
+        names = usual | {field: told for field, told in facts.items() if told != ""}
         # It may have stood elsewhere.
         names["clusterconfigfile"] = Path(names["clusterconfigfile"]).name
         if "assumed" not in facts:
