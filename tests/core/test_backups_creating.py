@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import redis
 
 from nexus_redis_provider.core.backups.checks import Tools
 from nexus_redis_provider.core.backups.creating import create_backup
@@ -133,11 +134,14 @@ def test_who_may_not_see_the_names(own, asked, root) -> None:
 
 
 def test_a_server_without_a_name_for_its_snapshots(root, binary) -> None:
-    """Which it may have that only keeps a log."""
-    own = own_server("--dbfilename", "", "--appendonly", "yes", binary=binary)
+    """As one may be that only keeps a log."""
+    own = own_server("--appendonly", "yes", binary=binary)
     with own, own.endpoint.client() as client:
         client.set("a", 1)
-        assert client.config_get("dbfilename") == {"dbfilename": ""}
+        try:
+            client.config_set("dbfilename", "")
+        except redis.exceptions.ResponseError as error:
+            pytest.skip(f"this server must have one: {error}")
         backup = create_backup(client, root, plan(own, "log"))
     assert backup.manifest.names == Names(appendonly=True, assumed=("dbfilename",))
     assert Backup.open(backup.folder) == backup

@@ -210,8 +210,8 @@ def _names(client: redis.Redis, info: ServerInfo) -> Names:
     except ServerError:
         # Whoever may not ask, as on managed servers.
         found = {}
-    # A node's file may be elsewhere; a restore puts it into the directory. A server that keeps a log
-    # alone may have no name for its snapshots.
+    # A node may have its file elsewhere; a restore puts it into the directory. And a server that
+    # keeps a log alone may have no name for its snapshots.
     found = {setting: Path(name).name for setting, name in found.items() if name}
     return Names(appendonly=info.persistence.has_aof, assumed=NAMING).told(found)
 
