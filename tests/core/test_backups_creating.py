@@ -135,7 +135,8 @@ def test_who_may_not_see_the_names(own, asked, root) -> None:
 
 def test_a_server_without_a_name_for_its_snapshots(root, binary) -> None:
     """As one may be that only keeps a log."""
-    own = own_server("--appendonly", "yes", binary=binary)
+    options = ("--appendonly", "yes", "--enable-protected-configs", "yes")
+    own = own_server(*options, binary=binary)
     with own, own.endpoint.client() as client:
         client.set("a", 1)
         try:
