@@ -123,6 +123,14 @@ def test_names_that_another_server_has(made: Made, backup: Backup, data: Path, a
         assert contents(server.endpoint) == made.contents
 
 
+def test_other_names_say_nothing_of_the_log(made: Made, data: Path) -> None:
+    """A server that reads one, as this was, would start empty."""
+    done = restore(
+        made.backups[Kind.RDB], data, names=Names(dbfilename="x.rdb"), server_binary=made.binary
+    )
+    assert (done.appendonly, left(data)) == (True, ["appendonlydir"])
+
+
 @pytest.mark.parametrize("appendonly", [True, False])
 def test_a_server_that_has_other_names(made: Made, backup: Backup, data: Path, appendonly) -> None:
     """It would start with what it has, as if nothing had been restored."""

@@ -115,7 +115,7 @@ def restore(
         directory: `dir` of its configuration.
         appendonly: as in its configuration; by default as the server had it that was backed up.
         names: as in its configuration; by default those of the server that was backed up, of which
-            some may be assumed.
+            some may be assumed. Whether it reads a log is for `appendonly` to say.
         replace: set aside what is there, in a folder beside it.
         server: that is to be started there: must not answer now, wherever it would run.
         server_binary: prepares the files; no newer than the server that is to read them, and by
@@ -150,7 +150,7 @@ def restore(
         _refuse_answering(server)
     verify(backup, Tools.find(server_binary))
     names = names or manifest.names
-    wanted = names.appendonly if appendonly is None else appendonly
+    wanted = manifest.names.appendonly if appendonly is None else appendonly
     with named_failures(f"Backup {manifest.name!r} was not restored to {directory}"):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         refuse_running(directory)
