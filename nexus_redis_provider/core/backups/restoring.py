@@ -298,19 +298,24 @@ def _refuse_full(directory: Path, *, replace: bool) -> None:
 
 
 def _refuse_other_names(directory: Path, names: Names, *, appendonly: bool) -> None:
-    """Refuse the files of a server that calls them otherwise: it would go on with those."""
+    """Refuse files of a server that may call them otherwise, and would go on with those."""
     if appendonly:
         wanted, there = names.log, directory.glob("*/*.manifest")
     else:
-        # Beside them, what a save has left that was killed.
-        files = (one for one in directory.iterdir() if not one.name.startswith("temp-"))
+        # Beside them, what a save has left that was killed; and before Redis 7, a log is one file,
+        # which begins as a snapshot does.
+        files = (
+            one
+            for one in directory.iterdir()
+            if one.name != names.appendfilename and not one.name.startswith("temp-")
+        )
         wanted = Path(names.dbfilename)
         there = (one for one in files if one.is_file() and is_rdb(one))
     found = sorted(str(one.relative_to(directory)) for one in there)
     if found and str(wanted) not in found:
         raise ConfigurationError(
-            f"{directory} has {', '.join(found)}, and no {wanted}: its server calls its files "
-            "otherwise, and would go on with those. Say how (dbfilename, appenddirname, "
+            f"{directory} has {', '.join(found)}, and no {wanted}: its server may call its "
+            "files otherwise, and would go on with those. Say how (dbfilename, appenddirname, "
             "appendfilename of its configuration); or move what it does not read to another place."
         )
 
