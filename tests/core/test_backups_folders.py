@@ -319,6 +319,14 @@ def test_what_cannot_be_read_stays(dated: Dated, tmp_path: Path) -> None:
     assert (tmp_path / old).exists()
 
 
+def test_what_a_file_system_has_at_its_root(dated: Dated, tmp_path: Path) -> None:
+    """It can be read by root alone; it is no damaged backup."""
+    dated(1)
+    # Which root cannot read, either.
+    (tmp_path / "lost+found" / MANIFEST).mkdir(parents=True)
+    assert [type(found) for found in backups(tmp_path)] == [Backup]
+
+
 def test_a_folder_that_fails_is_gone(tmp_path: Path) -> None:
     with pytest.raises(BackupError, match="No space left"), new_folder(tmp_path, Kind.RDB, NOW):
         raise OSError(28, "No space left on device")

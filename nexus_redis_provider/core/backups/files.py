@@ -12,6 +12,8 @@ from typing import Any, BinaryIO, Self
 from nexus_redis_provider.core.backups.manifests import BackupFile
 from nexus_redis_provider.core.errors import BackupError
 
+# What a file system has at its root, for root alone to read.
+OF_THE_FILE_SYSTEM = {"lost+found"}
 _CHUNK = 1 << 20
 
 

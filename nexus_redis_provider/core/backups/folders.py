@@ -12,7 +12,12 @@ from itertools import chain
 from pathlib import Path
 
 from nexus_redis_provider.core.backups.checks import Counts, Tools
-from nexus_redis_provider.core.backups.files import named_failures, sha256_of, sync
+from nexus_redis_provider.core.backups.files import (
+    OF_THE_FILE_SYSTEM,
+    named_failures,
+    sha256_of,
+    sync,
+)
 from nexus_redis_provider.core.backups.manifests import MANIFEST, BackupFile, Kind, Manifest
 from nexus_redis_provider.core.backups.shares import fault_of
 from nexus_redis_provider.core.errors import (
@@ -91,7 +96,11 @@ def backups(root: Path) -> list[Backup | CorruptBackupError]:
     """
     with named_failures(f"{root} cannot be read"):
         folders = sorted(root.iterdir())
-    opened = [_opened(folder) for folder in folders if not folder.name.startswith(".")]
+    opened = [
+        _opened(folder)
+        for folder in folders
+        if not folder.name.startswith(".") and folder.name not in OF_THE_FILE_SYSTEM
+    ]
     return sorted(filter(None, opened), key=_made_at, reverse=True)
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import redis
 
 from nexus_redis_provider.core.backups.checks import Tools, is_rdb
-from nexus_redis_provider.core.backups.files import named_failures, sync
+from nexus_redis_provider.core.backups.files import OF_THE_FILE_SYSTEM, named_failures, sync
 from nexus_redis_provider.core.backups.folders import Backup, refuse_among_backups, verify
 from nexus_redis_provider.core.backups.manifests import Kind, Manifest, Names
 from nexus_redis_provider.core.backups.saves import save
@@ -47,8 +47,6 @@ from nexus_redis_provider.core.errors import (
 from nexus_redis_provider.core.monitoring.infos import Database
 
 _STAGING = ".restoring-"
-# What a file system has at its root.
-_HARMLESS = {"lost+found"}
 _SERVERS = ("redis", "valkey", "keydb")
 
 
@@ -289,7 +287,7 @@ def _clear_remains(directory: Path) -> None:
 
 
 def _refuse_full(directory: Path, *, replace: bool) -> None:
-    found = sorted(one.name for one in directory.iterdir() if one.name not in _HARMLESS)
+    found = sorted(one.name for one in directory.iterdir() if one.name not in OF_THE_FILE_SYSTEM)
     if found and not replace:
         raise ConfigurationError(
             f"{directory} is not empty: {', '.join(found[:5])}{' …' if found[5:] else ''}. Say "
