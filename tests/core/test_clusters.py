@@ -18,6 +18,7 @@ from redis.exceptions import ResponseError, TryAgainError
 from nexus_redis_provider.cli.main import main
 from nexus_redis_provider.core import key_clients
 from nexus_redis_provider.core.clients import thread_client
+from nexus_redis_provider.core.clusters import primaries_of
 from nexus_redis_provider.core.durations import uptime
 from nexus_redis_provider.core.endpoint import Endpoint, Node, Topology
 from nexus_redis_provider.core.errors import (
@@ -95,6 +96,18 @@ async def test_keys_are_grouped_by_node(deployment: ClusterDeployment) -> None:
                 pipe.set(key, "plain")
             assert all(pipe.execute())
         assert await slots.anode_of(group[0]) == node
+
+
+def test_primaries_that_have_some_slots(deployment: ClusterDeployment) -> None:
+    slots = Slots.of(deployment.endpoint)
+    with deployment.endpoint.client() as client:
+        everyone = {primary.address for primary in primaries_of(client)}
+        assert everyone == {str(node) for node in slots.nodes}
+        for slot in (0, 16383):
+            (primary,) = primaries_of(client, {slot})
+            assert primary.address == str(slots.owner_of(slot))
+            assert primary.share == 1 / 16384
+        assert primaries_of(client, ()) == []
 
 
 async def test_a_plain_client_for_what_is_in_one_slot(deployment: ClusterDeployment) -> None:
