@@ -85,6 +85,7 @@ names() {
     else
         for name in "$@"; do
             case "$name" in
+            *:*) echo "IP:$name" ;;
             *[!0-9.]*) echo "DNS:$name" ;;
             *) echo "IP:$name" ;;
             esac

@@ -3,8 +3,8 @@
 # and succeeds when none is: it is to be run again and again. Names must be those of all nodes.
 #
 #   create      no node has slots: half become primaries, half replicas of them
+#   take over   where a primary came back empty, and its replica has not copied that yet
 #   introduce   nodes that have other addresses than before, are empty, or come from a backup
-#   take over   where a primary came back empty, its replica has what is left of its data
 #   replicate   an empty node follows the primary that has fewest replicas
 #   forget      ids that failed, and that none of the nodes has any more
 #
@@ -13,12 +13,13 @@ set -eu
 secrets=${SECRETS:-/run/secrets}
 REDISCLI_AUTH=$(cat "$secrets/admin")
 export REDISCLI_AUTH
+patience=5
 
 cli() {
     [ -z "${TLS:-}" ] || set -- --tls --cacert "$secrets/ca.crt" "$@"
     [ "${TLS:-}" != mutual ] || set -- --cert "$secrets/server.crt" --key "$secrets/server.key" "$@"
     # One that is frozen would hold up the others.
-    timeout 60 redis-cli -e --user admin "$@"
+    timeout "$patience" redis-cli -e --user admin "$@"
 }
 
 ask() {
@@ -40,7 +41,7 @@ later() {
 # By awk, lines of CLUSTER NODES after the name of who says so: NAME ID ADDRESS FLAGS PRIMARY PING PONG
 # EPOCH LINK SLOTS... An id is nobody's if none of the nodes has it.
 look() {
-    echo "$seen" | awk -v ids="$ids" -v hub="$hub" '
+    echo "$seen" | awk -v ids="$ids" '
         function own() { return $4 ~ /myself/ }
         function primary() { return $4 ~ /master/ }
         function failed() { return $4 ~ /(fail|noaddr)(,|$)/ }
@@ -48,7 +49,7 @@ look() {
         '"$1"
 }
 
-seen= silent= ids= hub=
+seen= silent= ids=
 for name in "$@"; do
     if said=$(ask "$name" cluster nodes); then
         seen="$seen
@@ -56,16 +57,51 @@ $(echo "$said" | sed "s/^/$name /")"
     else silent="$silent $name"; fi
 done
 ids=$(look 'own() { print $2 }')
-# Of those that know who has which slots.
-hub=$(look 'NF > 9 { print $1; exit }')
 
-if [ -z "$hub" ]; then
+# Nobody knows of a slot.
+if [ -z "$(look 'NF > 9')" ]; then
     [ -z "$silent" ] || later "There is no Cluster yet, and these nodes do not answer:$silent"
     addresses=$(for name in "$@"; do address_of "$name"; done)
+    patience=60
     # It refuses nodes that have keys, or know others. The list is words.
     # shellcheck disable=SC2086
     cli --cluster create $addresses --cluster-replicas 1 --cluster-yes
     later "The Cluster is made."
+fi
+
+# What nobody says of itself that it serves; a third node may not have heard of that yet.
+unserved=$(look '
+    own() {
+        for (i = 10; i <= NF; i++) if ($i !~ /^\[/) {
+            split($i "-" $i, ends, "-")
+            for (slot = ends[1] + 0; slot <= ends[2] + 0; slot++) served[slot]
+        }
+    }
+    END {
+        for (slot = 0; slot <= 16384; slot++) {
+            gap = slot < 16384 && !(slot in served)
+            if (gap && from == "") from = slot
+            if (!gap && from != "") { printf " %d-%d", from, slot - 1; from = "" }
+        }
+    }')
+
+# Others do not elect it by themselves: where another id answers at an address, they leave the id that
+# was there undecided (valkey-io/valkey#1191). One without keys has nothing to save, and may have
+# copied them from the primary that has none.
+heir= most=0
+if [ -z "$silent" ] && [ -n "$unserved" ]; then
+    for name in $(look '
+        failed() || $9 == "disconnected" { gone[$1, $2] }
+        own() && !primary() && nobodys($5) { primary_of[$1] = $5 }
+        END { for (name in primary_of) if ((name, primary_of[name]) in gone) print name }'); do
+        keys=$(ask "$name" dbsize)
+        [ "${keys:-0}" -le "$most" ] || heir=$name most=$keys
+    done
+fi
+if [ -n "$heir" ]; then
+    # Those who would vote may not have been introduced yet.
+    ask "$heir" cluster failover takeover >/dev/null
+    later "$heir takes over; no node serves slots:$unserved"
 fi
 
 met=
@@ -86,33 +122,9 @@ done
 [ -z "$met" ] || later "Introduced:$met"
 [ -z "$silent" ] || later "These nodes do not answer:$silent"
 
-unserved=$(look '
-    $1 == hub && !failed() {
-        for (i = 10; i <= NF; i++) if ($i !~ /^\[/) {
-            split($i "-" $i, ends, "-")
-            for (slot = ends[1] + 0; slot <= ends[2] + 0; slot++) served[slot]
-        }
-    }
-    END {
-        for (slot = 0; slot <= 16384; slot++) {
-            gap = slot < 16384 && !(slot in served)
-            if (gap && from == "") from = slot
-            if (!gap && from != "") { printf " %d-%d", from, slot - 1; from = "" }
-        }
-    }')
 if [ -n "$unserved" ]; then
-    # Others do not elect it by themselves: where another id answers at an address, they leave the id
-    # that was there undecided (valkey-io/valkey#1191).
-    for name in $(look 'own() && !primary() && nobodys($5) { print $1 }'); do
-        case "$(ask "$name" info)" in
-        *slave_repl_offset:[1-9]* | *db0:keys=*)
-            ask "$name" cluster failover force >/dev/null
-            later "$name takes over; no node serves slots:$unserved"
-            ;;
-        esac
-    done
-    later "No node serves slots:$unserved. Unless a node with their data is back within a minute," \
-        "they are lost: restore a backup (docs/backup.md)."
+    later "No node serves slots:$unserved. Unless a node comes back that has their data, it is lost:" \
+        "restore a backup (docs/backup.md), or if none was stored yet, remove the volumes of all nodes."
 fi
 
 empty=$(look 'own() && primary() && NF == 9 { print $1; exit }')

@@ -130,11 +130,13 @@ def test_only_what_is_missing_is_made(tmp_path: Path) -> None:
 
 
 def test_a_renewal_keeps_names_keys_and_rights(binaries: None, tmp_path: Path) -> None:
-    folder = make(tmp_path / "secrets", "localhost", "redis.example", "10.0.0.7", "127.0.0.1")
+    addresses = ["10.0.0.7", "127.0.0.1", "::1"]
+    folder = make(tmp_path / "secrets", "localhost", "redis.example", *addresses)
     subprocess.run([DEPLOY / "secrets.sh", folder], check=True, capture_output=True)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     modes = {path.name: path.stat().st_mode for path in folder.iterdir()}
     names = alternatives(folder / "server.crt")
+    assert list(map(str, names.get_values_for_type(x509.IPAddress))) == addresses
     expiry = certificate(folder / "server.crt").not_valid_after_utc
     make(folder, days=9)
     # Users of containers read them, as they did.
