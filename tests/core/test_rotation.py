@@ -64,6 +64,7 @@ def as_rotated(endpoint: Endpoint, secret: Secret) -> Endpoint:
     return replace(endpoint, username="rotated", password=secret, retries=0)
 
 
+@unspread
 def test_a_client_of_another_user_or_password(
     endpoint: Endpoint, place: tuple[Secret, Put], allow: Put
 ) -> None:
