@@ -145,7 +145,10 @@ def fill(cluster: Cluster) -> None:
     until(lambda: keys("slave") == keys("master"), "replicas that have all", SLOW)
 
 
-def assert_is_whole(cluster: Cluster) -> None:
+def assert_follows(cluster: Cluster, lost: Service) -> None:
+    """One that came back empty becomes a replica, and the Cluster has all that it had."""
+    cluster.join()
+    assert role_of(lost) == "slave"
     until(lambda: cluster.shards() == [2, 2, 2], "a replica of each primary")
     assert read(cluster.endpoint("admin")) == VALUES
     for node in cluster.nodes:
@@ -173,9 +176,7 @@ def test_a_primary_that_comes_back_empty_becomes_a_replica(
     with lost.client() as client:
         # Else its replica copies what it has after five seconds, which a busy machine may take.
         client.config_set("repl-diskless-sync-delay", 600)
-    cluster.join()
-    assert role_of(lost) == "slave"
-    assert_is_whole(cluster)
+    assert_follows(cluster, lost)
 
 
 def test_a_primary_that_comes_back_empty_while_all_have_other_addresses(cluster: Cluster) -> None:
@@ -188,9 +189,7 @@ def test_a_primary_that_comes_back_empty_while_all_have_other_addresses(cluster:
     for node in cluster.nodes:
         node.port = low_port()
         node.start()
-    cluster.join()
-    assert role_of(lost) == "slave"
-    assert_is_whole(cluster)
+    assert_follows(cluster, lost)
 
 
 def test_a_replica_that_comes_back_empty_becomes_one_again(cluster: Cluster) -> None:
@@ -198,9 +197,7 @@ def test_a_replica_that_comes_back_empty_becomes_one_again(cluster: Cluster) -> 
     lost = with_role(cluster, "slave")
     lose(lost)
     lost.start()
-    cluster.join()
-    assert role_of(lost) == "slave"
-    assert_is_whole(cluster)
+    assert_follows(cluster, lost)
 
 
 def test_slots_of_a_shard_that_lost_all_are_named(cluster: Cluster) -> None:
